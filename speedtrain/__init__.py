@@ -1,0 +1,25 @@
+"""Train image classifiers fast on small data, stopped by the clock.
+
+from speedtrain import train
+
+result = train(budget=60, data="digits")
+print(result["accuracy"])
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from speedtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from speedtrain.run import train
+
+__all__ = ["UserError", "train"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":  # imported when asked for: it brings torch
+        from speedtrain.run import train
+
+        return train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,202 @@
+"""The command line. Nothing heavy is imported before it is known to be needed."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from speedtrain.config import nearest
+from speedtrain.errors import UserError
+
+VERBS = {
+    "train": "train inside a wall-clock budget (the default)",
+    "tricks": "list every trick: what it does, stage, defaults, paper",
+    "plan": "say what a run would do on this machine, and why, without training",
+    "predict": "predict images with a run's weights",
+    "replay": "train again by a run's record of the clock, to the same weights",
+}
+
+
+class _Parser(ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(f"{' '.join(message.split())}; see python -m speedtrain --help")
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of all verbs."""
+    parser = _Parser(prog="python -m speedtrain", description="Train an image classifier inside a wall-clock budget.")
+    parser.epilog = "python -m speedtrain --budget 60 is short for train --budget 60."
+    verbs = parser.add_subcommands(required=True, dest="verb")
+    parsers = {verb: _Parser(description=help[0].upper() + help[1:] + ".") for verb, help in VERBS.items()}
+    _add_run_options(parsers["train"])
+    _add_run_options(parsers["plan"])
+    train, predict, replay = parsers["train"], parsers["predict"], parsers["replay"]
+    train.add_argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one in runs/)")
+    train.add_argument("--quiet", action="store_true", help="show no progress")
+    predict.add_argument("--run", metavar="DIR", required=True, help="run directory")
+    predict.add_argument("--images", metavar="PATH", required=True, help=".npz, folder or image file")
+    predict.add_argument("--out", metavar="FILE", required=True, help=".npz for probabilities and predicted")
+    replay.add_argument("--run", metavar="DIR", required=True, help="run directory to repeat")
+    replay.add_argument("--out", metavar="DIR", help="run directory for the repetition (default: a new one in runs/)")
+    replay.add_argument("--quiet", action="store_true", help="show no progress")
+    for verb, help in VERBS.items():
+        verbs.add_subcommand(verb, parsers[verb], help=help)
+    return parser
+
+
+def _add_run_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--budget", metavar="SECONDS", help="wall-clock seconds from the birth of the training process")
+    add("--data", metavar="auto|cifar10|digits|PATH", help="training images (default: auto)")
+    add("--test", metavar="PATH", help="test images (default: the data set's own, or a stratified holdout)")
+    add("--per-class", metavar="N|all", help="training images a class (default: 500 of CIFAR-10, else all)")
+    add("--data-root", metavar="DIR", help="where CIFAR-10 lies or goes (default: $SPEEDTRAIN_DATA, or data/)")
+    add(
+        "--recipe",
+        metavar="NAME|PATH",
+        default="auto",
+        help="recipe: auto, paper, or a YAML file (default: auto)",
+    )
+    add("--tricks", metavar="a,b,c", action="append", help="exactly these tricks; none for no trick")
+    add("--with", metavar="a", action="append", help="add these tricks to the recipe's")
+    add("--without", metavar="b", action="append", help="take these tricks out")
+    add("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter, dotted: sam.rho=0.1, lr=0.2")
+    add("--model", metavar="resnet9|timm:NAME", help="network (default: resnet9)")
+    add("--seed", metavar="N", help="of initialisation, order and augmentation (default: 0)")
+    add("--device", metavar="auto|cpu|cuda", help="where to train (default: auto)")
+    add("--threads", metavar="N", help="CPU threads (default: all cores)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 1 failed, 2 bad input, 130 or 143 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
+            raise UserError(f"no command {arguments[0]!r}{nearest(arguments[0], VERBS)}")
+        if arguments[:1] not in (["-h"], ["--help"]) and arguments[:1] not in [[verb] for verb in VERBS]:
+            arguments.insert(0, "train")
+        options = build_parser().parse_args(arguments)
+        return _COMMANDS[options.verb](options[options.verb])
+    except UserError as error:
+        print(f"speedtrain: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("speedtrain: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # `… | head` has seen enough
+        return 128 + signal.SIGPIPE
+
+
+def _told(options: Namespace) -> dict[str, Any]:
+    """The options that `train` and `plan` share, as arguments of `speedtrain.train`."""
+    seconds = options.budget
+    return {
+        "budget": seconds if seconds is None else _value(seconds),
+        "data": options.data,
+        "test": options.test,
+        "recipe": options.recipe,
+        "tricks": None if options.tricks is None else [t for t in _names(options.tricks) if t != "none"],
+        "with_tricks": _names(options["with"]),
+        "without": _names(options.without),
+        "settings": dict(map(_setting, options.set or [])),
+        **{key: _value(options[key]) for key in ("per_class", "seed", "threads")},
+        **{key: options[key] for key in ("data_root", "model", "device")},
+    }
+
+
+def _names(lists: Sequence[str] | None) -> list[str]:
+    return [name.strip() for names in lists or [] for name in names.split(",") if name.strip()]
+
+
+def _value(text: str | None) -> Any:
+    """A number where it looks like one, by YAML's rules: what a recipe would make of the text."""
+    if text is None:
+        return None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {text}: must be KEY=VALUE, as in --set sam.rho=0.1")
+    return key.strip(), _value(value)
+
+
+def _train(options: Namespace) -> int:
+    from speedtrain.run import train
+
+    return _exit_code(train(**_told(options), out=options.out, quiet=options.quiet))
+
+
+def _replay(options: Namespace) -> int:
+    from speedtrain.run import replay
+
+    result = replay(Path(options.run), options.out, quiet=options.quiet)
+    same = result["identical_weights"]
+    print(f"the weights are {'bit for bit the same' if same else 'NOT the same'} as in {options.run}")
+    return _exit_code(result) or (0 if same else 1)
+
+
+def _exit_code(result: dict[str, Any]) -> int:
+    if result["status"] == "interrupted":
+        return 128 + result.get("signal", signal.SIGTERM)
+    return 0 if result["accuracy"] is not None and result["status"] != "failed" else 1
+
+
+def _predict(options: Namespace) -> int:
+    from speedtrain.run import predict_run
+
+    probabilities = predict_run(Path(options.run), Path(options.images), Path(options.out))
+    print(f"{len(probabilities)} predictions in {options.out}")
+    return 0
+
+
+def _plan(options: Namespace) -> int:
+    from speedtrain.run import plan
+
+    config, chosen = plan(**_told(options))
+    print(f"on {config.device} with {config.threads} threads, in {config.budget:g} s:")
+    for key in ("model", "width", "batch_size", "precision", "resolutions"):
+        if chosen[key] is not None:
+            print(f"  {key:18} {chosen[key]}")
+    print(f"  {'images_per_second':18} {chosen['images_per_second']:.0f}  (about {chosen['epochs']:.1f} epochs)")
+    print(f"  {'tricks':18} {', '.join(config.tricks) or 'none'}")
+    print("because")
+    for reason in chosen["reasons"] or ["the recipe pins everything"]:
+        print(f"  {reason}")
+    print("measured (width, precision, images/s, epochs)")
+    for row in chosen["alternatives"]:
+        name = "as built" if row["width"] is None else str(row["width"])
+        print(f"  {name:>8}  {row['precision']}  {row['images_per_second']:8.0f}  {row['epochs']:8.1f}")
+    return 0
+
+
+def _tricks(options: Namespace) -> int:
+    from dataclasses import fields
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from tricks import TRICKS
+
+    table = Table("trick", "stage", "what it does", "defaults", "paper", show_lines=True)
+    trick: Any
+    for name, trick in TRICKS.items():
+        summary = (trick.__doc__ or "").strip().partition("\n\n")[0]
+        defaults = ", ".join(f"{entry.name}={entry.default}" for entry in fields(trick))
+        table.add_row(name, ", ".join(trick.stages()), " ".join(summary.split()), defaults or "–", trick.paper or "–")
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, highlight=False).print(table)
+    return 0
+
+
+_COMMANDS = {"train": _train, "replay": _replay, "predict": _predict, "plan": _plan, "tricks": _tricks}

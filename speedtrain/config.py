@@ -1,0 +1,266 @@
+"""What a run is told: recipe, command line and Python arguments come together here, and are checked."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from speedtrain.errors import UserError
+
+Tricks = dict[str, dict[str, Any]]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass
+class Config:
+    """All that a run is told. Every field is a key of a recipe, and `--set` takes any of them.
+
+    Args:
+        budget: seconds of wall-clock time, from the birth of the training process.
+        data: training images: auto, cifar10, digits, or a path.
+        test: test images: as `data`; null for the data set's own test split, or a holdout.
+        per_class: training images a class: a number, all, or null for the data set's default.
+        data_root: folder to look for CIFAR-10 in, and to download it to.
+        seed: of initialisation, order and augmentation.
+        device: auto, cpu or cuda.
+        threads: CPU threads; null for all cores.
+        model: resnet9, or timm:NAME.
+        width: channels of ResNet-9's first convolution, or auto: the planner's choice.
+        batch_size: images a step, or auto.
+        precision: fp32, bf16 or fp16 (automatic mixed precision), or auto: the fastest here.
+        epochs: what auto width aims at: the widest network that still sees every image so often.
+        lr: peak learning rate of SGD.
+        momentum: of SGD.
+        nesterov: whether SGD's momentum is Nesterov's.
+        weight_decay: of SGD, on weights of more than one dimension.
+        schedule: learning rate as [progress, factor of lr] knots, linear in between.
+        head_scale: factor on ResNet-9's logits.
+        tricks: name → hyperparameters, in the order in which they wrap.
+    """
+
+    budget: float
+    data: str = "auto"
+    test: str | None = None
+    per_class: int | Literal["all"] | None = None
+    data_root: str | None = None
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    model: str = "resnet9"
+    width: int | Literal["auto"] = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+    precision: Precision = "auto"
+    epochs: float = 40.0
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.0), (0.2, 1.0), (1.0, 0.0)])
+    head_scale: float = 0.125
+    tricks: Tricks = field(default_factory=dict)
+
+    def lr_factor(self, progress: float) -> float:
+        """The schedule's factor on the learning rate at a progress in [0, 1]."""
+        knots = self.schedule
+        for (left, low), (right, high) in pairwise(knots):
+            if progress <= right:
+                return low + (high - low) * (progress - left) / (right - left)
+        return knots[-1][1]
+
+    def as_yaml(self) -> str:
+        """As a recipe, which gives this configuration again."""
+        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        plain["schedule"] = [list(knot) for knot in self.schedule]
+        plain["tricks"] = {
+            name: {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+            for name, values in self.tricks.items()
+        }
+        return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
+
+
+_KEYS = tuple(entry.name for entry in fields(Config))
+_POSITIVE = ("budget", "width", "batch_size", "epochs", "lr", "head_scale", "threads", "per_class")
+_NOT_NEGATIVE = ("momentum", "weight_decay", "seed")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean X?`, or the list of what there is."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(valid)}"
+
+
+def recipe_folder() -> Path:
+    """Where the recipes lie: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).with_name("configs")
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def read_recipe(recipe: str | Path) -> dict[str, Any]:
+    """The keys of a recipe given by name, or by path of a YAML file.
+
+    Raises:
+        UserError: no such recipe, not YAML, or a key that no recipe has.
+    """
+    path = Path(recipe)
+    if path.suffix not in (".yaml", ".yml"):
+        known = sorted(file.stem for file in recipe_folder().glob("*.yaml"))
+        if str(recipe) not in known:
+            raise UserError(f"no recipe {str(recipe)!r}{nearest(str(recipe), known)} (or give the path of a .yaml)")
+        path = recipe_folder() / f"{recipe}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"recipe {path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"recipe {path}: must be a mapping of keys to values, as in configs/auto.yaml")
+    for key in content:
+        if key not in _KEYS:
+            raise UserError(f"recipe {path}: unknown key {key!r}{nearest(str(key), _KEYS)}")
+    return content
+
+
+def resolve(
+    *,
+    recipe: str | Path = "auto",
+    tricks: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    with_tricks: Iterable[str] = (),
+    without: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    **told: Any,
+) -> Config:
+    """The checked configuration: the recipe, changed by what was told.
+
+    Args:
+        recipe: name, or path of a YAML file.
+        tricks: exactly these tricks, with the recipe's hyperparameters where it has them; a mapping gives
+            the hyperparameters along.
+        with_tricks: tricks to add.
+        without: tricks to take out.
+        settings: dotted key → value, as `--set` gives.
+        told: keys of `Config`; None means not told.
+
+    Raises:
+        UserError: something is unknown, of the wrong type, or out of range.
+    """
+    keys = read_recipe(recipe)
+    chosen = keys.pop("tricks", None) or {}
+    if not isinstance(chosen, dict):
+        raise UserError(f"recipe {recipe}: tricks must be a mapping of names to hyperparameters")
+    chosen = {str(name): values or {} for name, values in chosen.items()}
+    if isinstance(tricks, Mapping):
+        chosen = {name: dict(values or {}) for name, values in tricks.items()}
+    elif tricks is not None:
+        chosen = {name: chosen.get(name, {}) for name in tricks}
+    for name in with_tricks:
+        chosen.setdefault(name, {})
+    for name in without:
+        if chosen.pop(name, None) is None:
+            raise UserError(f"--without {name}: that trick is not on{nearest(name, chosen)}")
+    keys.update({key: value for key, value in told.items() if value is not None})
+    for key, value in (settings or {}).items():
+        trick, dot, hyperparameter = key.partition(".")
+        if not dot:
+            if key not in _KEYS or key == "tricks":
+                raise UserError(f"--set {key}: no such key{nearest(key, [*_KEYS, *chosen])}")
+            keys[key] = value
+        elif trick in chosen:
+            chosen[trick] = {**chosen[trick], hyperparameter: value}
+        else:
+            hint = nearest(trick, chosen) if chosen else ""
+            raise UserError(f"--set {key}: the trick {trick!r} is not on (add it by --with {trick}){hint}")
+    config = Config(**_checked(keys))
+    config.tricks = {name: _checked_trick(name, values) for name, values in chosen.items()}
+    return config
+
+
+def _checked(keys: dict[str, Any]) -> dict[str, Any]:
+    """Types by jsonargparse, then ranges."""
+    if keys.get("budget") is None:
+        raise UserError("--budget is missing: say how many seconds, for instance --budget 60")
+    values = _typed(Config, {**keys, "tricks": {}})
+    for key in _POSITIVE + _NOT_NEGATIVE:
+        value = values[key]
+        if isinstance(value, int | float):
+            enough = value > 0 if key in _POSITIVE else value >= 0
+            if not (enough and math.isfinite(value)):
+                raise UserError(f"{key} must be {'positive' if key in _POSITIVE else '0 or more'}, got {value}")
+    knots = values["schedule"]
+    places = [place for place, _ in knots]
+    if len(knots) < 2 or places[0] != 0 or places[-1] != 1 or any(a >= b for a, b in pairwise(places)):
+        raise UserError(f"schedule must be [progress, factor] knots with progress rising from 0 to 1, got {knots}")
+    if any(not (factor >= 0 and math.isfinite(factor)) for _, factor in knots):
+        raise UserError(f"schedule's factors must be 0 or more, got {knots}")
+    if values["nesterov"] and values["momentum"] == 0:
+        raise UserError("nesterov needs a momentum above 0; set nesterov=false")
+    if not (values["model"] == "resnet9" or values["model"].startswith("timm:")):
+        raise UserError(f"model must be resnet9 or timm:NAME, got {values['model']!r}")
+    return values
+
+
+def _checked_trick(name: str, values: Any) -> dict[str, Any]:
+    """All hyperparameters of a trick, the defaults included."""
+    from tricks import TRICKS, TrickError  # torch comes with it, so it comes late
+
+    if name not in TRICKS:
+        raise UserError(f"unknown trick {name!r}{nearest(name, TRICKS)}")
+    kind: Any = TRICKS[name]  # a dataclass, which the base class cannot say
+    valid = [entry.name for entry in fields(kind)]
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name}: hyperparameters must be a mapping, as in {name}: {{}}; got {values!r}")
+    for key in values:
+        if key not in valid:
+            hint = nearest(str(key), valid) if valid else "; it has none"
+            raise UserError(f"{name} has no hyperparameter {key!r}{hint}")
+    typed = _typed(kind, values, f"{name}.")
+    try:
+        kind(**typed)
+    except TrickError as error:
+        raise UserError(f"{name}: {error}") from None
+    return typed
+
+
+def _typed(kind: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`values` with the defaults of the dataclass `kind` filled in, converted to its types or refused."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    typed: dict[str, Any] = {}
+    for entry in fields(kind):  # one at a time: the error then names the right one in few words
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(kind, None, skip={other.name for other in fields(kind) if other is not entry})
+        try:
+            given = {entry.name: values[entry.name]} if entry.name in values else {}
+            typed[entry.name] = parser.parse_object(given)[entry.name]
+        except ArgumentError:
+            raise UserError(
+                f"{prefix}{entry.name} must be {_in_words(entry.type)}, got {values[entry.name]!r}"
+            ) from None
+    return typed
+
+
+def _in_words(kind: Any) -> str:
+    """A type as a person would say it."""
+    simple = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
+    if kind in simple:
+        return simple[kind]
+    if get_origin(kind) is Literal:
+        return " or ".join(str(value) for value in get_args(kind))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_in_words(part) for part in get_args(kind))
+    return f"a list like {'[[0, 0], [1, 1]]' if 'tuple' in str(get_args(kind)) else '[0.5, 1]'}"

@@ -1,0 +1,223 @@
+"""Keeps what training has reached: weights on disk, the record of the clock, metrics; and repairs blow-ups."""
+
+import copy
+import csv
+import io
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from speedtrain.training import Training
+from speedtrain.weights import save_weights
+from timing import BudgetCallback, Pacer, RecordedPacer, send_event
+from tricks import Trick
+
+FIRST_SAVE = 1.0
+SAVE_EVERY = 2.0
+SAVE_SHARE = 0.005
+REPORT_EVERY = 0.5
+LEAVE_SECONDS = 0.15
+CHECK_EVERY_ON_GPU = 32
+METRICS = ("seconds", "progress", "step", "epoch", "loss", "lr", "images_per_second", "side")
+
+
+@dataclass(frozen=True)
+class ClockRecord:
+    """What the clock decided in a run: enough to train again without one.
+
+    Attributes:
+        progress: of each step.
+        snapshots: after how many steps the weights were kept to fall back on.
+    """
+
+    progress: list[float]
+    snapshots: frozenset[int]
+
+    @classmethod
+    def read(cls, path: Path, steps: int) -> "ClockRecord":
+        """The first `steps` steps of a `clock.csv`."""
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))[:steps]
+        kept = frozenset(number for number, row in enumerate(rows, 1) if row["snapshot"] == "1")
+        return cls([float(row["progress"]) for row in rows], kept)
+
+
+class Keeper(L.Callback):
+    """After every step: averages weights, records the clock, and from time to time reports and saves.
+
+    Its clock decides when to save; the decisions are recorded, since a blow-up falls back on the last save.
+    A loss that is not finite, or weights that are not, bring back the last saved state and halve the
+    learning rate.
+
+    Args:
+        run: folder for `weights.safetensors`, `clock.csv` and `metrics.csv`.
+        training: what is kept.
+        clock: gives progress and the seconds since birth.
+        pacer: of that clock; is told how long a save takes, to keep that long for the last one.
+        replay: follow this record instead of the clock.
+        say: tells a person one line.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        training: Training,
+        clock: BudgetCallback,
+        pacer: Pacer | RecordedPacer,
+        replay: ClockRecord | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.run, self.training, self.clock, self.pacer = run, training, clock, pacer
+        self.replay, self.say = replay, say
+        self.lr_factor = 1.0
+        self.images_seen = 0
+        self._clock_file = _Appended(run / "clock.csv", "step,progress,snapshot\n")
+        self._metrics_file = _Appended(run / "metrics.csv", ",".join(METRICS) + "\n")
+        self._next_save = self._next_report = 0.0
+        self._rate = (0.0, 0)
+        self._disk_full = False
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: self.clock.stop())  # ends early, and still saves
+        self._averaging: Sequence[Trick] = [trick for trick in self.training.tricks if "weights" in trick.stages()]
+        self._kept = self._live = dict(self.training.classifier.state_dict())
+        self._snapshot()
+        self._rate = (time.monotonic(), 0)
+        self._next_save = time.monotonic() + FIRST_SAVE
+        self._next_report = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: Tensor, batch_idx: int
+    ) -> None:
+        self.training.progress = self.clock.progress
+        for group in self.training.optimizer.param_groups:
+            group["lr"] *= self.lr_factor
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: object, batch: Tensor, batch_idx: int
+    ) -> None:
+        self.images_seen += len(batch)
+        self._kept = self._live
+        for trick in self._averaging:
+            self._kept = trick.weights(self._kept, self.training.num_steps)
+        now = time.monotonic()
+        step = self.training.num_steps
+        due = step in self.replay.snapshots if self.replay else now >= self._next_save
+        # on a GPU every look at the loss waits for it
+        look = self.training.device.type != "cuda" or due or step % CHECK_EVERY_ON_GPU == 0
+        if look and not self._finite(also_weights=due):
+            self._fall_back()
+        elif due:
+            self._snapshot()
+        self._clock_file.add(f"{step},{self.training.progress!r},{int(due)}\n")
+        if due:
+            self._save()
+        if now >= self._next_report:
+            self._report(now)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.training.num_steps == 0:
+            return
+        if not self._finite(also_weights=True):
+            self._fall_back()
+        self._report(time.monotonic())
+        self._save()
+
+    def _finite(self, also_weights: bool) -> bool:
+        assert self.training.last_loss is not None
+        sound = self.training.last_loss.isfinite()
+        if also_weights:
+            tensors = [t for t in (*self._live.values(), *self._kept.values()) if t.is_floating_point()]
+            sound = sound & torch.stack(torch._foreach_norm(tensors)).isfinite().all()
+        return bool(sound)
+
+    def _snapshot(self) -> None:
+        self._good = copy.deepcopy(
+            (
+                self._live,
+                self.training.optimizer.optimizer.state_dict(),
+                [trick.__dict__ for trick in self._averaging],
+            )
+        )
+        self._good_step = self.training.num_steps
+
+    def _fall_back(self) -> None:
+        live, optimizer, averaging = copy.deepcopy(self._good)
+        self.training.classifier.load_state_dict(live)
+        self.training.optimizer.optimizer.load_state_dict(optimizer)
+        for trick, state in zip(self._averaging, averaging, strict=True):
+            trick.__dict__.update(state)
+        self._kept = self._live
+        self.lr_factor /= 2
+        self.say(
+            f"step {self.training.num_steps}: the loss is not finite; back to the weights of step {self._good_step}, "
+            f"learning rate halved (now {self.lr_factor:g} of the plan's)"
+        )
+
+    def _save(self) -> None:
+        begun = time.monotonic()
+        with self.clock.ledger.phase("save"):
+            try:
+                self._clock_file.flush()  # before the weights: no weights without the record of their making
+                self._metrics_file.flush()
+                facts = {
+                    "step": self.training.num_steps,
+                    "progress": self.training.progress,
+                    "images_seen": self.images_seen,
+                }
+                save_weights(self.run / "weights.safetensors", self._kept, facts)
+                self._disk_full = False
+            except OSError as error:
+                if not self._disk_full:
+                    self.say(f"step {self.training.num_steps}: could not save ({error}); the last whole save is kept")
+                self._disk_full = True
+        seconds = time.monotonic() - begun
+        self._next_save = time.monotonic() + max(SAVE_EVERY, seconds / SAVE_SHARE)
+        if isinstance(self.pacer, Pacer):
+            self.pacer.reserve = LEAVE_SECONDS + 1.5 * seconds
+
+    def _report(self, now: float) -> None:
+        began, images = self._rate
+        rate = (self.images_seen - images) / max(now - began, 1e-9)
+        self._rate = (now, self.images_seen)
+        self._next_report = now + REPORT_EVERY
+        assert self.training.last_loss is not None
+        row: dict[str, Any] = {
+            "seconds": round(self.clock.budget.elapsed(), 3),
+            "progress": round(self.training.progress, 6),
+            "step": self.training.num_steps,
+            "epoch": round(self.images_seen / self.training.num_images, 3),
+            "loss": self.training.last_loss.item(),
+            "lr": self.training.optimizer.param_groups[0]["lr"],
+            "images_per_second": round(rate, 1),
+            "side": self.training.last_side,
+        }
+        text = io.StringIO()
+        csv.DictWriter(text, METRICS, lineterminator="\n").writerow(row)
+        self._metrics_file.add(text.getvalue())
+        send_event({"event": "step", **row, "images_seen": self.images_seen, "phases": self.clock.ledger.phases()})
+
+
+class _Appended:
+    """A text file that grows; what a full disk cut off is written again when there is room."""
+
+    def __init__(self, path: Path, header: str) -> None:
+        self._path, self._pending, self._size = path, header, 0
+
+    def add(self, text: str) -> None:
+        self._pending += text
+
+    def flush(self) -> None:
+        content = self._pending.encode()
+        with open(self._path, "r+b" if self._path.exists() else "wb") as file:
+            file.truncate(self._size)
+            file.seek(self._size)
+            file.write(content)
+        self._size, self._pending = self._size + len(content), ""

@@ -1,0 +1,211 @@
+"""Hardware-aware: measures this machine, and chooses what the budget allows on it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speedtrain.config import Config, Precision
+from speedtrain.network import build_classifier, make_tricks
+from speedtrain.training import Training
+from tricks import ProgressiveResizing, Trick
+
+WIDTHS = (8, 12, 16, 24, 32, 48, 64)
+START_WIDTH = 16
+REFERENCE_IMAGES = 5000
+PROBE_BATCH = 64
+PROBE_SHARE = 0.02
+BATCH_SIZE = 128
+
+
+@dataclass
+class Plan:
+    """What the planner decided, and why.
+
+    Attributes:
+        model, width, batch_size, precision: as in `Config`, decided. Width is null for a timm model.
+        resolutions: image sides in the order in which training uses them.
+        images_per_second: measured in a short probe; 0 where nothing was left to decide.
+        epochs: expected, from that.
+        reasons: one line a decision.
+        alternatives: what was measured: width, precision, images_per_second, epochs.
+    """
+
+    model: str
+    width: int | None
+    batch_size: int
+    precision: Precision
+    resolutions: list[int]
+    images_per_second: float = 0.0
+    epochs: float = 0.0
+    reasons: list[str] = field(default_factory=list)
+    alternatives: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def make_plan(
+    config: Config,
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    seconds: float,
+) -> Plan:
+    """Decides what the configuration leaves to `auto`.
+
+    The rule: the fastest precision; then the widest ResNet-9 that still sees every image `config.epochs`
+    times, counting a training set of fewer than 5,000 images as 5,000.
+
+    Args:
+        images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].
+        seconds: left for planning and training.
+    """
+    probe = _Probe(config, images, labels, num_classes, seconds)
+    plan = Plan(
+        model=config.model,
+        width=None if config.model != "resnet9" else (START_WIDTH if config.width == "auto" else config.width),
+        batch_size=BATCH_SIZE if config.batch_size == "auto" else config.batch_size,
+        precision=config.precision,
+        resolutions=_resolutions(make_tricks(config), images.shape[1]),
+    )
+    if plan.precision == "auto":
+        plan.precision = probe.fastest_precision(plan)
+    if plan.width is not None and config.width == "auto":
+        plan.width = probe.widest(plan)
+    measured = probe.measure(plan.width, plan.precision)
+    plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
+    plan.alternatives = probe.measured
+    return plan
+
+
+class _Probe:
+    """Runs a few real training steps, tricks and all, of one network after another."""
+
+    def __init__(
+        self,
+        config: Config,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        seconds: float,
+    ) -> None:
+        self.config, self.images, self.labels, self.num_classes = config, images, labels, num_classes
+        self.seconds = seconds
+        self.until = time.monotonic() + PROBE_SHARE * seconds
+        self.measured: list[dict[str, Any]] = []
+
+    def measure(self, width: int | None, precision: str) -> dict[str, Any]:
+        """Images a second of whole training steps, from the middle of each third of the schedule."""
+        for known in self.measured:
+            if (known["width"], known["precision"]) == (width, precision):
+                return known
+        device = self.images.device
+        tricks = make_tricks(self.config)
+        sample = self.images[:PROBE_BATCH]
+        classifier = build_classifier(
+            self.config.model, self.num_classes, width or 0, self.config.head_scale, tricks, sample
+        ).to(device)
+        training = Training(
+            classifier,
+            self.images,
+            self.labels,
+            self.num_classes,
+            tricks,
+            lr=0.0,
+            momentum=self.config.momentum,
+            nesterov=self.config.nesterov,
+            weight_decay=self.config.weight_decay,
+            precision=precision,
+        )
+        training.differentiate = Tensor.backward
+        optimizer = training.configure_optimizers()
+        indices = torch.arange(PROBE_BATCH, device=device) % len(self.images)
+
+        def seconds_of_step(progress: float) -> float:
+            begun = time.monotonic()
+            training.progress = progress
+            training.gradient(training.make_batch(indices))
+            optimizer.step()
+            training.num_steps += 1
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            return time.monotonic() - begun
+
+        thirds = (1 / 6, 3 / 6, 5 / 6)
+        warm_up = seconds_of_step(thirds[-1])
+        training.num_steps = 0
+        mean = sum(map(seconds_of_step, thirds)) / 3 if time.monotonic() < self.until else warm_up
+        rate = PROBE_BATCH / mean
+        result = {
+            "width": width,
+            "precision": precision,
+            "images_per_second": round(rate, 1),
+            "epochs": round(rate * self.seconds / len(self.images), 1),
+        }
+        self.measured.append(result)
+        return result
+
+    def fastest_precision(self, plan: Plan) -> Precision:
+        """bf16 or fp32 on a CPU, whichever is faster here; on a GPU bf16 where it is native, else fp16."""
+        if self.images.is_cuda:
+            choice: Precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+            plan.reasons.append(f"precision {choice}: this GPU's native half precision")
+            return choice
+        if not _bf16_products_are_faster():
+            plan.reasons.append("precision fp32: this CPU has no faster bf16 matrix product")
+            return "fp32"
+        names: tuple[Precision, ...] = ("bf16", "fp32")
+        rates = {name: self.measure(plan.width, name)["images_per_second"] for name in names}
+        choice = max(rates, key=lambda name: rates[name])
+        plan.reasons.append(f"precision {choice}: {rates['bf16']:.0f} images/s in bf16, {rates['fp32']:.0f} in fp32")
+        return choice
+
+    def widest(self, plan: Plan) -> int:
+        """The widest of `WIDTHS` with enough epochs, searched upwards or downwards from the one first tried."""
+        wanted = self.config.epochs * max(1.0, REFERENCE_IMAGES / len(self.images))
+        place = WIDTHS.index(START_WIDTH)
+
+        def enough(width: int) -> bool:
+            return self.measure(width, plan.precision)["epochs"] >= wanted
+
+        if enough(WIDTHS[place]):
+            while place + 1 < len(WIDTHS) and time.monotonic() < self.until and enough(WIDTHS[place + 1]):
+                place += 1
+        else:
+            while place > 0 and not enough(WIDTHS[place]):
+                place -= 1
+        epochs = self.measure(WIDTHS[place], plan.precision)["epochs"]
+        plan.reasons.append(
+            f"width {WIDTHS[place]}: the widest measured to give {wanted:.0f} epochs or more ({epochs:.0f})"
+            if epochs >= wanted
+            else f"width {WIDTHS[place]}: the narrowest; {wanted:.0f} epochs do not fit ({epochs:.0f} do)"
+        )
+        return WIDTHS[place]
+
+
+def _bf16_products_are_faster() -> bool:
+    """A 512³ matrix product, bf16 against fp32: only then are convolutions worth a try, which may be slow."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        matrix = torch.ones(512, 512, dtype=dtype)
+        matrix @ matrix
+        times = []
+        for _ in range(3):
+            begun = time.monotonic()
+            matrix @ matrix
+            times.append(time.monotonic() - begun)
+        return min(times)
+
+    return seconds(torch.bfloat16) < seconds(torch.float32)
+
+
+def _resolutions(tricks: Sequence[Trick], side: int) -> list[int]:
+    for trick in tricks:
+        if isinstance(trick, ProgressiveResizing):
+            return [trick.side(side, progress) for progress in (0.0, *trick.until)]
+    return [side]

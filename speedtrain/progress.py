@@ -1,0 +1,93 @@
+"""What a person sees while a run is on, and at its end."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+LINES = 20
+"""Plain lines a run, where there is no terminal to draw a bar on."""
+
+
+class Display:
+    """The progress of the budget on standard error: a bar on a terminal, plain lines elsewhere.
+
+    Args:
+        quiet: show only warnings and the result's one line.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._budget = self._born = self._next_line = 0.0
+
+    def say(self, line: str) -> None:
+        """One line of news."""
+        if not self.quiet:
+            self._console.print(line, markup=False)
+
+    @contextmanager
+    def running(self, budget: float, born: float) -> Iterator[None]:
+        """While the worker, born at `born` by the monotonic clock, uses its budget."""
+        self._budget, self._born, self._next_line = budget, born, 0.0
+        if self.quiet or not self._console.is_terminal:
+            yield
+            return
+        columns = (BarColumn(30), TextColumn("{task.fields[left]} left  {task.description}", markup=False))
+        with Progress(*columns, console=self._console, transient=True, get_time=time.monotonic) as self._bar:
+            self._task = self._bar.add_task("starting", total=budget, left=f"{budget:.0f} s")
+            yield
+        self._bar = None
+
+    def step(self, event: Mapping[str, Any]) -> None:
+        """How far training is: a step event of the worker."""
+        seconds = event["seconds"]
+        text = (
+            f"epoch {event['epoch']:.1f}  loss {event['loss']:.3f}  {event['images_per_second']:.0f} images/s  "
+            f"lr {event['lr']:.4f}  side {event['side']}"
+        )
+        if self._bar is not None:
+            left = f"{max(0.0, self._budget - seconds):.0f} s"
+            self._bar.update(self._task, completed=seconds, description=text, left=left)
+        elif seconds >= self._next_line:
+            self._next_line = seconds + self._budget / LINES
+            self.say(f"{seconds:7.1f} s of {self._budget:g}  {text}")
+
+    def result(self, result: Mapping[str, Any], run: Path) -> None:
+        """The end: the accuracy, where the time went, and where the files are."""
+        if self.quiet:
+            return
+        out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        if result["accuracy"] is None:
+            self._console.print(f"{result['status']}: {result.get('error', 'nothing was trained')}", markup=False)
+        else:
+            low, high = result["accuracy_interval"]
+            on = f"{result['num_test_images']} {result['accuracy_on']} images of {result['data']['name']}"
+            out.print(
+                f"\naccuracy {result['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}; {on})",
+                markup=False,
+            )
+            plan = result["plan"]
+            trained = f"{result['status']}: {result['epochs']:.1f} epochs, {result['images_per_second']:.0f} images/s"
+            width = f", width {plan['width']}" if plan.get("width") else ""
+            out.print(f"{trained}{width}, {plan.get('precision', '')}".rstrip(", "), markup=False)
+        table = Table(
+            "phase",
+            title=f"{result['wall_seconds']:.2f} s of {result['budget_seconds']:g}",
+            title_justify="left",
+        )
+        table.add_column("seconds", justify="right")
+        table.add_column("share", justify="right")
+        for name, seconds in result["phases"].items():
+            table.add_row(name, f"{seconds:.2f}", f"{seconds / max(result['wall_seconds'], 1e-9):.1%}")
+        out.print(table)
+        names = ", ".join(sorted(file.name for file in run.iterdir()))
+        out.print(f"files in {run}: {names}", markup=False)

@@ -1,0 +1,520 @@
+"""One run from the outside: check everything, start the clock and the worker, score what it saved."""
+
+import dataclasses
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from speedtrain import __version__
+from speedtrain.config import Config, resolve
+from speedtrain.data import Data, Images, load_data, load_images
+from speedtrain.errors import UserError
+from speedtrain.network import build_classifier, make_tricks
+from speedtrain.planner import make_plan
+from speedtrain.progress import Display
+from speedtrain.report import write_report
+from speedtrain.scoring import load_classifier, predict, wilson_interval
+from speedtrain.weights import load_weights, write_whole
+from timing import Death, Guarded
+from tricks import TrickError
+
+SCHEMA = 1
+GRACE = 20.0
+"""Seconds an interrupted run may take to finish its step and save."""
+
+Result = dict[str, Any]
+
+
+def train(
+    budget: float | None = None,
+    data: str | Path | tuple[np.ndarray, np.ndarray] = "auto",
+    test: str | Path | tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    recipe: str | Path = "auto",
+    tricks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    with_tricks: Sequence[str] = (),
+    without: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    quiet: bool = True,
+    **options: Any,
+) -> Result:
+    """Trains a classifier inside a wall-clock budget and scores it: what `python -m speedtrain` does.
+
+    Args:
+        budget: seconds, from the birth of the training process.
+        data: auto, cifar10, digits, a path, or (images uint8 [N, H, W, C], labels int [N]).
+        test: test images, likewise; default: the data set's own test split, or a holdout.
+        recipe: name, or path of a YAML file.
+        tricks: exactly these tricks, by name, or name → hyperparameters.
+        with_tricks, without: tricks to add to the recipe's, and to take out.
+        settings: dotted hyperparameter → value, as in `{"sam.rho": 0.1, "lr": 0.2}`.
+        out: run directory, new or empty; default: a new one in `runs/`.
+        quiet: show no progress.
+        options: other keys of `Config`: per_class, seed, device, threads, model, …
+
+    Returns:
+        What `result.json` holds, and `out`, the run directory.
+
+    Raises:
+        UserError: bad input, before the clock starts.
+    """
+    arrays = isinstance(data, tuple)
+    config = resolve(
+        recipe=recipe,
+        tricks=tricks,
+        with_tricks=with_tricks,
+        without=without,
+        settings=settings,
+        budget=budget,
+        data="arrays" if arrays else _absolute(data),
+        test="arrays" if isinstance(test, tuple) else _absolute(test),
+        **options,
+    )
+    begun = time.monotonic()
+    loaded = load_data(
+        data if arrays else config.data,
+        test if isinstance(test, tuple) else config.test,
+        per_class=config.per_class,
+        data_root=config.data_root,
+    )
+    display = Display(quiet)
+    off_clock = {"data": time.monotonic() - begun}
+    return execute(config, loaded, new_folder(out), display, off_clock=off_clock)
+
+
+def execute(
+    config: Config,
+    data: Data,
+    run: Path,
+    display: Display,
+    *,
+    off_clock: dict[str, float],
+    replay: tuple[Path, int] | None = None,
+) -> Result:
+    """Checks, trains and scores one configuration; see `train`.
+
+    Args:
+        run: an empty folder.
+        replay: a `clock.csv` to follow instead of the clock, and how many steps of it.
+    """
+    begun = time.monotonic()
+    notes = [*data.notes, *_settle_machine(config)]
+    check_network(config, data.train)
+    for note in notes:
+        display.say(note)
+    _write_config(run, config)
+    off_clock["check"] = time.monotonic() - begun
+
+    with _Signals() as signals:
+        worker = _Worker(config, data.train, run, display, replay)
+        death = worker.work(signals)
+        begun = time.monotonic()
+        result = _describe(config, data, worker, death, notes)
+        if signals.received is not None:
+            result["signal"] = signals.received
+        trained = (run / "weights.safetensors").exists()
+        images = labels = probabilities = None
+        if trained:
+            display.say("scoring …")
+            images, labels = data.test.images, data.test.labels
+            probabilities = _score(result, config, data, run)
+        elif result["status"] != "interrupted":
+            result["status"] = "failed"
+            result["error"] = worker.failure(death) or _too_small(config, data.train, run, display)
+        off_clock["score"] = time.monotonic() - begun
+        result["off_clock"] = {name: round(seconds, 3) for name, seconds in off_clock.items()}
+        write_whole(run / "result.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
+        write_report(run, result, images=images, labels=labels, probabilities=probabilities, classes=data.train.classes)
+    display.result(result, run)
+    return {**result, "out": str(run)}
+
+
+def replay(source: Path, out: str | Path | None = None, *, quiet: bool = True) -> Result:
+    """Trains again by a run's record of the clock, and compares the weights.
+
+    Args:
+        source: a run directory.
+        out, quiet: as for `train`.
+
+    Returns:
+        The new run's result, and `identical_weights`.
+
+    Raises:
+        UserError: not a run directory, its data has changed, or it was given as arrays.
+    """
+    config, before = read_run(source)
+    saved, facts = load_weights(source / "weights.safetensors")
+    if "arrays" in (config.data, config.test):
+        raise UserError(f"{source}: its images came from Python, not from a file; they are not there to train on")
+    begun = time.monotonic()
+    data = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root)
+    if data.train.sha256() != before["data"]["sha256"]:
+        raise UserError(f"{source}: the training images in {config.data} are not those of the run any more")
+    display = Display(quiet)
+    record = (source.absolute() / "clock.csv", int(str(facts["step"])))
+    off_clock = {"data": time.monotonic() - begun}
+    result = execute(config, data, new_folder(out), display, off_clock=off_clock, replay=record)
+    path = Path(result["out"]) / "weights.safetensors"
+    again = load_weights(path)[0] if path.exists() else {}
+    same = saved.keys() == again.keys() and all(torch.equal(saved[name], again[name]) for name in saved)
+    return {**result, "identical_weights": same}
+
+
+def plan(
+    budget: float | None = None,
+    data: str | Path = "auto",
+    test: str | Path | None = None,
+    **told: Any,
+) -> tuple[Config, dict[str, Any]]:
+    """What `train` with the same arguments would do on this machine, measured but not trained.
+
+    Raises:
+        UserError: as `train`.
+    """
+    config = resolve(budget=budget, data=_absolute(data), test=_absolute(test), **told)
+    loaded = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root)
+    _settle_machine(config)
+    check_network(config, loaded.train)
+    torch.set_num_threads(config.threads or 1)
+    device = torch.device(config.device)
+    images, labels = (torch.tensor(array, device=device) for array in (loaded.train.images, loaded.train.labels))
+    chosen = make_plan(config, images, labels, len(loaded.train.classes), config.budget).as_dict()
+    return config, chosen
+
+
+def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
+    """Predicts images with a run's weights; writes `probabilities` and `predicted` to an `.npz`.
+
+    Args:
+        images: an `.npz`, a folder, or an image file.
+
+    Raises:
+        UserError: not a run directory, no images there, or `out` cannot be written.
+    """
+    config, result = read_run(source)
+    _settle_machine(config)
+    torch.set_num_threads(config.threads or 1)
+    classifier = load_classifier(config, result["data"]["num_classes"], source / "weights.safetensors")
+    probabilities = predict(classifier, config, load_images(images)[0], torch.device(config.device))
+    _write_predictions(out, probabilities)
+    return probabilities
+
+
+def read_run(source: Path) -> tuple[Config, Result]:
+    """Configuration and result of a finished run.
+
+    Raises:
+        UserError: it is not a run directory.
+    """
+    if not (source / "config.yaml").is_file() or not (source / "result.json").is_file():
+        raise UserError(f"{source}: not a run directory (it has no config.yaml and result.json)")
+    try:
+        result = json.loads((source / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source / 'result.json'}: cannot be read ({error})") from None
+    return resolve(recipe=source / "config.yaml"), result
+
+
+def check_network(config: Config, train: Images) -> None:
+    """Builds a small version of the network with its tricks, so that what cannot work is said now.
+
+    Raises:
+        UserError: a trick cannot act on this model, or the model not on these images.
+    """
+    tricks = make_tricks(config)
+    sample = torch.tensor(train.images[:64])
+    try:
+        classifier = build_classifier(config.model, len(train.classes), 8, config.head_scale, tricks, sample).eval()
+        with torch.inference_mode():
+            classifier(classifier.normalise(sample[:2]))
+    except TrickError as error:
+        raise UserError(str(error)) from None
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"{config.model} does not work on 32×32 images ({' '.join(str(error).split())[:200]})"
+        ) from None
+
+
+def _settle_machine(config: Config) -> list[str]:
+    """Decides device and threads, in `config`; returns what a person should know."""
+    notes = []
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or auto")
+    if config.device == "auto":
+        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device == "cpu" and config.precision == "fp16":
+        raise UserError("precision fp16 is for GPUs; on a CPU use bf16 or fp32")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    config.threads = config.threads or cores
+    if config.threads > cores:
+        notes.append(f"warning: {config.threads} threads on {cores} cores get in each other's way")
+    return notes
+
+
+def _absolute(path: Any) -> str | None:
+    """A path that still holds when the run's config.yaml is used from another folder."""
+    if path is None or path in ("auto", "cifar10", "digits"):
+        return path
+    return str(Path(str(path)).absolute())
+
+
+def new_folder(out: str | Path | None) -> Path:
+    """The run directory, made if need be.
+
+    Raises:
+        UserError: it exists and is not empty, or cannot be written.
+    """
+    run = Path(out) if out is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    number = 1
+    while out is None and run.exists():
+        number += 1
+        run = run.with_name(f"{time.strftime('%Y%m%d-%H%M%S')}-{number}")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if any(run.iterdir()):
+            raise UserError(f"--out {run}: exists and is not empty; name a new folder")
+        write_whole(run / ".writable", b"")
+        (run / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"--out {run}: cannot be written ({error.strerror})") from None
+    return run.absolute()
+
+
+def _write_config(run: Path, config: Config) -> None:
+    write_whole(run / "config.yaml", config.as_yaml().encode())
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM while a run is on: the first ends it early, the second kills it."""
+
+    def __init__(self) -> None:
+        self.job: Guarded | None = None
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+        if self.job is not None:
+            self.job.interrupt()
+
+
+class _Worker:
+    """The process that trains, and what it has told so far."""
+
+    def __init__(
+        self, config: Config, train: Images, run: Path, display: Display, replay: tuple[Path, int] | None
+    ) -> None:
+        self.config, self.train, self.run, self.display, self.replay = config, train, run, display, replay
+        self.plan: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
+        self.done: dict[str, Any] | None = None
+        self.said: list[str] = []
+
+    def work(self, signals: _Signals, max_steps: int | None = None) -> Death:
+        """Lets the worker do its job until it ends or is ended."""
+        replay, steps = self.replay or (None, 0)
+        seconds = self.config.budget if replay is None and max_steps is None else float("inf")
+        with (
+            tempfile.TemporaryDirectory(prefix="speedtrain-") as folder,
+            open(self.run / "log.txt", "ab") as log,
+        ):
+            job = Path(folder)
+            np.save(job / "images.npy", self.train.images)
+            np.save(job / "labels.npy", self.train.labels)
+            told = {
+                "config": dataclasses.asdict(self.config),
+                "num_classes": len(self.train.classes),
+                "run": str(self.run),
+                "replay": replay and str(replay),
+                "replay_steps": steps,
+                "max_steps": max_steps,
+            }
+            (job / "job.json").write_text(json.dumps(told), encoding="utf-8")
+            command = [sys.executable, "-m", "speedtrain.worker", str(job)]
+            with (
+                Guarded(
+                    command, seconds, grace=GRACE, env=self._environment(), output=log, on_event=self._hear
+                ) as guarded,
+                self.display.running(self.config.budget, guarded.born),
+            ):
+                signals.job = guarded
+                try:
+                    return guarded.wait()
+                finally:
+                    signals.job = None
+
+    def failure(self, death: Death) -> str | None:
+        """The last line of the log where the worker died of an error of its own."""
+        if death.reason != "exited" or death.returncode == 0:
+            return None
+        if death.returncode < 0:
+            return f"the training process was killed by {signal.Signals(-death.returncode).name}"
+        lines = (self.run / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"{lines[-1] if lines else 'the training process failed'} (see {self.run / 'log.txt'})"
+
+    def _environment(self) -> dict[str, str]:
+        here = str(Path(__file__).parent.parent)
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
+            "OMP_NUM_THREADS": str(self.config.threads),
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its results bit for bit only with this
+        }
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        match event.pop("event"):
+            case "plan":
+                self.plan = event["plan"]
+                for key in ("width", "batch_size", "precision"):
+                    if self.plan[key] is not None:
+                        setattr(self.config, key, self.plan[key])
+                _write_config(self.run, self.config)
+                for reason in self.plan["reasons"]:
+                    self.display.say(reason)
+            case "step":
+                self.last = event
+                self.display.step(event)
+            case "done":
+                self.done = event
+            case "say":
+                self.said.append(event["text"])
+                self.display.say(event["text"])
+
+
+def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: list[str]) -> Result:
+    """Everything of `result.json` but the score."""
+    return {
+        "schema": SCHEMA,
+        "status": _status(death, worker),
+        "budget_seconds": config.budget,
+        "wall_seconds": round(death.wall_seconds, 3),
+        "accuracy": None,
+        "accuracy_on": "holdout" if data.test_is_holdout else "test",
+        "num_test_images": len(data.test.images),
+        "data": {
+            "name": data.train.name,
+            "num_train": len(data.train.images),
+            "num_classes": len(data.train.classes),
+            "sha256": data.train.sha256(),
+            "notes": list(data.notes),
+        },
+        "tricks": config.tricks,
+        "plan": worker.plan,
+        "phases": _phases(worker, death),
+        "steps": worker.last.get("step", 0),
+        "epochs": worker.last.get("epoch", 0.0),
+        "images_seen": worker.last.get("images_seen", 0),
+        "images_per_second": _rate(worker),
+        "seed": config.seed,
+        "device": _device_name(config),
+        "threads": config.threads,
+        "versions": {
+            "python": platform.python_version(),
+            "speedtrain": __version__,
+            **{name: metadata.version(name) for name in ("torch", "lightning", "timm", "numpy")},
+        },
+        "command": " ".join(map(shlex.quote, sys.orig_argv)),
+        "events": [*notes, *worker.said],
+    }
+
+
+def _status(death: Death, worker: _Worker) -> str:
+    if death.reason in ("interrupted", "abandoned") or (worker.done or {}).get("stopped"):
+        return "interrupted"
+    if death.reason == "deadline" or death.returncode == -signal.SIGKILL:
+        return "killed"
+    if death.returncode == -signal.SIGTERM:  # it came before training began
+        return "interrupted"
+    return "finished" if death.returncode == 0 else "failed"
+
+
+def _phases(worker: _Worker, death: Death) -> dict[str, float]:
+    """Where the wall time went. What the worker could not tell any more is its leaving, or was lost to a kill."""
+    told = (worker.done or worker.last).get("phases", {})
+    rest = death.wall_seconds - sum(told.values())
+    phases = {**told, "exit" if worker.done else "untold": rest}
+    return {name: round(seconds, 3) for name, seconds in phases.items()}
+
+
+def _rate(worker: _Worker) -> float:
+    seconds = worker.last.get("phases", {}).get("train", 0.0)
+    return round(worker.last["images_seen"] / seconds, 1) if seconds else 0.0
+
+
+def _device_name(config: Config) -> str:
+    if config.device == "cuda":
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return f"cpu ({_processor()})"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _score(result: Result, config: Config, data: Data, run: Path) -> np.ndarray:
+    """Predicts the test images with the saved weights; fills in accuracy, and writes `predictions.npz`."""
+    torch.set_num_threads(config.threads or 1)
+    weights = run / "weights.safetensors"
+    classifier = load_classifier(config, len(data.train.classes), weights)
+    probabilities = predict(classifier, config, data.test.images, torch.device(config.device))
+    predicted = probabilities.argmax(1)
+    correct = int((predicted == data.test.labels).sum())
+    result["accuracy"] = correct / len(predicted)
+    result["accuracy_interval"] = wilson_interval(correct, len(predicted))
+    result["saved_at"] = load_weights(weights)[1]
+    _write_predictions(run / "predictions.npz", probabilities)
+    return probabilities
+
+
+def _write_predictions(path: Path, probabilities: np.ndarray) -> None:
+    content = io.BytesIO()
+    np.savez(content, probabilities=probabilities, predicted=probabilities.argmax(1))
+    try:
+        write_whole(path, content.getvalue())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _too_small(config: Config, train: Images, run: Path, display: Display) -> str:
+    """Why nothing was trained; finds out how long a single step takes here by letting one happen."""
+    display.say("the budget ended before the first step was saved; measuring what would be enough …")
+    with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder, _Signals() as signals:
+        probe = _Worker(dataclasses.replace(config), train, Path(folder), Display(quiet=True), None)
+        death = probe.work(signals, max_steps=1)
+    if probe.done is None:
+        return probe.failure(death) or "the training process did not take a step"
+    enough = math.ceil(1.3 * death.wall_seconds + 0.5)
+    return f"a budget of {config.budget:g} s is too small to take a single step here; about {enough} s is the smallest"

@@ -1,0 +1,53 @@
+"""From saved weights to predictions and a score, off the clock."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from speedtrain.config import Config
+from speedtrain.errors import UserError
+from speedtrain.network import Classifier, build_classifier, make_tricks
+from speedtrain.weights import load_weights
+from tricks import Forward
+
+BATCH = 500
+
+
+def load_classifier(config: Config, num_classes: int, weights: Path) -> Classifier:
+    """The trained classifier, from a run's configuration and its weights file.
+
+    Raises:
+        UserError: the weights cannot be read, or are not of this network.
+    """
+    state, _ = load_weights(weights)
+    width = 0 if config.width == "auto" else config.width
+    classifier = build_classifier(config.model, num_classes, width, config.head_scale, make_tricks(config), None)
+    try:
+        classifier.load_state_dict(state)
+    except RuntimeError:
+        raise UserError(f"{weights}: these weights are not of the network in the run's config.yaml") from None
+    return classifier.eval()
+
+
+@torch.inference_mode()
+def predict(classifier: Classifier, config: Config, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """Class probabilities float32 [N, K] of images uint8 [N, H, W, 3], in full precision."""
+    classifier = classifier.to(device)
+    forward: Forward = classifier
+    for trick in make_tricks(config):
+        forward = trick.prediction(forward)
+    parts = [
+        forward(classifier.normalise(torch.tensor(images[begin : begin + BATCH], device=device))).softmax(1).cpu()
+        for begin in range(0, len(images), BATCH)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson, 1927): sound also near 0 and 1, unlike ± 1.96 standard errors."""
+    z = 1.959964
+    centre = (correct + z * z / 2) / (total + z * z)
+    half = z / (total + z * z) * math.sqrt(correct * (total - correct) / total + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)

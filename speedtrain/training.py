@@ -1,0 +1,197 @@
+"""Training as a Lightning module: batch → loss → gradient → step, with the tricks wrapped around each."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from speedtrain.network import Classifier
+from tricks import Batch, Compute, Loss, Trick
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LossScale:
+    """Dynamic loss scaling for fp16 (Micikevicius et al., 1710.03740, section 3.2).
+
+    Unlike torch's GradScaler it gives true gradients after every backward pass, so that several passes may
+    make up one step, as in SAM.
+    """
+
+    GROW_AFTER = 2000
+
+    def __init__(self, enabled: bool) -> None:
+        self.scale = 2.0**15 if enabled else 1.0
+        self.enabled = enabled
+        self.overflow = False
+        self._good_steps = 0
+
+    @torch.no_grad()
+    def unscale(self, gradients: list[Tensor]) -> None:
+        """Divides the gradients by the scale, and notes whether one of them is not finite."""
+        if self.enabled:
+            torch._foreach_mul_(gradients, 1 / self.scale)
+            self.overflow |= not torch.stack(torch._foreach_norm(gradients)).norm().isfinite().item()
+
+    def may_step(self) -> bool:
+        """Whether this step's gradients are usable; adapts the scale for the next one."""
+        usable, self.overflow = not self.overflow, False
+        self._good_steps = self._good_steps + 1 if usable else 0
+        if self.enabled and not usable:
+            self.scale /= 2
+        elif self.enabled and self._good_steps == self.GROW_AFTER:
+            self.scale, self._good_steps = self.scale * 2, 0
+        return usable
+
+
+class Training(L.LightningModule):
+    """One step of training, on images that live on the device as uint8.
+
+    Manual optimization: the `gradient` joint owns the backward passes. Progress comes from `self.progress`,
+    which a callback sets before every step. Without a trainer, `make_batch`, `gradient` and the optimizer of
+    `configure_optimizers` make up a step, with `differentiate` set to `Tensor.backward`.
+
+    Args:
+        classifier: what is trained.
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N].
+        num_classes: K.
+        tricks: in the order in which they wrap.
+        lr, momentum, nesterov, weight_decay: of SGD.
+        precision: `fp32`, or `bf16` or `fp16` for automatic mixed precision.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        tricks: Sequence[Trick],
+        *,
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        weight_decay: float,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.classifier = classifier
+        self.tricks = tuple(tricks)
+        self.progress = 0.0
+        self.num_steps = 0
+        self.num_images = len(images)
+        self.last_loss: Tensor | None = None
+        self.last_side = 0
+        self.differentiate: Callable[[Tensor], object] = self.manual_backward
+        self.loss_scale = LossScale(precision == "fp16")
+        # plain attributes: as buffers, DistributedDataParallel would send them round every step
+        self._images, self._labels, self._num_classes = images, labels, num_classes
+        self._autocast_dtype = PRECISIONS[precision]
+        self._sgd: dict[str, Any] = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+        }
+        self._loss: Loss = F.cross_entropy
+        self.gradient: Compute = self._plain_gradient
+        for trick in self.tricks:
+            self._loss = trick.loss(self._loss)
+            self.gradient = trick.gradient(self.gradient, classifier)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD, wrapped by the tricks that act on the step. Norms and biases are not decayed towards zero."""
+        parameters = [p for p in self.classifier.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, **self._sgd)
+        for trick in self.tricks:
+            optimizer = trick.step(optimizer, self.classifier)
+        return optimizer
+
+    @property
+    def optimizer(self) -> LightningOptimizer:
+        """The one there is, as the trainer wraps it."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
+    def make_batch(self, indices: Tensor) -> Batch:
+        """Images [indices], normalised and passed through the tricks that act on the batch."""
+        batch = Batch(
+            self.classifier.normalise(self._images[indices]),
+            self._labels[indices],
+            self.progress,
+            self.num_steps,
+            self._num_classes,
+        )
+        for trick in self.tricks:
+            batch = trick.batch(batch)
+        return batch
+
+    def training_step(self, indices: Tensor, batch_idx: int) -> None:
+        batch = self.make_batch(indices)
+        loss = self.gradient(batch)
+        if self.loss_scale.may_step():
+            self.optimizer.step()
+        self.last_loss, self.last_side = loss, batch.images.shape[-1]
+        self.num_steps += 1
+
+    def _plain_gradient(self, batch: Batch) -> Tensor:
+        self.classifier.zero_grad()
+        device = batch.images.device.type
+        with torch.autocast(device, self._autocast_dtype, enabled=self._autocast_dtype is not torch.float32):
+            logits = self.classifier(batch.images)
+        loss = self._loss(logits.float(), batch.targets)
+        self.differentiate(loss * self.loss_scale.scale)
+        self.loss_scale.unscale([p.grad for p in self.classifier.parameters() if p.grad is not None])
+        return loss.detach()
+
+
+class Order(IterableDataset[Tensor]):
+    """Endless batches of image indices: one permutation of the training set after another, cut to size.
+
+    A batch may span two of them, so all have the same size and a set smaller than a batch just works. Under
+    a distributed strategy each rank takes its share of every batch.
+
+    Args:
+        num_images: N.
+        batch_size: B, over all ranks.
+        seed: of the permutations.
+        device: where the indices are wanted.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._num_images, self._batch_size, self._device = num_images, batch_size, device
+        self._generator = torch.Generator().manual_seed(seed)
+        self._rank, self._world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        pool = torch.empty(0, dtype=torch.int64, device=self._device)
+        while True:
+            while len(pool) < self._batch_size:
+                permutation = torch.randperm(self._num_images, generator=self._generator)
+                pool = torch.cat([pool, permutation.to(self._device, non_blocking=True)])
+            batch, pool = pool[: self._batch_size], pool[self._batch_size :]
+            yield batch[self._rank :: self._world_size]
+
+    def loader(self) -> DataLoader[Tensor]:
+        """As Lightning wants it."""
+        return DataLoader(self, batch_size=None)

@@ -1,0 +1,51 @@
+"""Weights on disk: whole at every instant, and never code."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from speedtrain.errors import UserError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a power cut, meets the old content or the new, never a part.
+
+    Raises:
+        OSError: it could not be written; the old content is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
+    """Saves a state by `write_whole`, with `facts` (JSON values) in the file's header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    header = {name: json.dumps(value) for name, value in facts.items()}
+    write_whole(path, safetensors.torch.save(tensors, header))
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The state and the facts that `save_weights` stored.
+
+    Raises:
+        UserError: no such file, or not a whole safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name != "format"}
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a readable weights file ({error})") from error

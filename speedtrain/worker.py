@@ -1,0 +1,148 @@
+"""The process that trains: plan → train → save, inside the budget that began at its birth.
+
+Run by the front as `python -m speedtrain.worker JOB`, with JOB a folder that holds `job.json`, `images.npy`
+and `labels.npy`. What it reaches it saves in the run's folder; what it has to say it sends as events.
+"""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timing import Budget, Ledger, Pacer, RecordedPacer, send_event
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from speedtrain.config import Config
+    from speedtrain.keeper import ClockRecord
+
+
+def say(line: str) -> None:
+    """Tells the person who waits, and the log."""
+    print(line, flush=True)
+    send_event({"event": "say", "text": line[:2000]})
+
+
+def train(
+    config: "Config",
+    images: "np.ndarray",
+    labels: "np.ndarray",
+    num_classes: int,
+    run: Path,
+    *,
+    ledger: Ledger,
+    replay: "ClockRecord | None" = None,
+    max_steps: int | None = None,
+) -> None:
+    """Trains by the clock, saving as it goes to `run`.
+
+    Args:
+        images: uint8 [N, H, W, 3]; labels: int64 [N].
+        ledger: the books, open since birth; the budget counts from there too.
+        replay: train by this record instead of the clock.
+        max_steps: end after so many steps at the latest.
+    """
+    with ledger.phase("import"):
+        import lightning as L
+        import torch
+        from lightning.fabric.plugins.environments import LightningEnvironment
+
+        from speedtrain.keeper import Keeper
+        from speedtrain.network import build_classifier, make_tricks
+        from speedtrain.planner import make_plan
+        from speedtrain.training import Order, Training
+        from timing import BudgetCallback
+
+    budget = Budget(config.budget if replay is None else float("inf"), ledger.born)
+    with ledger.phase("data"):
+        device = torch.device("cuda" if config.device == "cuda" else "cpu")
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        if device.type == "cuda":
+            torch.use_deterministic_algorithms(True, warn_only=True)  # replay wants the same bits again
+        stored = torch.from_numpy(images).to(device)
+        targets = torch.from_numpy(labels).to(device)
+
+    if replay is None:
+        with ledger.phase("plan"):
+            plan = make_plan(config, stored, targets, num_classes, budget.remaining())
+            config.batch_size, config.precision = plan.batch_size, plan.precision
+            config.width = plan.width or config.width
+            send_event({"event": "plan", "plan": plan.as_dict()})
+
+    with ledger.phase("build"):
+        torch.manual_seed(config.seed)
+        tricks = make_tricks(config)
+        width = 0 if config.width == "auto" else config.width
+        classifier = build_classifier(config.model, num_classes, width, config.head_scale, tricks, stored)
+        training = Training(
+            classifier.to(device),
+            stored,
+            targets,
+            num_classes,
+            tricks,
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            precision=config.precision,
+        )
+        assert isinstance(config.batch_size, int)
+        order = Order(len(stored), config.batch_size, config.seed, device)
+        pacer = Pacer(budget) if replay is None else RecordedPacer(replay.progress)
+        clock = BudgetCallback(budget, lr_schedule=config.lr_factor, ledger=ledger, pacer=pacer)
+        keeper = Keeper(run, training, clock, pacer, replay, say)
+        trainer = L.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=1,
+            max_epochs=-1,
+            max_steps=-1 if max_steps is None else max_steps,
+            callbacks=[keeper, clock],  # keeping first: the clock looks after it
+            plugins=[LightningEnvironment()],  # one process, also where a cluster would suggest more
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    trainer.fit(training, order.loader())
+    done = {"steps": training.num_steps, "images_seen": keeper.images_seen, "stopped": clock.stopped}
+    send_event({"event": "done", **done, "phases": ledger.phases()})
+
+
+def main(job: Path) -> None:
+    """Does the job that the front left in a folder."""
+    ledger = Ledger()
+    with ledger.phase("import"):
+        import numpy as np
+
+        from speedtrain.config import Config
+        from speedtrain.keeper import ClockRecord
+    with ledger.phase("data"):
+        told: dict[str, Any] = json.loads((job / "job.json").read_text(encoding="utf-8"))
+        config = Config(**told["config"])
+        replay = ClockRecord.read(Path(told["replay"]), told["replay_steps"]) if told["replay"] else None
+        images, labels = np.load(job / "images.npy"), np.load(job / "labels.npy")
+    train(
+        config,
+        images,
+        labels,
+        told["num_classes"],
+        Path(told["run"]),
+        ledger=ledger,
+        replay=replay,
+        max_steps=told["max_steps"],
+    )
+
+
+if __name__ == "__main__":
+    # Lightning's advice (more data-loader workers, …) is not for this loop
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the interpreter's tidying up would be on the clock, and nothing is left to tidy

@@ -1,0 +1,47 @@
+"""The wall clock of a training run: a budget, its enforcement, and where it went.
+
+Usable alone. In any Lightning project:
+
+    from timing import BudgetCallback
+
+    clock = BudgetCallback(600, lr_schedule=lambda progress: 1 - progress)
+    lightning.Trainer(max_epochs=-1, callbacks=[clock]).fit(module, loader)
+    print(clock.ledger.phases())  # {"start": 7.1, "train": 592.6, …}
+
+and around any command:
+
+    from timing import Guarded
+
+    with Guarded(["python", "train.py"], seconds=600) as job:
+        print(job.wait())  # Death(reason="deadline", returncode=-9, wall_seconds=600.001)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from timing.clock import Budget, process_birth
+from timing.ledger import Ledger
+from timing.pacer import Pacer, RecordedPacer
+from timing.supervise import Death, Guarded, send_event
+
+if TYPE_CHECKING:
+    from timing.callback import BudgetCallback
+
+__all__ = [
+    "Budget",
+    "BudgetCallback",
+    "Death",
+    "Guarded",
+    "Ledger",
+    "Pacer",
+    "RecordedPacer",
+    "process_birth",
+    "send_event",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BudgetCallback":  # imported when asked for: it brings Lightning, which takes seconds
+        from timing.callback import BudgetCallback
+
+        return BudgetCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

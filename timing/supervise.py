@@ -1,0 +1,151 @@
+"""Run a command under a wall-clock budget that truly binds."""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal
+
+Event = dict[str, Any]
+
+EVENTS_VARIABLE = "TIMING_EVENTS"
+"""Environment variable that tells a guarded command the file descriptor for its events."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a guarded command ended.
+
+    Attributes:
+        reason: `exited` (by itself, or by a signal from elsewhere), `deadline`, `interrupted` (asked to end
+            early) or `abandoned` (killed at once).
+        returncode: its exit status, or minus the signal that ended it.
+        wall_seconds: from its birth to its death.
+    """
+
+    reason: Literal["exited", "deadline", "interrupted", "abandoned"]
+    returncode: int
+    wall_seconds: float
+
+
+class Guarded:
+    """A command in a process group of its own under a guard process, which at the deadline kills all of it
+    with SIGKILL, whatever it is doing. Nothing of the command outlives the guard, and the guard does not
+    outlive the process that made it. POSIX; on Linux, what has left the process group is found too.
+
+    Used as a context manager it kills the command on the way out, if that still runs:
+
+        with Guarded(["python", "train.py"], seconds=600) as job:
+            death = job.wait()
+
+    Args:
+        command: program and arguments.
+        seconds: the budget, counted from the birth of the command's process; infinite for none.
+        grace: seconds between a request to end early and the kill.
+        env: environment of the command; default: this process's.
+        cwd: folder to run in.
+        output: where its standard output and error go; default: to this process's standard error.
+        on_event: called, from within `wait`, with each event that the command sends with `send_event`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        seconds: float,
+        *,
+        grace: float = 10.0,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        output: IO[bytes] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self._on_event = on_event or (lambda event: None)
+        self._events, theirs = os.pipe()
+        guard = str(Path(__file__).with_name("guard.py"))
+        try:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard, str(seconds), str(grace), str(theirs), *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env={**(os.environ if env is None else env), EVENTS_VARIABLE: str(theirs)},
+                cwd=cwd,
+                pass_fds=(theirs,),
+                start_new_session=True,  # a Ctrl-C at the terminal is for us to handle
+            )
+        finally:
+            os.close(theirs)
+        assert self._guard.stdout is not None
+        birth = self._guard.stdout.readline()
+        if not birth:
+            self.close()
+            raise OSError(f"could not start {command[0]}")
+        self.pid, self.born = (json.loads(birth)[key] for key in ("pid", "born"))
+
+    def wait(self) -> Death:
+        """Blocks until nothing of the command is left, passing on its events as they come."""
+        assert self._guard.stdout is not None
+        said, buffer, verdict = self._guard.stdout.fileno(), b"", b""
+        open_pipes = {self._events, said}
+        while open_pipes:
+            for pipe in select.select(list(open_pipes), [], [])[0]:
+                chunk = os.read(pipe, 1 << 16)
+                if not chunk:
+                    open_pipes.remove(pipe)
+                elif pipe == said:
+                    verdict += chunk
+                else:
+                    *lines, buffer = (buffer + chunk).split(b"\n")
+                    for line in lines:
+                        self._on_event(json.loads(line))
+        self._guard.wait()
+        if not verdict:  # the guard itself was killed, and the command with it
+            return Death("abandoned", -9, time.monotonic() - self.born)
+        return Death(**json.loads(verdict))
+
+    def interrupt(self) -> None:
+        """Asks the command to end early: SIGTERM now, the kill after the grace."""
+        assert self._guard.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._guard.stdin.fileno(), b"\n")
+
+    def close(self) -> None:
+        """Kills the command at once, if it still runs."""
+        assert self._guard.stdin is not None
+        assert self._guard.stdout is not None
+        if self._events < 0:
+            return
+        self._guard.stdin.close()
+        self._guard.wait()
+        self._guard.stdout.close()
+        os.close(self._events)
+        self._events = -1
+
+    def __enter__(self) -> "Guarded":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def send_event(event: Event) -> None:
+    """From inside a guarded command: sends `event` to whoever guards it, or nowhere.
+
+    Never waits: if nobody reads, the event is lost. At most 4,096 bytes as JSON, so that it is sent whole.
+    """
+    told = os.environ.get(EVENTS_VARIABLE)
+    if told is None:
+        return
+    descriptor = int(told)
+    with contextlib.suppress(OSError):
+        os.set_blocking(descriptor, False)
+        os.write(descriptor, json.dumps(event).encode() + b"\n")

@@ -1,0 +1,116 @@
+"""Tricks that make image classifiers learn faster or better, each on its own or any of them together.
+
+They need PyTorch and nothing else, and fit into any training loop. Here sharpness-aware minimization and
+gradient centralization in a plain one, with `compute` as the joint: it leaves a batch's gradient on the
+parameters, and each trick wraps the one before.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from torch.nn import functional as F
+    >>> from tricks import SAM, Batch, GradientCentralization
+
+    >>> _ = torch.manual_seed(0)
+    >>> images, targets = torch.randn(256, 3, 8, 8), torch.randint(10, (256,))
+    >>> model = nn.Sequential(
+    ...     nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 6 * 6, 10)
+    ... )
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+    >>> def compute(batch):
+    ...     optimizer.zero_grad()
+    ...     loss = F.cross_entropy(model(batch.images), batch.targets)
+    ...     loss.backward()
+    ...     return loss.detach()
+
+    >>> for trick in SAM(rho=0.05), GradientCentralization():
+    ...     compute = trick.gradient(compute, model)
+
+    >>> for step in range(20):
+    ...     part = torch.randperm(256)[:64]
+    ...     loss = compute(Batch(images[part], targets[part], progress=step / 20, step=step))
+    ...     optimizer.step()
+
+    >>> bool(loss < 1)  # it began at log(10) = 2.3
+    True
+
+`TRICKS` holds them all by name, in the order in which they are applied. To write another, see `Trick`.
+"""
+
+from tricks.celu import CELU
+from tricks.cutout import Cutout
+from tricks.flip import Flip
+from tricks.ghost_batch_norm import GhostBatchNorm
+from tricks.gradient_centralization import GradientCentralization
+from tricks.label_smoothing import LabelSmoothing
+from tricks.meta_warmup import MetaWarmup
+from tricks.mixup import Mixup
+from tricks.muon import Muon
+from tricks.patch_whitening import PatchWhitening
+from tricks.progressive_resizing import ProgressiveResizing
+from tricks.random_crop import RandomCrop
+from tricks.sam import SAM
+from tricks.test_time_augmentation import TestTimeAugmentation
+from tricks.trick import (
+    STAGES,
+    Batch,
+    Compute,
+    Forward,
+    Loss,
+    State,
+    Trick,
+    TrickError,
+    frozen_statistics,
+    parameters_with_gradient,
+)
+from tricks.weight_averaging import WeightAveraging
+
+TRICKS: dict[str, type[Trick]] = {
+    trick.name(): trick
+    for trick in (
+        PatchWhitening,
+        CELU,
+        GhostBatchNorm,
+        RandomCrop,
+        Flip,
+        Cutout,
+        Mixup,
+        ProgressiveResizing,
+        LabelSmoothing,
+        SAM,
+        MetaWarmup,
+        GradientCentralization,
+        Muon,
+        WeightAveraging,
+        TestTimeAugmentation,
+    )
+}
+"""Every trick by its name in recipes, in the order in which they act: within a stage, later wraps earlier."""
+
+__all__ = [
+    "CELU",
+    "SAM",
+    "STAGES",
+    "TRICKS",
+    "Batch",
+    "Compute",
+    "Cutout",
+    "Flip",
+    "Forward",
+    "GhostBatchNorm",
+    "GradientCentralization",
+    "LabelSmoothing",
+    "Loss",
+    "MetaWarmup",
+    "Mixup",
+    "Muon",
+    "PatchWhitening",
+    "ProgressiveResizing",
+    "RandomCrop",
+    "State",
+    "TestTimeAugmentation",
+    "Trick",
+    "TrickError",
+    "WeightAveraging",
+    "frozen_statistics",
+    "parameters_with_gradient",
+]

@@ -1,0 +1,42 @@
+"""CELU activations."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from tricks.surgery import replace_modules
+from tricks.trick import Trick, TrickError
+
+# By class name, so that the variants which model libraries define themselves are found as well.
+# Gates (sigmoid, tanh, softmax) are no activations in this sense.
+ACTIVATIONS = {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "RReLU", "ELU", "SELU", "CELU", "Softplus"} | {
+    *("GELU", "GELUTanh", "QuickGELU", "SiLU", "Swish", "Hardswish", "HardSwish", "Mish", "HardMish")
+}
+
+
+@dataclass
+class CELU(Trick):
+    """Makes every activation a CELU, a smooth ReLU that also passes gradients below zero.
+
+        CELU(x) = max(0, x) + min(0, α (exp(x / α) − 1))
+
+    Args:
+        alpha: α, minus the value it tends to for very negative inputs; towards 0 it becomes ReLU.
+    """
+
+    alpha: float = 0.3
+
+    paper: ClassVar[str] = "Barron, Continuously Differentiable Exponential Linear Units, 2017 (arXiv 1704.07483)"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < float("inf"):
+            raise TrickError(f"alpha must be positive and finite, got {self.alpha}")
+
+    def model(self, model: nn.Module) -> nn.Module:
+        activations = [m for m in model.modules() if ACTIVATIONS & {c.__name__ for c in type(m).__mro__}]
+        if not activations:
+            raise TrickError("celu finds no activation module (such as nn.ReLU) to replace in this network")
+        return replace_modules(
+            model, {m: nn.CELU(self.alpha, inplace=getattr(m, "inplace", False)) for m in activations}
+        )

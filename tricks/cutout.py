@@ -1,0 +1,42 @@
+"""Cutout."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tricks.trick import Batch, Trick, TrickError
+
+
+@dataclass
+class Cutout(Trick):
+    """Blanks one square of each image with zeros, the mean colour, so that no single part decides.
+
+    The centre is uniform over the image; what lies beyond the borders is cut off, as in the paper.
+
+    Args:
+        size: side of the square in pixels.
+    """
+
+    size: int = 8
+
+    paper: ClassVar[str] = "DeVries & Taylor, Improved Regularization with Cutout, 2017 (arXiv 1708.04552)"
+
+    def __post_init__(self) -> None:
+        if not self.size >= 1:
+            raise TrickError(f"size must be at least 1, got {self.size}")
+
+    def batch(self, batch: Batch) -> Batch:
+        images = batch.images
+        count, _, height, width = images.shape
+        rows = self._covered(count, height, images.device)
+        columns = self._covered(count, width, images.device)
+        kept = ~(rows[:, None, :, None] & columns[:, None, None, :])
+        return batch._replace(images=images * kept)
+
+    def _covered(self, count: int, side: int, device: torch.device) -> Tensor:
+        """Which of the positions along one axis the square of each image covers, bool [count, side]."""
+        start = torch.randint(side, (count, 1), device=device) - self.size // 2
+        position = torch.arange(side, device=device)
+        return (start <= position) & (position < start + self.size)

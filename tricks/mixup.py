@@ -1,0 +1,48 @@
+"""Mixup."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch.distributions import Beta
+from torch.nn import functional as F
+
+from tricks.trick import Batch, Trick, TrickError
+
+
+@dataclass
+class Mixup(Trick):
+    """Trains on blends of two images and of their targets, towards linear behaviour in between.
+
+    With one λ a batch, and each image x paired with another x̃ of the batch at random (section 2 of the
+    paper):
+
+        λ ~ Beta(α, α)        x′ = λ x + (1 − λ) x̃        y′ = λ y + (1 − λ) ỹ
+
+    Targets become class probabilities, for which the batch must tell the number of classes.
+
+    Args:
+        alpha: α; small values leave most batches nearly unmixed, 1 makes λ uniform.
+    """
+
+    alpha: float = 0.2
+
+    paper: ClassVar[str] = "Zhang et al., mixup: Beyond Empirical Risk Minimization, 2017 (arXiv 1710.09412)"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < float("inf"):
+            raise TrickError(f"alpha must be positive and finite, got {self.alpha}")
+
+    def batch(self, batch: Batch) -> Batch:
+        images, targets = batch.images, batch.targets
+        if not targets.is_floating_point():
+            if batch.classes < 1:
+                raise TrickError("mixup needs the number of classes: give Batch(..., classes=K)")
+            targets = F.one_hot(targets, batch.classes).float()
+        alpha = torch.full((), self.alpha, device=images.device)
+        share = Beta(alpha, alpha, validate_args=False).sample()  # validation would wait for the device
+        partner = torch.randperm(len(images), device=images.device)
+        return batch._replace(
+            images=share * images + (1 - share) * images[partner],
+            targets=share * targets + (1 - share) * targets[partner],
+        )

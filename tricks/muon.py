@@ -1,0 +1,131 @@
+"""Muon."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tricks.trick import Trick, TrickError
+
+
+@dataclass
+class Muon(Trick):
+    """Steps convolutions by an orthogonal matrix: all directions of the momentum count the same.
+
+    For every convolution's weight W, flattened to a matrix [outputs, inputs·k·k], with gradient G:
+
+        M ← μ M + G        O = NewtonSchulz(G + μ M)        W ← (1 − η·decay) W − η √max(1, rows/columns) O
+
+    where O approximates U Vᵀ for the singular value decomposition U S Vᵀ of its argument, by a few steps of
+    X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X. Without Nesterov momentum it is applied to M itself. All other
+    parameters stay with the optimizer that was given.
+
+    Args:
+        lr: learning rate η of the convolutions.
+        momentum: μ, at least 0 and below 1.
+        nesterov: look ahead by one step of momentum.
+        steps: Newton–Schulz iterations.
+        weight_decay: decoupled, relative to the learning rate.
+    """
+
+    lr: float = 0.1
+    momentum: float = 0.6
+    nesterov: bool = True
+    steps: int = 5
+    weight_decay: float = 0.0
+
+    paper: ClassVar[str] = "Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks, 2024"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < float("inf"):
+            raise TrickError(f"lr must be positive and finite, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise TrickError(f"momentum must be at least 0 and below 1, got {self.momentum}")
+        if not self.steps >= 1:
+            raise TrickError(f"steps must be at least 1, got {self.steps}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise TrickError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}")
+
+    def step(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+        weights = {m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad}
+        taken = []
+        for group in optimizer.param_groups:
+            taken += [parameter for parameter in group["params"] if parameter in weights]
+            group["params"] = [parameter for parameter in group["params"] if parameter not in weights]
+        if not taken:
+            raise TrickError("muon finds no convolution to train in this network")
+        return MuonOptimizer(
+            taken,
+            optimizer,
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            steps=self.steps,
+            weight_decay=self.weight_decay,
+        )
+
+
+class MuonOptimizer(torch.optim.Optimizer):
+    """Muon for convolutions, the first parameter group, and another optimizer for the groups after it."""
+
+    def __init__(self, convolutions: list[nn.Parameter], others: torch.optim.Optimizer, **hyperparameters: Any) -> None:
+        super().__init__(convolutions, hyperparameters)
+        self.others = others
+        self.param_groups += others.param_groups
+        self.state.update(others.state)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        muon, *rest = self.param_groups
+        # load_state_dict exchanges both, so the other optimizer is handed the present ones
+        self.others.param_groups, self.others.state = rest, self.state
+        self.others.step()
+        same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for weight in muon["params"]:
+            if weight.grad is not None:
+                same_shape[weight.shape].append(weight)
+        for weights in same_shape.values():
+            self._update(weights, muon)
+        return loss
+
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """One step of weights of the same shape, as one batch of matrices."""
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        moving = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_mul_(moving, group["momentum"])
+        torch._foreach_add_(moving, gradients)
+        directions = list(moving)
+        if group["nesterov"]:
+            directions = list(torch._foreach_add(gradients, moving, alpha=group["momentum"]))
+        matrices = torch.stack([direction.flatten(1) for direction in directions])
+        rows, columns = matrices.shape[1:]
+        updates = orthogonalize(matrices, group["steps"]) * max(1, rows / columns) ** 0.5
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, list(updates.reshape(-1, *weights[0].shape)), alpha=-group["lr"])
+
+
+def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
+    """Approximately the nearest (semi-)orthogonal matrix of each in [N, rows, columns], by Newton–Schulz.
+
+    The coefficients are chosen for speed: they drive all singular values quickly to about 0.7 … 1.2.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).float()  # the smaller side first: less to multiply
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the iteration wants singular values of at most 1
+    if x.is_cuda:
+        x = x.bfloat16()
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)

@@ -1,0 +1,133 @@
+"""Patch whitening."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tricks.surgery import replace_modules
+from tricks.trick import Trick, TrickError
+
+MAX_IMAGES = 2000  # some two million patches of 32×32 images: far more than the covariance needs
+
+
+class WhiteningConv2d(nn.Module):
+    """A bias-free convolution whose filters are a buffer: saved and loaded, but never trained or decayed."""
+
+    weight: Tensor
+
+    def __init__(self, filters: Tensor, stride: tuple[int, ...], padding: list[int]) -> None:
+        super().__init__()
+        self.register_buffer("weight", filters)
+        self.stride = stride
+        self.padding = padding
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(F.pad(images, self.padding), self.weight, stride=self.stride)
+
+    def extra_repr(self) -> str:
+        filters, channels, *kernel = self.weight.shape
+        shape = f"{channels}, {filters}, kernel_size={tuple(kernel)}"
+        return f"{shape}, stride={self.stride}, padding={self.padding}"
+
+
+@dataclass
+class PatchWhitening(Trick):
+    """Decorrelates the network's input with fixed filters, so that learning need not begin with that.
+
+    The filters are the eigenvectors of the covariance Σ of all k×k patches of the training images, each
+    scaled to give outputs of variance one:
+
+        Σ = U diag(λ) Uᵀ        wᵢ = uᵢ / √(λᵢ + ε)
+
+    They take the place of the first convolution, followed by a learned 1×1 convolution to its number of
+    channels; the size of the output stays the same. When the training images were not seen, as when
+    predicting, the filters are zeros that wait for saved weights.
+
+    Args:
+        eps: ε, added to the eigenvalues so that directions that hold only noise are not blown up.
+        kernel: side k of a patch, 2 or 3.
+    """
+
+    eps: float = 1e-2
+    kernel: Literal[2, 3] = 3
+
+    paper: ClassVar[str] = "Page, How to Train Your ResNet 8: Bag of Tricks, 2019 (myrtle.ai)"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < float("inf"):
+            raise TrickError(f"eps must be positive and finite, got {self.eps}")
+        if self.kernel not in (2, 3):
+            raise TrickError(f"kernel must be 2 or 3, got {self.kernel}")
+        self._channels = 3
+        self._filters: Tensor | None = None
+
+    @torch.no_grad()
+    def data(self, images: Tensor) -> None:
+        self._channels = images.shape[1]
+        if min(images.shape[2:]) < self.kernel:
+            raise TrickError(f"patches of {self.kernel}×{self.kernel} do not fit into the images")
+        count = min(len(images), MAX_IMAGES)
+        chosen = torch.arange(count, device=images.device) * len(images) // count
+        variance, directions = torch.linalg.eigh(patch_covariance(images[chosen].cpu(), self.kernel))
+        filters = directions.T.contiguous() / (variance.clamp(min=0) + self.eps).sqrt()[:, None]
+        self._filters = filters.view(-1, self._channels, self.kernel, self.kernel)
+
+    def model(self, model: nn.Module) -> nn.Module:
+        convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+        first = next((c for c in convolutions if c.in_channels == self._channels), None)
+        if first is None:
+            raise TrickError(f"patch_whitening finds no convolution with {self._channels} input channels to replace")
+        if max(first.kernel_size) > 7 or max(first.stride) > 2:
+            raise TrickError(
+                "patch_whitening needs a first convolution of kernel up to 7 and stride up to 2, "
+                f"not of kernel {max(first.kernel_size)} and stride {max(first.stride)}"
+            )
+        if type(first) is not nn.Conv2d:  # it may pad in a way of its own
+            raise TrickError(f"patch_whitening can replace a plain Conv2d, not a {type(first).__name__}")
+        return replace_modules(model, {first: self.whitened(first)})
+
+    def whitened(self, convolution: nn.Conv2d) -> nn.Sequential:
+        """The fixed and the learned convolution that take the place of `convolution`."""
+        filters = self._filters
+        if filters is None:
+            patch = (self._channels, self.kernel, self.kernel)
+            filters = torch.zeros(self._channels * self.kernel**2, *patch)
+        weight = convolution.weight
+        # a stride in the fixed convolution gives what a stride in the 1×1 would, for less work
+        fixed = WhiteningConv2d(filters.to(weight), convolution.stride, self._padding(convolution))
+        bias = convolution.bias is not None
+        learned = nn.Conv2d(
+            len(filters), convolution.out_channels, 1, bias=bias, device=weight.device, dtype=weight.dtype
+        )
+        return nn.Sequential(fixed, learned).train(convolution.training)
+
+    def _padding(self, convolution: nn.Conv2d) -> list[int]:
+        """Padding (left, right, top, bottom) that keeps the output size; negative is a crop."""
+        padding: list[int] = []
+        for axis in (1, 0):
+            reach = convolution.dilation[axis] * (convolution.kernel_size[axis] - 1)
+            if isinstance(convolution.padding, str):
+                total = reach if convolution.padding == "same" else 0
+            else:
+                total = 2 * convolution.padding[axis]
+            total += self.kernel - 1 - reach
+            padding += [total // 2, total - total // 2]
+        return padding
+
+
+def patch_covariance(images: Tensor, kernel: int) -> Tensor:
+    """Covariance [C·k², C·k²] of all k×k patches of the images [N, C, H, W], in float64."""
+    size = images.shape[1] * kernel**2
+    total = torch.zeros(size, dtype=torch.float64, device=images.device)
+    products = torch.zeros(size, size, dtype=torch.float64, device=images.device)
+    count = 0
+    for part in images.split(16):  # the patches of all images at once would be large
+        patches = F.unfold(part.double(), kernel).transpose(0, 1).flatten(1)
+        total += patches.sum(dim=1)
+        products += patches @ patches.T
+        count += patches.shape[1]
+    mean = total / count
+    return products / count - mean.outer(mean)

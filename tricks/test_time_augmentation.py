@@ -1,0 +1,44 @@
+"""Test-time augmentation."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from tricks.trick import Forward, Trick, TrickError
+
+
+@dataclass
+class TestTimeAugmentation(Trick):
+    """Predicts with the average of the logits over several views of each image.
+
+    In mode `mirror` the views are the image and its mirror image, at half the weight each. In mode
+    `mirror+shift` they are the image, and the image shifted by one pixel (padded by reflection) down and
+    right and, as another, up and left, with weights 1/2, 1/4 and 1/4, each shared with its mirror image:
+    six forward passes.
+
+    Args:
+        mode: `mirror` or `mirror+shift`.
+    """
+
+    mode: Literal["mirror", "mirror+shift"] = "mirror"
+
+    __test__: ClassVar[bool] = False  # for pytest, which takes a class Test… for tests
+    paper: ClassVar[str] = "Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024 (arXiv 2404.00498)"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("mirror", "mirror+shift"):
+            raise TrickError(f"mode must be mirror or mirror+shift, got {self.mode}")
+
+    def prediction(self, forward: Forward) -> Forward:
+        def mirrored(images: Tensor) -> Tensor:
+            return (forward(images) + forward(images.flip(3))) / 2
+
+        def mirrored_and_shifted(images: Tensor) -> Tensor:
+            height, width = images.shape[2:]
+            padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+            shifted = mirrored(padded[..., :height, :width]) + mirrored(padded[..., 2:, 2:])
+            return mirrored(images) / 2 + shifted / 4
+
+        return mirrored if self.mode == "mirror" else mirrored_and_shifted

@@ -1,0 +1,122 @@
+"""What a trick is: the one-way flow of training, and the places in it where a trick may act.
+
+    images → batch → model → loss → gradient → step → weights → prediction
+
+A trick overrides the method of each stage it acts at. What it leaves alone costs nothing.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """What one training step sees.
+
+    Attributes:
+        images: float [B, C, H, W], normalised to mean 0 and deviation 1 a channel.
+        targets: int64 [B] class indices, or float [B, K] class probabilities.
+        progress: 0 at the first step, 1 at the planned last one.
+        step: number of this step, from 0.
+        classes: number of classes K; 0 where it is not known.
+    """
+
+    images: Tensor
+    targets: Tensor
+    progress: float = 0.0
+    step: int = 0
+    classes: int = 0
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits [B, K], targets) → scalar mean loss."""
+
+Compute = Callable[[Batch], Tensor]
+"""A batch → its loss (detached), leaving the true (unscaled) gradient in `.grad` of every parameter.
+Each call overwrites the gradients of the call before."""
+
+Forward = Callable[[Tensor], Tensor]
+"""Normalised images [B, C, H, W] → logits [B, K]."""
+
+State = dict[str, Tensor]
+"""A module's parameters and buffers by name, as `state_dict()` gives them."""
+
+
+class TrickError(ValueError):
+    """A trick cannot be used like this; the message says why and what to do, in one line."""
+
+
+class Trick:
+    """Base of all tricks. Subclasses are dataclasses: the fields are the hyperparameters."""
+
+    paper: ClassVar[str] = ""
+    """Where the trick was published, as one line."""
+
+    def data(self, images: Tensor) -> None:
+        """Looks at the normalised training images, float [N, C, H, W], once, before the first step."""
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """Changes the network. Must build the same structure with and without a call of `data` before."""
+        return model
+
+    def batch(self, batch: Batch) -> Batch:
+        """Changes the images and targets of one step."""
+        return batch
+
+    def loss(self, loss: Loss) -> Loss:
+        """Wraps the loss function."""
+        return loss
+
+    def gradient(self, compute: Compute, model: nn.Module) -> Compute:
+        """Wraps the computation of the gradient on `model`'s parameters."""
+        return compute
+
+    def step(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+        """Wraps or replaces the optimizer of `model`'s parameters."""
+        return optimizer
+
+    def weights(self, state: State, step: int) -> State:
+        """Called after every step; returns the weights to keep and predict with, under the same names.
+
+        `state` is live: its tensors change in place from step to step.
+        """
+        return state
+
+    def prediction(self, forward: Forward) -> Forward:
+        """Wraps the forward pass used for prediction."""
+        return forward
+
+    @classmethod
+    def name(cls) -> str:
+        """The trick's name in recipes: the class name in snake_case."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
+    @classmethod
+    def stages(cls) -> tuple[str, ...]:
+        """The stages this trick acts at, in the order of the flow."""
+        return tuple(stage for stage in STAGES if getattr(cls, stage) is not getattr(Trick, stage))
+
+
+STAGES = ("data", "model", "batch", "loss", "gradient", "step", "weights", "prediction")
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, training-mode batch norms normalise by their batch but leave running statistics as they are."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def parameters_with_gradient(model: nn.Module) -> list[Tensor]:
+    """The parameters that the last backward pass reached."""
+    return [parameter for parameter in model.parameters() if parameter.grad is not None]

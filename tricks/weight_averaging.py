@@ -1,0 +1,53 @@
+"""Weight averaging."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from tricks.trick import State, Trick, TrickError
+
+
+@dataclass
+class WeightAveraging(Trick):
+    """Keeps and predicts with a moving average of the weights, which is better than the last ones.
+
+    At the n-th update
+
+        θ̄ ← d θ̄ + (1 − d) θ        d = min(decay, (1 + n) / (10 + n))
+
+    so that an average begun at initialisation soon forgets it. Batch norm's running statistics are
+    averaged alike; integers (its counter) are copied.
+
+    Args:
+        decay: largest d, at least 0 and below 1.
+        interval: update at every `interval`-th step only.
+    """
+
+    decay: float = 0.99
+    interval: int = 5
+
+    paper: ClassVar[str] = "Polyak & Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise TrickError(f"decay must be at least 0 and below 1, got {self.decay}")
+        if not self.interval >= 1:
+            raise TrickError(f"interval must be at least 1, got {self.interval}")
+        self._average: State = {}
+        self._updates = 0
+
+    @torch.no_grad()
+    def weights(self, state: State, step: int) -> State:
+        if step == 0 or not self._average:
+            self._average = {name: tensor.detach().clone() for name, tensor in state.items()}
+            self._updates = 0
+        elif step % self.interval == 0:
+            self._updates += 1
+            decay = min(self.decay, (1 + self._updates) / (10 + self._updates))
+            floats = [name for name, tensor in state.items() if tensor.is_floating_point()]
+            average = [self._average[name] for name in floats]
+            torch._foreach_lerp_(average, [state[name] for name in floats], 1 - decay)
+            for name in state.keys() - floats:
+                self._average[name].copy_(state[name])
+        return self._average
