@@ -262,8 +262,7 @@ def _read_cifar10(data_root: str | Path | None) -> tuple[_Source, _Source]:
         problem += f", and {CIFAR10_URL} does not answer"
     raise _error(
         "cifar10",
-        f"{problem}: unpack cifar-10-python.tar.gz to {roots[0] / CIFAR10_FOLDER}, "
-        "or choose --data digits or --data PATH",
+        f"{problem}: unpack cifar-10-python.tar.gz in {roots[0]}, or choose --data digits or --data PATH",
     )
 
 

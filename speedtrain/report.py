@@ -178,12 +178,13 @@ def _time(result: Mapping[str, Any]) -> Html:
         return Html()
     others = (name for name in phases if name != "train")
     colours = {name: OTHER_PHASES[i % len(OTHER_PHASES)] for i, name in enumerate(others)} | {"train": BLUE}
-    bar, rows = [], []
+    bar: list[Html] = []
+    rows: list[Sequence[object]] = []
     for name, seconds in phases.items():
         bar.append(tag("i", style=f"flex-grow:{seconds / total:.6f};background:{colours[name]}"))
         key = tag("span", tag("i", style=f"background:{colours[name]}"), name, class_="key")
         rows.append((key, _number(seconds, 1, " s"), _percent(seconds / total)))
-    rows.append((Html("sum"), _number(total, 1, " s"), _percent(1)))
+    rows.append(("sum", _number(total, 1, " s"), _percent(1)))
     table = _table("Phases of the training process", ("phase", "time", "share"), rows, "plain sum")
     off_clock = {f"{name}, off the clock": f"{s:,.1f} s" for name, s in (result.get("off_clock") or {}).items()}
     picture = tag("div", *bar, class_="bar", aria_hidden="true")

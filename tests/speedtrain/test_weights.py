@@ -1,0 +1,89 @@
+"""A weights file is whole at every instant, whatever happens to the process that writes it."""
+
+import os
+import pickle
+import random
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from speedtrain.errors import UserError
+from speedtrain.weights import load_weights, save_weights, write_whole
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    state = {"a": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last), "n": torch.tensor(3)}
+    save_weights(tmp_path / "w", state, {"step": 7, "progress": 0.1})
+    loaded, facts = load_weights(tmp_path / "w")
+    assert facts == {"step": 7, "progress": 0.1}
+    assert all(torch.equal(state[name], loaded[name]) for name in state)
+    assert [file.name for file in tmp_path.iterdir()] == ["w"]
+
+
+def test_a_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
+    code = f"""
+        from pathlib import Path
+        import torch
+        from speedtrain.weights import save_weights
+        step = 0
+        while True:
+            step += 1
+            save_weights(Path({str(tmp_path / "w")!r}), {{"a": torch.full((500_000,), float(step))}}, {{"step": step}})
+            print(step, flush=True)
+    """
+    chance = random.Random(0)
+    for _ in range(6):
+        writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(chance.uniform(0.0, 0.1))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        state, facts = load_weights(tmp_path / "w")
+        assert (state["a"] == facts["step"]).all()
+
+
+def test_a_full_disk_keeps_the_last_whole_file(tmp_path: Path) -> None:
+    """The size limit of a process stands in for the end of the disk: the write fails half-way either way."""
+    path = tmp_path / "w"
+    write_whole(path, b"old")
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            write_whole(path, b"x" * 5000)
+        except OSError:
+            os._exit(42)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["w"]
+
+
+def test_a_pickle_is_not_weights_and_is_not_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    (tmp_path / "w").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(UserError, match="not a readable weights file"):
+        load_weights(tmp_path / "w")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_or_cut_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a readable weights file"):
+        load_weights(tmp_path / "nothing")
+    save_weights(tmp_path / "w", {"a": torch.zeros(1000)}, {})
+    (tmp_path / "w").write_bytes((tmp_path / "w").read_bytes()[:-100])
+    with pytest.raises(UserError, match="not a readable weights file"):
+        load_weights(tmp_path / "w")

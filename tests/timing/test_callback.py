@@ -1,0 +1,106 @@
+"""The budget callback in a plain Lightning project that knows nothing of speedtrain."""
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from timing import Budget, BudgetCallback
+
+
+class Slow(L.LightningModule):
+    """A linear model whose steps take a while."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        super().__init__()
+        self.layer, self.seconds = torch.nn.Linear(2, 1), seconds
+        self.lrs: list[float] = []
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        time.sleep(self.seconds)
+        self.lrs.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        return self.layer(batch[0]).square().mean()
+
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        time.sleep(self.seconds)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+def fit(module: Slow, clock: BudgetCallback, **options: object) -> None:
+    loader = DataLoader(TensorDataset(torch.randn(40, 2)), batch_size=4)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet["enable_model_summary"] = False
+    trainer = L.Trainer(accelerator="cpu", max_epochs=-1, callbacks=[clock], num_sanity_val_steps=0, **quiet, **options)
+    trainer.fit(module, loader, loader)
+
+
+def test_stops_in_time_anneals_fully_and_accounts_for_everything(tmp_path: Path) -> None:
+    budget = Budget(4.0, time.monotonic())
+    clock = BudgetCallback(budget, reserve=0.3, lr_schedule=lambda progress: 1 - progress)
+    module = Slow()
+    fit(module, clock, default_root_dir=tmp_path)
+    assert 0.0 < budget.remaining() < 1.0
+    assert module.lrs[0] == 0.5
+    assert module.lrs == sorted(module.lrs, reverse=True)
+    assert module.lrs[-1] < 0.05
+    phases = clock.ledger.phases()
+    assert sum(phases.values()) == pytest.approx(budget.elapsed(), abs=0.05)
+    assert phases["train"] > 0.5
+    assert phases["validate"] > 0.3
+
+
+def test_stop_ends_the_fit_after_the_step_at_hand(tmp_path: Path) -> None:
+    clock = BudgetCallback(Budget(600, time.monotonic()))
+    module = Slow()
+
+    class StopAtThird(L.Callback):
+        def on_train_batch_start(self, *_: object) -> None:
+            if len(module.lrs) == 2:
+                clock.stop()
+
+    loader = DataLoader(TensorDataset(torch.randn(40, 2)), batch_size=4)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=-1, callbacks=[StopAtThird(), clock], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, loader)
+    assert len(module.lrs) == 3
+
+
+def test_two_ranks_follow_one_clock(tmp_path: Path) -> None:
+    """Rank 1 is slow and was born later; both must take the same steps at the same learning rates."""
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import json, os, time
+        import lightning as L, torch
+        from lightning.pytorch.strategies import DDPStrategy
+        from torch.utils.data import DataLoader, TensorDataset
+        from timing import Budget, BudgetCallback
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_callback import Slow
+
+        rank = int(os.environ.get("LOCAL_RANK", 0))
+        clock = BudgetCallback(Budget(40.0 if rank else 12.0, time.monotonic()), lr_schedule=lambda p: 1 - p)
+        module = Slow(0.03 if rank else 0.01)
+        trainer = L.Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(process_group_backend="gloo"),
+            max_epochs=-1, callbacks=[clock], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, limit_val_batches=0)
+        torch.manual_seed(0)
+        trainer.fit(module, DataLoader(TensorDataset(torch.randn(40, 2)), batch_size=4))
+        json.dump([module.lrs, module.layer.weight.tolist()], open(f"{tmp_path}/rank{{rank}}.json", "w"))
+        """)
+    )
+    subprocess.run([sys.executable, str(script)], check=True, cwd=tmp_path, timeout=120, capture_output=True)
+    first, second = ((tmp_path / f"rank{rank}.json").read_text() for rank in (0, 1))
+    assert first == second
+    assert len(first) > 100

@@ -1,0 +1,95 @@
+"""The budget counts from the birth of the process, and the ledger adds up."""
+
+import contextlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from timing import Budget, Ledger, Pacer, RecordedPacer, process_birth
+
+
+def test_birth_is_when_the_process_was_started_not_when_it_asks() -> None:
+    code = "import time; time.sleep(0.5); from timing import process_birth; print(repr(process_birth()))"
+    before = time.monotonic()
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    # Linux gives the birth in ticks of 10 ms
+    assert before - 0.02 <= float(told) < before + 0.4
+
+
+def test_birth_does_not_move() -> None:
+    first = process_birth()
+    time.sleep(0.05)
+    assert process_birth() == pytest.approx(first, abs=0.002)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_budget_is_a_positive_number(seconds: float) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        Budget(seconds, 0.0)
+
+
+def test_elapsed_and_remaining_make_up_the_budget() -> None:
+    budget = Budget(10, time.monotonic() - 4)
+    assert budget.elapsed() == pytest.approx(4, abs=0.1)
+    assert budget.elapsed() + budget.remaining() == pytest.approx(10, abs=0.001)
+
+
+def test_ledger_books_every_second_once() -> None:
+    born = time.monotonic()
+    ledger = Ledger(born)
+    time.sleep(0.02)
+    with ledger.phase("train"):
+        time.sleep(0.05)
+        with ledger.phase("save"):
+            time.sleep(0.03)
+        time.sleep(0.05)
+    time.sleep(0.01)
+    with ledger.phase("train"):
+        time.sleep(0.02)
+    phases = ledger.phases()
+    wall = time.monotonic() - born
+    assert list(phases) == ["start", "train", "save", "other"]
+    assert sum(phases.values()) == pytest.approx(wall, abs=0.001)
+    assert phases["train"] >= 0.12
+    assert 0.03 <= phases["save"] < 0.12
+
+
+def test_a_phase_ended_by_an_error_is_booked() -> None:
+    ledger = Ledger(time.monotonic())
+    with contextlib.suppress(RuntimeError), ledger.phase("train"):
+        time.sleep(0.02)
+        raise RuntimeError
+    time.sleep(0.01)
+    assert 0.02 <= ledger.phases()["train"] < 0.02 + ledger.phases()["other"] + 0.02
+
+
+def pace(pacer: Pacer, step: float, slow_after: int = 10**9, slow: float = 0.0) -> list[float]:
+    progress = []
+    while (now := pacer.next()) is not None:
+        progress.append(now)
+        time.sleep(slow if len(progress) > slow_after else step)
+    return progress
+
+
+def test_progress_runs_from_0_to_1_in_time_whatever_the_speed() -> None:
+    budget = Budget(1.2, time.monotonic())
+    progress = pace(Pacer(budget, reserve=0.2), 0.01, slow_after=40, slow=0.04)
+    over = budget.remaining()
+    assert progress[0] == 0.0
+    assert progress == sorted(progress)
+    assert progress[-1] > 0.9  # the last step begins where one more would not fit
+    assert over > 0.1  # of the reserve of 0.2 s, a step's jitter may be used
+    assert over < 0.4
+    fast, slow = (progress[30] - progress[10]) / 20, (progress[-1] - progress[-4]) / 3
+    assert slow > 2 * fast  # a slow machine's steps are worth more progress each
+
+
+def test_no_step_is_granted_after_the_end() -> None:
+    assert Pacer(Budget(1.0, time.monotonic() - 0.9), reserve=0.2).next() is None
+
+
+def test_recorded_pacer_repeats_the_record() -> None:
+    pacer = RecordedPacer([0.0, 0.25, 0.5])
+    assert [pacer.next() for _ in range(4)] == [0.0, 0.25, 0.5, None]

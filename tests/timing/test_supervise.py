@@ -1,0 +1,170 @@
+"""The guard against real processes: what must die dies, when it must, and nothing else is left."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from timing import Death, Guarded
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", textwrap.dedent(code)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+STUBBORN = """
+    import os, signal, subprocess, sys, time
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    same = subprocess.Popen(["sleep", "600"])
+    own = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    from timing import send_event
+    send_event({"pids": [os.getpid(), same.pid, own.pid]})
+    STUCK
+"""
+STUCK = {
+    "sleeps": "time.sleep(600)",
+    "computes": "while True: pass",
+    "in one C call": "pow(7, 10**9)",
+    "is stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
+}
+
+
+@pytest.mark.parametrize("stuck", list(STUCK))
+def test_the_deadline_kills_whatever_the_command_does_and_all_its_children(stuck: str) -> None:
+    heard: list[dict] = []
+    with Guarded(python(STUBBORN.replace("STUCK", STUCK[stuck])), 1.5, on_event=heard.append) as job:
+        death = job.wait()
+    assert death.reason == "deadline"
+    assert death.returncode == -signal.SIGKILL
+    assert 1.5 <= death.wall_seconds < 3.0  # a kill is late by milliseconds; a busy machine may add some
+    assert not any(map(alive, heard[0]["pids"]))
+
+
+def test_a_daemon_left_behind_dies_with_the_command() -> None:
+    heard: list[dict] = []
+    code = """
+        import os, sys, time
+        from timing import send_event
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:  # a daemon by the book: its parent is gone, its session is its own
+                send_event({"pid": os.getpid()})
+                time.sleep(600)
+            os._exit(0)
+        os.wait()
+        time.sleep(0.3)
+    """
+    with Guarded(python(code), 30, on_event=heard.append) as job:
+        death = job.wait()
+    assert death.reason == "exited"
+    assert death.wall_seconds < 20
+    assert not alive(heard[0]["pid"])
+
+
+def test_exit_status_and_wall_time_are_the_commands() -> None:
+    with Guarded(python("import sys, time; time.sleep(0.3); sys.exit(7)"), 60) as job:
+        death = job.wait()
+    assert (death.reason, death.returncode) == ("exited", 7)
+    assert 0.3 <= death.wall_seconds < 20
+
+
+def test_an_interrupt_is_a_sigterm_that_the_command_may_act_on() -> None:
+    code = """
+        import signal, sys, time
+        from timing import send_event
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+        send_event({"ready": True})
+        time.sleep(600)
+    """
+    with Guarded(python(code), 60, on_event=lambda event: job.interrupt()) as job:
+        assert job.wait().reason == "interrupted"
+    with Guarded(python(code), 60, on_event=lambda event: job.interrupt()) as job:
+        assert job.wait().returncode == 5
+
+
+def test_an_interrupt_that_is_ignored_becomes_a_kill_after_the_grace() -> None:
+    heard: list[dict] = []
+    with Guarded(
+        python(STUBBORN.replace("STUCK", "time.sleep(600)")),
+        600,
+        grace=0.5,
+        on_event=lambda event: (heard.append(event), job.interrupt()),
+    ) as job:
+        death = job.wait()
+    assert (death.reason, death.returncode) == ("interrupted", -signal.SIGKILL)
+    assert not any(map(alive, heard[0]["pids"]))
+
+
+def test_leaving_the_context_kills_at_once() -> None:
+    job = Guarded(python(STUBBORN.replace("STUCK", "time.sleep(600)")), 600)
+    with contextlib.suppress(ZeroDivisionError), job:
+        assert alive(job.pid)
+        raise ZeroDivisionError
+    assert not alive(job.pid)
+
+
+FRONT = """
+    import sys
+    from timing import Guarded
+    job = Guarded([sys.executable, "-c", sys.argv[1]], 600, on_event=lambda event: print(*event["pids"], flush=True))
+    print(job._guard.pid, flush=True)
+    job.wait()
+"""
+
+
+@pytest.mark.parametrize("victim", ["front", "guard"])
+def test_nothing_outlives_a_killed_front_or_a_killed_guard(victim: str) -> None:
+    command = [*python(FRONT), textwrap.dedent(STUBBORN.replace("STUCK", "time.sleep(600)"))]
+    front = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert front.stdout is not None
+    guard = int(front.stdout.readline())
+    worker, same, own = map(int, front.stdout.readline().split())
+    os.kill(front.pid if victim == "front" else guard, signal.SIGKILL)
+    front.wait(20)
+    wait_until(lambda: not alive(guard) and not alive(worker))
+    if victim == "front":  # the guard was there to find them all
+        wait_until(lambda: not alive(same) and not alive(own))
+    for pid in (same, own):
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    front.stdout.close()
+
+
+def test_a_reader_who_sleeps_does_not_hold_up_the_command() -> None:
+    code = """
+        from timing import send_event
+        for number in range(5000):
+            send_event({"number": number, "filler": "x" * 200})
+    """
+    with Guarded(python(code), 60) as job:
+        wait_until(lambda: not alive(job.pid))  # a megabyte of events, and nobody has read one yet
+        death = job.wait()
+    assert death == Death("exited", 0, death.wall_seconds)
+
+
+def test_a_command_that_does_not_exist_says_so() -> None:
+    with pytest.raises(OSError, match="could not start"):
+        Guarded(["/no/such/program"], 5)
