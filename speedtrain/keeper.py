@@ -81,7 +81,7 @@ class Keeper(L.Callback):
         self._clock_file = _Appended(run / "clock.csv", "step,progress,snapshot\n")
         self._metrics_file = _Appended(run / "metrics.csv", ",".join(METRICS) + "\n")
         self._next_save = self._next_report = 0.0
-        self._rate = (0.0, 0)
+        self._rate, self._rate_since = 0.0, (0.0, 0)
         self._disk_full = False
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -89,9 +89,9 @@ class Keeper(L.Callback):
         self._averaging: Sequence[Trick] = [trick for trick in self.training.tricks if "weights" in trick.stages()]
         self._kept = self._live = dict(self.training.classifier.state_dict())
         self._snapshot()
-        self._rate = (time.monotonic(), 0)
+        self._rate_since = (time.monotonic(), 0)
         self._next_save = time.monotonic() + FIRST_SAVE
-        self._next_report = time.monotonic()
+        self._next_report = time.monotonic() + REPORT_EVERY
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: L.LightningModule, batch: Tensor, batch_idx: int
@@ -184,9 +184,10 @@ class Keeper(L.Callback):
             self.pacer.reserve = LEAVE_SECONDS + 1.5 * seconds
 
     def _report(self, now: float) -> None:
-        began, images = self._rate
-        rate = (self.images_seen - images) / max(now - began, 1e-9)
-        self._rate = (now, self.images_seen)
+        began, images = self._rate_since
+        if now - began >= REPORT_EVERY:  # over less, at the very end, it would be a matter of chance
+            self._rate = (self.images_seen - images) / (now - began)
+            self._rate_since = (now, self.images_seen)
         self._next_report = now + REPORT_EVERY
         assert self.training.last_loss is not None
         row: dict[str, Any] = {
@@ -196,7 +197,7 @@ class Keeper(L.Callback):
             "epoch": round(self.images_seen / self.training.num_images, 3),
             "loss": self.training.last_loss.item(),
             "lr": self.training.optimizer.param_groups[0]["lr"],
-            "images_per_second": round(rate, 1),
+            "images_per_second": round(self._rate, 1),
             "side": self.training.last_side,
         }
         text = io.StringIO()

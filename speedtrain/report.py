@@ -183,8 +183,8 @@ def _time(result: Mapping[str, Any]) -> Html:
     for name, seconds in phases.items():
         bar.append(tag("i", style=f"flex-grow:{seconds / total:.6f};background:{colours[name]}"))
         key = tag("span", tag("i", style=f"background:{colours[name]}"), name, class_="key")
-        rows.append((key, _number(seconds, 1, " s"), _percent(seconds / total)))
-    rows.append(("sum", _number(total, 1, " s"), _percent(1)))
+        rows.append((key, _number(seconds, 2, " s"), _percent(seconds / total)))
+    rows.append(("sum", _number(total, 2, " s"), _percent(1)))
     table = _table("Phases of the training process", ("phase", "time", "share"), rows, "plain sum")
     off_clock = {f"{name}, off the clock": f"{s:,.1f} s" for name, s in (result.get("off_clock") or {}).items()}
     picture = tag("div", *bar, class_="bar", aria_hidden="true")
@@ -320,7 +320,7 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
         finite = loss[np.isfinite(loss)]
         if len(finite):
             # one loss gone wild must flatten neither the others nor their mean
-            ceiling = 1.15 * np.percentile(finite, 99)
+            ceiling = 1.2 * np.percentile(finite, 99) or 1.0
             marker = "o" if len(seconds) < 30 else None
             top.plot(seconds, loss, color=BLUE, alpha=0.25, linewidth=0.7, label="raw")
             top.plot(seconds, _smooth(np.minimum(loss, ceiling)), color=BLUE, marker=marker, label="smoothed")
@@ -336,7 +336,8 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
             for panel in panels:
                 panel.set_yticks([])
 
-        above = {"xycoords": top.get_xaxis_transform(), "textcoords": "offset points", "color": "#555555"}
+        place = {"xycoords": top.get_xaxis_transform(), "textcoords": "offset points"}
+        above = place | {"color": "#555555", "fontsize": 9}
         top.annotate(f"before training {begin:,.1f} s", (0, 1), (0, 5), **above)
         top.annotate(f"deadline {budget:g} s", (budget, 1), (0, 5), ha="right", **above)
         if wall - end >= 0.05:
@@ -403,13 +404,14 @@ caption { text-align: left; padding-bottom: .4rem }
 th { font-weight: 500; text-align: left }
 thead th { color: var(--faint); vertical-align: bottom }
 td b { display: block; font-weight: 400; border-radius: 3px }
-.plain th, .plain td { padding: .2rem .75rem; white-space: nowrap; border-bottom: 1px solid var(--line) }
+.plain th, .plain td { padding: .2rem .75rem; border-bottom: 1px solid var(--line); max-width: 20rem }
 .plain td, .plain thead th:not(:first-child) { text-align: right }
 .sum tbody tr:last-child > * { font-weight: 700; border-bottom: 0 }
 .classes b { min-width: 7rem; padding: 0 .4rem;
   background: linear-gradient(90deg, rgb(var(--blue) / .35) var(--width), var(--soft) 0) }
 .confusion tbody th { position: sticky; left: 0; background: var(--page); padding-right: .5rem; max-width: 9rem }
-.confusion tbody th, .confusion thead span { overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
+.plain th, .plain td, .confusion tbody th, .confusion thead span {
+  overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
 .confusion thead th:not(:first-child) { text-align: center }
 .confusion thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9rem }
 .confusion td { padding: 1px }

@@ -96,13 +96,13 @@ def train(
     )
     display = Display(quiet)
     off_clock = {"data": time.monotonic() - begun}
-    return execute(config, loaded, new_folder(out), display, off_clock=off_clock)
+    return execute(config, loaded, out, display, off_clock=off_clock)
 
 
 def execute(
     config: Config,
     data: Data,
-    run: Path,
+    out: str | Path | None,
     display: Display,
     *,
     off_clock: dict[str, float],
@@ -111,12 +111,13 @@ def execute(
     """Checks, trains and scores one configuration; see `train`.
 
     Args:
-        run: an empty folder.
+        out: run directory, as for `train`.
         replay: a `clock.csv` to follow instead of the clock, and how many steps of it.
     """
     begun = time.monotonic()
     notes = [*data.notes, *_settle_machine(config)]
     check_network(config, data.train)
+    run = new_folder(out)
     for note in notes:
         display.say(note)
     _write_config(run, config)
@@ -170,7 +171,7 @@ def replay(source: Path, out: str | Path | None = None, *, quiet: bool = True) -
     display = Display(quiet)
     record = (source.absolute() / "clock.csv", int(str(facts["step"])))
     off_clock = {"data": time.monotonic() - begun}
-    result = execute(config, data, new_folder(out), display, off_clock=off_clock, replay=record)
+    result = execute(config, data, out, display, off_clock=off_clock, replay=record)
     path = Path(result["out"]) / "weights.safetensors"
     again = load_weights(path)[0] if path.exists() else {}
     same = saved.keys() == again.keys() and all(torch.equal(saved[name], again[name]) for name in saved)
@@ -400,6 +401,8 @@ class _Worker:
                 _write_config(self.run, self.config)
                 for reason in self.plan["reasons"]:
                     self.display.say(reason)
+            case "phase":
+                self.last = event
             case "step":
                 self.last = event
                 self.display.step(event)
@@ -517,4 +520,9 @@ def _too_small(config: Config, train: Images, run: Path, display: Display) -> st
     if probe.done is None:
         return probe.failure(death) or "the training process did not take a step"
     enough = math.ceil(1.3 * death.wall_seconds + 0.5)
+    if enough <= config.budget:
+        return (
+            f"the budget of {config.budget:g} s ended before the first step was saved, which a second try did in "
+            f"{death.wall_seconds:.1f} s: something else keeps this machine busy"
+        )
     return f"a budget of {config.budget:g} s is too small to take a single step here; about {enough} s is the smallest"

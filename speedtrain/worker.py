@@ -73,6 +73,7 @@ def train(
             config.batch_size, config.precision = plan.batch_size, plan.precision
             config.width = plan.width or config.width
             send_event({"event": "plan", "plan": plan.as_dict()})
+    send_event({"event": "phase", "phases": ledger.phases()})  # should this be the last that is heard
 
     with ledger.phase("build"):
         torch.manual_seed(config.seed)

@@ -1,0 +1,195 @@
+"""The command as a person types it: bad input gets one line and exit code 2, before anything starts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from speedtrain.cli import main
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    generator = np.random.default_rng(0)
+    np.savez(
+        path,
+        images=generator.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8),
+        labels=np.arange(40, dtype=np.int64) % 4,
+    )
+    return str(path)
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command says on refusing the arguments: one line, exit code 2."""
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    return error
+
+
+BAD = {
+    "--budget 0": "positive",
+    "--budget -5": "positive",
+    "--budget nan": "number",
+    "--budget .nan": "positive",
+    "--budget inf": "number",
+    "--budget .inf": "positive",
+    "--budget soon": "must be a number, got 'soon'",
+    "": "--budget is missing",
+    "--budget 9 --tricks sma": "did you mean 'sam'",
+    "--budget 9 --with flop": "did you mean 'flip'",
+    "--budget 9 --without sam": "not on",
+    "--budget 9 --set sam.rho=0.1": "--with sam",
+    "--budget 9 --with sam --set sam.roh=0.1": "did you mean 'rho'",
+    "--budget 9 --with sam --set sam.rho=big": "sam.rho must be a number, got 'big'",
+    "--budget 9 --with sam --set sam.rho=-1": "rho must be positive",
+    "--budget 9 --with sam --set sam.rho=.nan": "rho must be positive",
+    "--budget 9 --with sam --set sam.interval=1.5": "whole number",
+    "--budget 9 --set flip.probability=2": "probability",
+    "--budget 9 --set gradient_centralization.rho=1": "has no hyperparameter",
+    "--budget 9 --set widht=8": "did you mean 'width'",
+    "--budget 9 --set width=wide": "whole number or auto",
+    "--budget 9 --set width=0": "positive",
+    "--budget 9 --set width": "KEY=VALUE",
+    "--budget 9 --set schedule=[[0,1]]": "schedule",
+    "--budget 9 --set lr=-1": "positive",
+    "--budget 9 --recipe outo": "did you mean 'auto'",
+    "--budget 9 --recipe missing.yaml": "no such file",
+    "--budget 9 --device tpu": "auto or cpu or cuda",
+    "--budget 9 --seed x": "whole number",
+    "--budget 9 --seed -1": "0 or more",
+    "--budget 9 --threads 0": "positive",
+    "--budget 9 --per-class some": "whole number or all",
+    "--budget 9 --model resnet10": "resnet9 or timm:NAME",
+    "--budget 9 --model timm:resnet18x": "resnet18",
+    "--budget 9 --model timm:vit_base_patch16_224": "patch_whitening needs",
+    "--budget 9 --model timm:vit_base_patch16_224 --tricks none": "does not work on 32×32",
+    "--budget 9 --frobnicate 3": "--frobnicate",
+    "--budget 9 --data missing.npz": "missing.npz",
+    "--budget 9 --precision": "--precision",
+    "tain --budget 9": "did you mean 'train'",
+    "predict --run nowhere --images x --out y.npz": "not a run directory",
+    "replay --run nowhere": "not a run directory",
+}
+
+
+@pytest.mark.parametrize("arguments", list(BAD))
+def test_bad_input_gets_one_clear_line(
+    arguments: str, images: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = arguments.split()
+    if words and words[0] not in ("tain", "predict", "replay") and "--data" not in words:
+        words += ["--data", images]
+    assert BAD[arguments] in refused(words, capsys)
+    assert not Path("runs").exists()  # nothing had begun
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()")
+def test_cuda_asked_for_and_absent(images: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--device cpu" in refused(["--budget", "9", "--data", images, "--device", "cuda"], capsys)
+
+
+BAD_RECIPES = {
+    "lr: [1, 2": "not valid YAML",
+    "- lr": "mapping",
+    "lerning_rate: 1": "unknown key",
+    "tricks: [sam]": "tricks must be a mapping",
+    "tricks: {sam: 3}": "sam: hyperparameters must be a mapping",
+    "tricks: {smo: {}}": "did you mean 'sam'",
+    "lr: fast": "lr must be a number",
+    "nesterov: perhaps": "true or false",
+}
+
+
+@pytest.mark.parametrize("text", list(BAD_RECIPES))
+def test_a_bad_recipe_gets_one_clear_line(
+    text: str, images: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    assert BAD_RECIPES[text] in refused(["--budget", "9", "--data", images, "--recipe", str(recipe)], capsys)
+
+
+def test_a_run_directory_in_use_is_refused_and_left_alone(
+    images: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "precious").write_text("mine")
+    said = refused(["--budget", "9", "--data", images, "--out", str(tmp_path)], capsys)
+    assert "not empty" in said
+    assert [file.name for file in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_run_directory_that_cannot_be_made_is_refused(
+    images: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    said = refused(["--budget", "9", "--data", images, "--out", str(tmp_path / "file" / "run")], capsys)
+    assert "cannot be written" in said
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["predict", "--help"]])
+def test_help_is_quick_it_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom speedtrain.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'lightning', 'torchvision', 'timm', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
+    assert told.endswith("[]\n")
+    assert "usage: python -m speedtrain" in told
+
+
+def test_tricks_are_listed_with_all_there_is_to_know(capsys: pytest.CaptureFixture[str]) -> None:
+    from tricks import TRICKS
+
+    assert main(["tricks"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in TRICKS)
+    assert "rho=0.05" in listed
+    assert "2010.01412" in listed
+
+
+def test_recipes_in_the_repository_are_complete_and_valid() -> None:
+    from speedtrain.config import recipe_folder, resolve
+
+    for path in recipe_folder().glob("*.yaml"):
+        config = resolve(recipe=path.stem, budget=60)
+        again = yaml.safe_load(config.as_yaml())
+        assert again["tricks"].keys() == (yaml.safe_load(path.read_text())["tricks"] or {}).keys()
+
+
+def test_a_saved_configuration_gives_itself_again(tmp_path: Path) -> None:
+    from speedtrain.config import resolve
+
+    config = resolve(
+        recipe="paper",
+        budget=60,
+        with_tricks=["progressive_resizing"],
+        without=["flip"],
+        settings={
+            "sam.rho": 0.2,
+            "lr": "1e-2",
+            "progressive_resizing.scales": [0.5, 1.0],
+            "progressive_resizing.until": [0.3],
+        },
+    )
+    (tmp_path / "config.yaml").write_text(config.as_yaml())
+    assert resolve(recipe=tmp_path / "config.yaml") == config
+    assert config.tricks["sam"]["rho"] == 0.2
+    assert config.lr == 0.01
+    assert list(config.tricks)[-1] == "progressive_resizing"
+
+
+def test_the_schedule_is_linear_between_its_knots() -> None:
+    from speedtrain.config import resolve
+
+    config = resolve(recipe="paper", budget=60, settings={"schedule": [[0, 0], [0.2, 1], [1, 0]]})
+    points = np.linspace(0, 1, 21)
+    expected = np.interp(points, [0, 0.2, 1], [0, 1, 0])
+    assert [config.lr_factor(point) for point in points] == pytest.approx(list(expected))

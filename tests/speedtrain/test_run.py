@@ -1,0 +1,283 @@
+"""Whole runs on real images (scikit-learn's digits), under the real clock, with real kills."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from speedtrain import train
+from speedtrain.weights import load_weights
+from tricks import TRICKS
+
+SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
+
+
+def start(out: Path, budget: float, *more: str) -> subprocess.Popen:
+    """The command, in a session of its own so that a signal goes where it is sent."""
+    command = [sys.executable, "-m", "speedtrain", "--budget", str(budget), *SMALL, "--out", str(out), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def finish(process: subprocess.Popen, seconds: float = 200) -> tuple[int, str]:
+    said = process.communicate(timeout=seconds)[0].decode()
+    return process.returncode, said
+
+
+def result_of(out: Path) -> dict:
+    return json.loads((out / "result.json").read_text())
+
+
+def workers_of(out: Path) -> list[int]:
+    """Process ids of the training processes of this run, by the log they write to."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"speedtrain.worker" in words and os.readlink(entry / "fd" / "1") == str(out / "log.txt"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0].decode()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def assert_sound(out: Path, result: dict) -> None:
+    """What was saved is whole, and the score is that of the stored predictions."""
+    state, facts = load_weights(out / "weights.safetensors")
+    assert all(np.isfinite(value.numpy()).all() for value in state.values())
+    assert facts["step"] > 0
+    with np.load(out / "predictions.npz") as stored:
+        probabilities, predicted = stored["probabilities"], stored["predicted"]
+    assert probabilities.dtype == np.float32
+    assert predicted.dtype == np.int64
+    assert probabilities.shape == (result["num_test_images"], 10)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-4)
+    assert 0 <= result["accuracy"] <= 1
+    low, high = result["accuracy_interval"]
+    assert low <= result["accuracy"] <= high
+    assert (out / "report.html").stat().st_size > 1000
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One ordinary run, used by several tests."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    code, said = finish(start(out, 15))
+    assert code == 0, said
+    return out
+
+
+def test_a_run_ends_in_time_and_writes_everything(finished: Path) -> None:
+    result = result_of(finished)
+    assert result["status"] == "finished"
+    assert 13.5 < result["wall_seconds"] <= 15
+    assert sum(result["phases"].values()) == pytest.approx(result["wall_seconds"], rel=0.01)
+    assert_sound(finished, result)
+    assert result["accuracy"] > 0.5  # a tenth would be chance
+    assert result["accuracy_on"] == "holdout"
+    assert result["data"]["num_train"] + result["num_test_images"] == len(load_digits().target)
+    assert result["images_seen"] == pytest.approx(result["epochs"] * result["data"]["num_train"], rel=0.01)
+    for key in (
+        "schema",
+        "budget_seconds",
+        "tricks",
+        "plan",
+        "images_per_second",
+        "seed",
+        "device",
+        "versions",
+        "command",
+    ):
+        assert key in result
+    with open(finished / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["progress"]) > 0.9
+    assert float(rows[-1]["lr"]) < 0.2 * max(float(row["lr"]) for row in rows)
+    assert int(rows[-1]["step"]) == result["steps"]
+
+
+def test_accuracy_is_that_of_the_predictions(finished: Path) -> None:
+    """Against the labels of scikit-learn itself: the holdout is found again by its images' predictions' count."""
+    from speedtrain.data import load_data
+
+    result = result_of(finished)
+    labels = load_data("digits").test.labels
+    with np.load(finished / "predictions.npz") as stored:
+        assert (stored["predicted"] == labels).mean() == pytest.approx(result["accuracy"])
+
+
+def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "speedtrain", "replay", "--run", str(finished), "--out", str(tmp_path / "again")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bit for bit the same" in done.stdout
+    one, other = (load_weights(path / "weights.safetensors")[0] for path in (finished, tmp_path / "again"))
+    assert all(np.array_equal(one[name].numpy(), other[name].numpy()) for name in one)
+    # and it would tell: another seed's record does not give these weights
+    assert result_of(tmp_path / "again")["accuracy"] == result_of(finished)["accuracy"]
+
+
+def test_predict_gives_what_scoring_gave(finished: Path, tmp_path: Path) -> None:
+    from speedtrain.data import load_data
+
+    np.savez(tmp_path / "images.npz", images=load_data("digits").test.images)
+    command = [
+        "predict",
+        "--run",
+        str(finished),
+        "--images",
+        str(tmp_path / "images.npz"),
+        "--out",
+        str(tmp_path / "p.npz"),
+    ]
+    subprocess.run([sys.executable, "-m", "speedtrain", *command], check=True, capture_output=True)
+    with np.load(tmp_path / "p.npz") as ours, np.load(finished / "predictions.npz") as theirs:
+        np.testing.assert_allclose(ours["probabilities"], theirs["probabilities"], atol=1e-5)
+
+
+def test_the_saved_configuration_runs_again(finished: Path, tmp_path: Path) -> None:
+    command = ["--recipe", str(finished / "config.yaml"), "--budget", "12", "--out", str(tmp_path / "run"), "--quiet"]
+    done = subprocess.run([sys.executable, "-m", "speedtrain", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = result_of(finished), result_of(tmp_path / "run")
+    assert second["tricks"] == first["tricks"]
+    assert second["plan"]["width"] == first["plan"]["width"]
+    assert second["data"]["sha256"] == first["data"]["sha256"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_early_and_score(number: signal.Signals, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out, 120)
+    wait_for(out / "weights.safetensors", process)
+    process.send_signal(number)
+    code, said = finish(process)
+    assert code == 128 + number, said
+    result = result_of(out)
+    assert result["status"] == "interrupted"
+    assert result["wall_seconds"] < 100
+    assert_sound(out, result)
+    assert workers_of(out) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_a_signal_to_the_worker_at_any_instant(number: signal.Signals, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out, 14)
+    wait_for(out / "weights.safetensors", process)
+    (worker,) = workers_of(out)
+    time.sleep(random.Random(number).uniform(0, 2))
+    os.kill(worker, number)
+    code, said = finish(process)
+    result = result_of(out)
+    assert_sound(out, result)
+    assert result["status"] == ("interrupted" if number == signal.SIGTERM else "killed")
+    assert code == (143 if number == signal.SIGTERM else 0), said
+    assert sum(result["phases"].values()) == pytest.approx(result["wall_seconds"], rel=0.01)
+    if number == signal.SIGSTOP:
+        assert 14 <= result["wall_seconds"] < 15.5
+    assert workers_of(out) == []
+
+
+def test_nothing_outlives_a_killed_front(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out, 120)
+    wait_for(out / "weights.safetensors", process)
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 20
+    while workers_of(out):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    load_weights(out / "weights.safetensors")
+
+
+def test_a_busy_machine_ends_on_time_and_anneals(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out, 20)
+    wait_for(out / "weights.safetensors", process)
+    time.sleep(3)
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        code, said = finish(process)
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    assert code == 0, said
+    result = result_of(out)
+    assert result["wall_seconds"] <= 20
+    with open(out / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["progress"]) > 0.85
+
+
+def test_a_budget_too_small_for_a_step_says_what_would_do(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, said = finish(start(out, 0.5))
+    assert code == 1
+    result = result_of(out)
+    assert result["status"] == "failed"
+    assert result["accuracy"] is None
+    assert "too small" in result["error"]
+    assert "too small" in said
+    enough = float(result["error"].split("about ")[1].split(" s")[0])
+    assert result_of_run(tmp_path / "enough", enough)["status"] == "finished"
+
+
+def result_of_run(out: Path, budget: float) -> dict:
+    code, said = finish(start(out, budget))
+    assert code == 0, said
+    return result_of(out)
+
+
+@pytest.mark.parametrize("tricks", ["none", ",".join(TRICKS)])
+def test_no_trick_and_all_tricks(tricks: str, tmp_path: Path) -> None:
+    code, said = finish(start(tmp_path / "run", 15, "--tricks", tricks))
+    assert code == 0, said
+    result = result_of(tmp_path / "run")
+    assert list(result["tricks"]) == ([] if tricks == "none" else list(TRICKS))
+    assert_sound(tmp_path / "run", result)
+
+
+def test_from_python_with_arrays_fewer_than_a_batch_and_two_classes(tmp_path: Path) -> None:
+    digits = load_digits()
+    chosen = np.flatnonzero(digits.target < 2)[:40]
+    images = (digits.images[chosen] * 15).astype(np.uint8)
+    result = train(
+        12, (images, digits.target[chosen]), tricks=["flip", "sam"], settings={"width": 8, "sam.rho": 0.1},
+        out=tmp_path / "run", precision="fp32",
+    )  # fmt: skip
+    assert result["status"] == "finished"
+    assert result["tricks"] == {"flip": {"probability": 0.5}, "sam": {"rho": 0.1, "interval": 1, "start": 0.0}}
+    assert result["data"]["num_classes"] == 2
+    assert Path(result["out"]) == tmp_path / "run"
+    assert result_of(tmp_path / "run")["accuracy"] == result["accuracy"]
+
+
+def test_a_timm_model_trains_too(tmp_path: Path) -> None:
+    command = ["--data", "digits", "--per-class", "20", "--model", "timm:resnet10t", "--set", "batch_size=16"]
+    command += ["--budget", "25", "--out", str(tmp_path / "run"), "--quiet"]
+    done = subprocess.run([sys.executable, "-m", "speedtrain", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = result_of(tmp_path / "run")
+    assert result["plan"]["model"] == "timm:resnet10t"
+    assert result["images_seen"] > 0

@@ -1,0 +1,39 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tricks import TestTimeAugmentation
+
+
+@pytest.fixture
+def forward():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 6, 5), nn.Tanh())
+
+
+def test_mirror_is_the_average_of_two_views(forward):
+    images = torch.randn(4, 3, 8, 6)
+    expected = (forward(images) + forward(images.flip(3))) / 2
+    torch.testing.assert_close(TestTimeAugmentation().prediction(forward)(images), expected)
+
+
+def test_mirror_and_shift_is_the_weighted_average_of_six_views(forward):
+    images = torch.randn(4, 3, 8, 6)
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    expected = torch.zeros(4, 5)
+    for weight, (y, x) in (0.5, (1, 1)), (0.25, (0, 0)), (0.25, (2, 2)):
+        view = padded[:, :, y : y + 8, x : x + 6]
+        expected += weight / 2 * (forward(view) + forward(view.flip(3)))
+    torch.testing.assert_close(TestTimeAugmentation("mirror+shift").prediction(forward)(images), expected)
+
+
+@pytest.mark.parametrize("mode", ["mirror", "mirror+shift"])
+def test_predictions_do_not_change_when_the_image_is_mirrored(make_network, mode):
+    model = make_network().eval()
+    predict = TestTimeAugmentation(mode).prediction(model)
+    images = torch.randn(4, 3, 8, 8)
+    logits = predict(images)
+    if mode == "mirror":
+        torch.testing.assert_close(predict(images.flip(3)), logits)
+    assert not torch.allclose(model(images.flip(3)), model(images), atol=1e-4)
+    assert logits.shape == (4, 4)

@@ -1,0 +1,134 @@
+"""What holds for every trick, and for the pieces they share."""
+
+import dataclasses
+import doctest
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import tricks
+from tricks import STAGES, TRICKS, Batch, Trick, TrickError, frozen_statistics, parameters_with_gradient
+
+
+def test_the_example_in_the_package_docstring_runs():
+    results = doctest.testmod(tricks)
+    assert results.attempted > 5
+    assert results.failed == 0
+
+
+def test_tricks_stand_in_the_order_of_the_flow():
+    assert list(TRICKS) == [
+        "patch_whitening",
+        "celu",
+        "ghost_batch_norm",
+        "random_crop",
+        "flip",
+        "cutout",
+        "mixup",
+        "progressive_resizing",
+        "label_smoothing",
+        "sam",
+        "meta_warmup",
+        "gradient_centralization",
+        "muon",
+        "weight_averaging",
+        "test_time_augmentation",
+    ]
+    last_stages = [STAGES.index(trick.stages()[-1]) for trick in TRICKS.values()]
+    assert last_stages == sorted(last_stages)
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_every_trick_explains_itself(name):
+    trick = TRICKS[name]
+    assert trick.name() == name
+    assert trick.stages()
+    assert trick.paper
+    summary = trick.__doc__.splitlines()[0]
+    assert summary.endswith(".")
+    documented = trick.__doc__.partition("Args:")[2]
+    for field in dataclasses.fields(trick):
+        assert f"        {field.name}: " in documented
+        assert isinstance(getattr(trick(), field.name), (int, float, bool, str, tuple))
+
+
+BAD = {
+    "celu": [("alpha", 0), ("alpha", -1), ("alpha", math.nan), ("alpha", math.inf)],
+    "cutout": [("size", 0), ("size", math.nan)],
+    "flip": [("probability", -0.1), ("probability", 1.1), ("probability", math.nan)],
+    "ghost_batch_norm": [("splits", 0)],
+    "label_smoothing": [("smoothing", -0.1), ("smoothing", 1), ("smoothing", math.nan)],
+    "meta_warmup": [("alpha", 0), ("alpha", math.inf), ("alpha", math.nan), ("fraction", 1.5), ("fraction", math.nan)],
+    "mixup": [("alpha", 0), ("alpha", math.nan), ("alpha", math.inf)],
+    "muon": [
+        *[("lr", 0), ("lr", math.inf), ("lr", math.nan), ("momentum", 1), ("momentum", -0.1), ("momentum", math.nan)],
+        *[("steps", 0), ("weight_decay", -1), ("weight_decay", math.inf), ("weight_decay", math.nan)],
+    ],
+    "patch_whitening": [("eps", 0), ("eps", math.nan), ("eps", math.inf), ("kernel", 4)],
+    "progressive_resizing": [
+        *[
+            ("scales", (0.5, 1.0)),
+            ("scales", (0.5, 0.4, 1.0)),
+            ("scales", (0.0, 0.5, 1.0)),
+            ("scales", (0.5, 1.0, 1.5)),
+        ],
+        *[("scales", (0.5, math.nan, 1.0)), ("until", (0.5,)), ("until", (0.5, 0.4)), ("until", (0.5, 1.1))],
+        ("until", (math.nan, 0.5)),
+    ],
+    "random_crop": [("padding", 0)],
+    "sam": [("rho", 0), ("rho", math.nan), ("rho", math.inf), ("interval", 0), ("start", 1.1), ("start", math.nan)],
+    "test_time_augmentation": [("mode", "upside-down")],
+    "weight_averaging": [("decay", 1), ("decay", -0.1), ("decay", math.nan), ("interval", 0)],
+}
+
+
+@pytest.mark.parametrize(("name", "field", "value"), [(n, f, v) for n, cases in BAD.items() for f, v in cases])
+def test_bad_hyperparameters_are_refused_in_one_line_that_names_them(name, field, value):
+    with pytest.raises(TrickError) as error:
+        TRICKS[name](**{field: value})
+    message = str(error.value)
+    assert field in message
+    assert "got" in message
+    assert "\n" not in message
+
+
+def test_a_trick_that_overrides_nothing_changes_nothing(make_network, make_batch):
+    trick, model, batch = Trick(), make_network(), make_batch()
+    assert Trick.stages() == ()
+    assert trick.model(model) is model
+    assert trick.batch(batch) is batch
+    for stage in trick.loss, trick.prediction:
+        assert stage(len) is len
+    assert trick.gradient(len, model) is len
+    assert trick.weights(model.state_dict(), 0).keys() == model.state_dict().keys()
+
+
+def test_the_number_of_classes_of_a_batch_is_optional():
+    assert Batch(torch.zeros(1, 3, 2, 2), torch.zeros(1)).classes == 0
+
+
+def test_frozen_statistics_leaves_buffers_alone_and_outputs_as_they_are(make_network, make_batch):
+    model, batch = make_network(), make_batch()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with frozen_statistics(model):
+        frozen = model(batch.images)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name])
+    assert torch.equal(model(batch.images), frozen)
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+
+
+def test_frozen_statistics_thaws_after_an_error(make_network):
+    model = make_network()
+    with pytest.raises(RuntimeError), frozen_statistics(model):
+        raise RuntimeError
+    assert all(norm.track_running_stats for norm in model.modules() if isinstance(norm, nn.BatchNorm2d))
+
+
+def test_parameters_with_gradient_are_those_that_backward_reached():
+    model = nn.ModuleDict({"frozen": nn.Linear(2, 2), "used": nn.Linear(2, 2), "unused": nn.Linear(2, 2)})
+    model["frozen"].requires_grad_(False)
+    model["used"](model["frozen"](torch.ones(1, 2))).sum().backward()
+    assert [id(p) for p in parameters_with_gradient(model)] == [id(p) for p in model["used"].parameters()]
