@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from speedtrain.crew import Crew
 from speedtrain.training import Training
 from speedtrain.weights import save_weights
 from timing import BudgetCallback, Pacer, RecordedPacer, send_event
@@ -34,10 +35,12 @@ class ClockRecord:
 
     Attributes:
         progress: of each step.
+        threads: of each step.
         snapshots: after how many steps the weights were kept to fall back on.
     """
 
     progress: list[float]
+    threads: list[int]
     snapshots: frozenset[int]
 
     @classmethod
@@ -46,11 +49,12 @@ class ClockRecord:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))[:steps]
         kept = frozenset(number for number, row in enumerate(rows, 1) if row["snapshot"] == "1")
-        return cls([float(row["progress"]) for row in rows], kept)
+        return cls([float(row["progress"]) for row in rows], [int(row["threads"]) for row in rows], kept)
 
 
 class Keeper(L.Callback):
-    """After every step: averages weights, records the clock, and from time to time reports and saves.
+    """Before every step: sets progress, learning rate and threads. After it: averages weights, records what the
+    clock and the crew decided, and from time to time reports and saves.
 
     Its clock decides when to save; the decisions are recorded, since a blow-up falls back on the last save.
     A loss that is not finite, or weights that are not, bring back the last saved state and halve the
@@ -78,11 +82,12 @@ class Keeper(L.Callback):
         self.replay, self.say = replay, say
         self.lr_factor = 1.0
         self.images_seen = 0
-        self._clock_file = _Appended(run / "clock.csv", "step,progress,snapshot\n")
+        self._clock_file = _Appended(run / "clock.csv", "step,progress,threads,snapshot\n")
         self._metrics_file = _Appended(run / "metrics.csv", ",".join(METRICS) + "\n")
         self._next_save = self._next_report = 0.0
         self._rate, self._rate_since = 0.0, (0.0, 0)
         self._disk_full = False
+        self._crew = Crew(torch.get_num_threads())
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.clock.stop())  # ends early, and still saves
@@ -97,6 +102,9 @@ class Keeper(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, batch: Tensor, batch_idx: int
     ) -> None:
         self.training.progress = self.clock.progress
+        threads = self.replay.threads[self.training.num_steps] if self.replay else self._crew.look()
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
         for group in self.training.optimizer.param_groups:
             group["lr"] *= self.lr_factor
 
@@ -116,7 +124,7 @@ class Keeper(L.Callback):
             self._fall_back()
         elif due:
             self._snapshot()
-        self._clock_file.add(f"{step},{self.training.progress!r},{int(due)}\n")
+        self._clock_file.add(f"{step},{self.training.progress!r},{torch.get_num_threads()},{int(due)}\n")
         if due:
             self._save()
         if now >= self._next_report:

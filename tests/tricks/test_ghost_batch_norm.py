@@ -124,5 +124,5 @@ def test_activations_inside_timm_batch_norms_are_kept():
 
 
 def test_a_network_without_batch_norm_is_refused():
-    with pytest.raises(TrickError, match="no nn.BatchNorm2d"):
+    with pytest.raises(TrickError, match=r"no nn\.BatchNorm2d"):
         GhostBatchNorm().model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)))

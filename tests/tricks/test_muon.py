@@ -10,7 +10,8 @@ from tricks.muon import orthogonalize
 
 @pytest.mark.parametrize("shape", [(16, 27), (64, 16), (32, 32), (1, 9)])
 def test_newton_schulz_orthogonalizes(shape):
-    matrices = torch.randn(3, *shape)
+    left, _, right = torch.linalg.svd(torch.randn(3, *shape), full_matrices=False)
+    matrices = left * torch.linspace(0.1, 2, min(shape)) @ right
     result = orthogonalize(matrices, steps=5)
     for matrix, orthogonal in zip(matrices, result, strict=True):
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)

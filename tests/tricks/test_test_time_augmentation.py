@@ -27,13 +27,8 @@ def test_mirror_and_shift_is_the_weighted_average_of_six_views(forward):
     torch.testing.assert_close(TestTimeAugmentation("mirror+shift").prediction(forward)(images), expected)
 
 
-@pytest.mark.parametrize("mode", ["mirror", "mirror+shift"])
-def test_predictions_do_not_change_when_the_image_is_mirrored(make_network, mode):
-    model = make_network().eval()
-    predict = TestTimeAugmentation(mode).prediction(model)
-    images = torch.randn(4, 3, 8, 8)
-    logits = predict(images)
-    if mode == "mirror":
-        torch.testing.assert_close(predict(images.flip(3)), logits)
+def test_a_mirrored_image_gets_the_same_prediction(make_network):
+    model, images = make_network().eval(), torch.randn(4, 3, 8, 8)
+    predict = TestTimeAugmentation().prediction(model)
+    torch.testing.assert_close(predict(images.flip(3)), predict(images))
     assert not torch.allclose(model(images.flip(3)), model(images), atol=1e-4)
-    assert logits.shape == (4, 4)
