@@ -91,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # `… | head` has seen enough
         return 128 + signal.SIGPIPE
+    except OSError as error:  # the disk filled up after the checks, say
+        print(f"speedtrain: {error}", file=sys.stderr)
+        return 1
 
 
 def _told(options: Namespace) -> dict[str, Any]:

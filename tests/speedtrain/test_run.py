@@ -225,9 +225,13 @@ def test_a_busy_machine_ends_on_time_and_anneals(tmp_path: Path) -> None:
     assert code == 0, said
     result = result_of(out)
     assert result["wall_seconds"] <= 20
-    with open(out / "metrics.csv") as file:
+    with open(out / "clock.csv") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["progress"]) > 0.85
+    if (os.cpu_count() or 1) > 1 and Path("/proc/self/schedstat").exists():
+        assert {row["threads"] for row in rows} > {rows[0]["threads"]}  # it made room, and says so in the record
+    replay = [sys.executable, "-m", "speedtrain", "replay", "--run", str(out), "--out", str(tmp_path / "again")]
+    assert subprocess.run(replay, capture_output=True, check=False).returncode == 0
 
 
 def test_a_budget_too_small_for_a_step_says_what_would_do(tmp_path: Path) -> None:

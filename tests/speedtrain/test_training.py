@@ -1,6 +1,7 @@
 """The training step under Lightning, against plain PyTorch: precision, ranks, order, and blow-ups."""
 
 import copy
+import resource
 import subprocess
 import sys
 import textwrap
@@ -15,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speedtrain.keeper import Keeper
+from speedtrain.keeper import ClockRecord, Keeper
 from speedtrain.network import Classifier
 from speedtrain.training import LossScale, Order, Training
+from speedtrain.weights import load_weights
 from timing import Budget, BudgetCallback, RecordedPacer
 from tricks import SAM, GradientCentralization, Trick
 
@@ -264,16 +266,54 @@ class Spoil(Trick):
         return spoiled
 
 
-def test_a_loss_that_blows_up_goes_back_halves_the_rate_and_goes_on(tmp_path: Path) -> None:
+def kept_training(run: Path, tricks: list[Trick], steps: int) -> tuple[Training, Keeper, list[str], list[L.Callback]]:
+    """A training with a keeper whose clock is a record of so many steps, and what the keeper says."""
     images, labels = some_data()
     classifier = small_classifier()
     classifier.measure(images)
-    training = Training(classifier, images, labels, 4, [Spoil(at=20)], **HYPERPARAMETERS)
-    pacer = RecordedPacer([step / 40 for step in range(40)])
+    training = Training(classifier, images, labels, 4, tricks, **HYPERPARAMETERS)
+    pacer = RecordedPacer([step / steps for step in range(steps)])
     clock = BudgetCallback(Budget(600, time.monotonic()), lr_schedule=lambda progress: 1.0, pacer=pacer)
     said: list[str] = []
-    keeper = Keeper(tmp_path, training, clock, pacer, None, said.append)
-    fit(training, -1, callbacks=[keeper, clock])
+    keeper = Keeper(run, training, clock, pacer, None, said.append)
+    return training, keeper, said, [keeper, clock]
+
+
+def test_a_full_disk_is_said_once_and_keeps_the_last_whole_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process's limit on file size stands in for the end of the disk: both fail a write half-way."""
+    monkeypatch.setattr("speedtrain.keeper.FIRST_SAVE", 0.0)
+    monkeypatch.setattr("speedtrain.keeper.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("speedtrain.keeper.SAVE_SHARE", 1e9)
+    training, _, said, callbacks = kept_training(tmp_path, [], 40)
+    saved_before: dict[str, object] = {}
+
+    class Disk(L.Callback):
+        def on_train_batch_start(self, *_: object) -> None:
+            if training.num_steps == 20:
+                saved_before.update(load_weights(tmp_path / "weights.safetensors")[1])
+                resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
+            if training.num_steps == 30:
+                assert load_weights(tmp_path / "weights.safetensors")[1] == saved_before
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    try:
+        fit(training, -1, callbacks=[Disk(), *callbacks])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert len(said) == 1
+    assert "could not save" in said[0]
+    assert saved_before["step"] == 20
+    assert load_weights(tmp_path / "weights.safetensors")[1]["step"] == 40
+    record = ClockRecord.read(tmp_path / "clock.csv", 40)
+    assert record.progress == [step / 40 for step in range(40)]  # nothing lost, nothing twice
+
+
+def test_a_loss_that_blows_up_goes_back_halves_the_rate_and_goes_on(tmp_path: Path) -> None:
+    training, keeper, said, callbacks = kept_training(tmp_path, [Spoil(at=20)], 40)
+    classifier = training.classifier
+    fit(training, -1, callbacks=callbacks)
     assert len(said) == 1
     assert "step 21" in said[0]
     assert "learning rate halved" in said[0]

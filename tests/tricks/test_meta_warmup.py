@@ -63,6 +63,25 @@ def test_only_the_first_pass_touches_statistics_and_weights_are_restored(make_ne
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
+def test_gradients_may_be_overwritten_in_place(make_network, make_batch, plain):
+    """As they are where they live in the buckets of distributed training."""
+    model, batch = make_network(norm=False), make_batch()
+    trick = MetaWarmup(alpha=1.0, first_order=False)
+
+    def in_place(batch):
+        model.zero_grad(set_to_none=False)
+        loss = F.cross_entropy(model(batch.images), batch.targets)
+        loss.backward()
+        return loss.detach()
+
+    trick.gradient(plain(model), model)(batch)
+    expected = [parameter.grad for parameter in model.parameters()]
+    plain(model)(batch)
+    trick.gradient(in_place, model)(batch)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
 def test_a_frozen_part_gets_no_gradient(make_network, make_batch, plain):
     model = make_network()
     model[0].weight.requires_grad_(False)

@@ -143,6 +143,16 @@ def test_training_resumes_from_its_state(make_network, make_batch, plain, kind, 
         assert torch.equal(resumed.state_dict()[name], tensor), name
 
 
+def test_what_the_given_optimizer_remembers_is_kept(make_network, make_batch, plain):
+    model, batch = make_network(), make_batch()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, sgd, [batch], plain)
+    head = model[-1].weight
+    momentum, before = sgd.state[head]["momentum_buffer"].clone(), head.detach().clone()
+    train(model, Muon().step(sgd, model), [batch], plain)
+    torch.testing.assert_close(head.detach(), before - 0.1 * (0.9 * momentum + head.grad))
+
+
 def test_zero_grad_closure_and_loss_scaling(make_network, make_batch, plain):
     model = make_network()
     optimizer = Muon().step(torch.optim.SGD(model.parameters(), lr=0.1), model)
