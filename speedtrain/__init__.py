@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from speedtrain.errors import UserError
 
 if TYPE_CHECKING:
+    from speedtrain.ablation.sweep import ablate
     from speedtrain.run import train
 
-__all__ = ["UserError", "train"]
+__all__ = ["UserError", "ablate", "train"]
 __version__ = "0.1.0"
 
 
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from speedtrain.run import train
 
         return train
+    if name == "ablate":
+        from speedtrain.ablation.sweep import ablate
+
+        return ablate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

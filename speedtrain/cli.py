@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from speedtrain.ablation.options import ablate_command, add_ablate_options
 from speedtrain.config import nearest
 from speedtrain.errors import UserError
 
@@ -18,6 +19,7 @@ VERBS = {
     "plan": "say what a run would do on this machine, and why, without training",
     "predict": "predict images with a run's weights",
     "replay": "train again by a run's record of the clock, to the same weights",
+    "ablate": "say what each trick is worth, with paired seeds and intervals",
 }
 
 
@@ -36,6 +38,8 @@ def build_parser() -> ArgumentParser:
     parsers = {verb: _Parser(description=help[0].upper() + help[1:] + ".") for verb, help in VERBS.items()}
     _add_run_options(parsers["train"])
     _add_run_options(parsers["plan"])
+    _add_run_options(parsers["ablate"])
+    add_ablate_options(parsers["ablate"])
     train, predict, replay = parsers["train"], parsers["predict"], parsers["replay"]
     train.add_argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one in runs/)")
     train.add_argument("--quiet", action="store_true", help="show no progress")
@@ -183,6 +187,10 @@ def _plan(options: Namespace) -> int:
     return 0
 
 
+def _ablate(options: Namespace) -> int:
+    return ablate_command(options, _told(options))
+
+
 def _tricks(options: Namespace) -> int:
     from dataclasses import fields
 
@@ -202,4 +210,11 @@ def _tricks(options: Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "replay": _replay, "predict": _predict, "plan": _plan, "tricks": _tricks}
+_COMMANDS = {
+    "train": _train,
+    "replay": _replay,
+    "predict": _predict,
+    "plan": _plan,
+    "tricks": _tricks,
+    "ablate": _ablate,
+}

@@ -1,0 +1,111 @@
+"""What the trials say, and how sure they are. The statistics are scipy's and statsmodels'."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from speedtrain.ablation.design import Comparison
+
+ENOUGH = 3
+"""Seeds below which an interval by Student's t says nothing that one would act on."""
+ALPHA = 0.05
+
+
+def summarise(trials: pd.DataFrame) -> pd.DataFrame:
+    """Each variant's trials in one row.
+
+    Args:
+        trials: a row a trial, as `ablation.csv`.
+
+    Returns:
+        By variant, in order of appearance: `seeds` (scored), `failed`, `accuracy` (mean, 0..1), `sd` (sample
+        standard deviation over seeds; nan for one), `images_per_second` and `epochs` (means).
+    """
+    groups = trials.groupby("variant", sort=False)
+    return pd.DataFrame(
+        {
+            "seeds": groups["accuracy"].count(),
+            "failed": groups["accuracy"].apply(lambda column: int(column.isna().sum())),
+            "accuracy": groups["accuracy"].mean(),
+            "sd": groups["accuracy"].std(),
+            "images_per_second": groups["images_per_second"].mean(),
+            "epochs": groups["epochs"].mean(),
+        }
+    ).reset_index()
+
+
+def compare(trials: pd.DataFrame, comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """Answers each comparison from the seeds that all its variants share.
+
+    The p-value is that of the two-sided paired t-test, the interval the same test's at 95 %; `p_holm` is the
+    p-value after Holm's correction for all comparisons that have one.
+
+    Returns:
+        A row a comparison: `label`, `seeds`, `difference`, `low`, `high` (of accuracy, 0..1), `p`, `p_holm`,
+        `speed` and `epochs` (ratios: with it ÷ without it; nan for an interaction), `verdict`.
+    """
+    scores = trials.pivot(index="seed", columns="variant", values="accuracy") if len(trials) else pd.DataFrame()
+    costs = summarise(trials).set_index("variant") if len(trials) else pd.DataFrame()
+    answers = pd.DataFrame([_answer(comparison, scores, costs) for comparison in comparisons])
+    tested = answers["p"].notna()
+    answers["p_holm"] = np.nan
+    if tested.any():
+        answers.loc[tested, "p_holm"] = multipletests(answers.loc[tested, "p"], alpha=ALPHA, method="holm")[1]
+    answers["verdict"] = [_verdict(row) for row in answers.to_dict("records")]
+    return answers
+
+
+def _answer(comparison: Comparison, scores: pd.DataFrame, costs: pd.DataFrame) -> dict[str, Any]:
+    names = list(comparison.weights)
+    weights = np.array(list(comparison.weights.values()))
+    row: dict[str, Any] = {"label": comparison.label, "seeds": 0}
+    row |= dict.fromkeys(("difference", "low", "high", "p", "speed", "epochs"), float("nan"))
+    if not set(names) <= set(scores.columns):
+        return row
+    shared = scores[names].dropna().to_numpy()  # [seeds, variants]
+    row["seeds"] = len(shared)
+    if not len(shared):
+        return row
+    differences = shared @ weights
+    row["difference"] = float(differences.mean())
+    if len(differences) > 1:
+        row |= _t_interval(shared @ weights.clip(min=0), shared @ (-weights).clip(min=0))
+    if (weights > 0).sum() == 1 or "×" not in comparison.label:
+        row |= _costs(comparison.weights, costs)
+    return row
+
+
+def _t_interval(more: np.ndarray, less: np.ndarray) -> dict[str, float]:
+    """Paired t-test of [seeds] against [seeds]; where every difference is the same there is no spread to go by."""
+    if np.ptp(more - less) < 1e-12:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = stats.ttest_rel(more, less)
+        interval = test.confidence_interval(1 - ALPHA)
+    return {"low": float(interval.low), "high": float(interval.high), "p": float(test.pvalue)}
+
+
+def _costs(weights: Mapping[str, float], costs: pd.DataFrame) -> dict[str, float]:
+    more = [name for name, weight in weights.items() if weight > 0]
+    less = [name for name, weight in weights.items() if weight < 0]
+    ratios = (
+        costs.loc[more, ["images_per_second", "epochs"]].mean()
+        / costs.loc[less, ["images_per_second", "epochs"]].mean()
+    )
+    return {"speed": float(ratios["images_per_second"]), "epochs": float(ratios["epochs"])}
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if row["seeds"] < ENOUGH:
+        return "too few seeds to conclude"
+    if np.isnan(row["p"]):
+        return "no spread between seeds: no interval"
+    if row["p_holm"] < ALPHA:
+        return "helps" if row["difference"] > 0 else "harms"
+    return "not shown either way"
