@@ -125,9 +125,9 @@ def make_design(
     return Design(variants, comparisons)
 
 
-def with_threads(design: Design, threads: int, device: str) -> Design:
-    """The same design, each trial on so many threads of one kind of device."""
-    variants = {name: replace(config, threads=threads, device=device) for name, config in design.variants.items()}
+def with_threads(design: Design, threads: int) -> Design:
+    """The same design, each trial on so many threads."""
+    variants = {name: replace(config, threads=threads) for name, config in design.variants.items()}
     return replace(design, variants=variants)
 
 

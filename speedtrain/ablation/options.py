@@ -15,9 +15,7 @@ def add_ablate_options(parser: ArgumentParser) -> None:
     add("--design", metavar="drop-one|add-one|all-subsets|pairs", default="drop-one", help="default: drop-one")
     add("--vary", metavar="KEY=a,b,c", action="append", help="any hyperparameter, crossed with the design")
     add("--subset", metavar="N", help="draw N training images a class anew for each seed")
-    add("--engine", metavar="local|ray", default="local", help="where trials run (default: local)")
-    add("--workers", metavar="N", default="1", help="local trials at a time; they share out the cores (default: 1)")
-    add("--address", metavar="ADDRESS", help="of a Ray cluster (default: the one Ray finds, or a local one)")
+    add("--workers", metavar="N", default="1", help="trials at a time; they share out the cores (default: 1)")
     add("--out", metavar="DIR", default="ablation", help="directory of the sweep (default: ablation/)")
     add("--resume", action="store_true", help="go on with the sweep in --out")
     add("--dry-run", action="store_true", help="print the trials and how long they will take")
@@ -36,7 +34,7 @@ def ablate_command(options: Namespace, told: dict[str, Any]) -> int:
         seeds=_whole("--seeds", options.seeds),
         subset=None if options.subset is None else _whole("--subset", options.subset),
         workers=_whole("--workers", options.workers),
-        **{key: options[key] for key in ("engine", "address", "out", "resume", "yes", "dry_run", "quiet")},
+        **{key: options[key] for key in ("out", "resume", "yes", "dry_run", "quiet")},
     )
     if options.dry_run:
         return 0

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from speedtrain.ablation.design import Comparison
-from speedtrain.ablation.statistics import ENOUGH, compare, summarise
+from speedtrain.ablation.statistics import ENOUGH, compare, records, summarise
 from speedtrain.ablation.trials import SCHEMA, Row
 from speedtrain.report import _STYLE as RUN_STYLE
 from speedtrain.report import BLUE, VERMILION, Html, _data_uri, tag
@@ -18,7 +18,7 @@ from speedtrain.weights import write_whole
 COLUMNS = (
     "variant", "seed", "status", "accuracy", "images_per_second", "epochs", "seconds", "threads", "error", "run",
 )  # fmt: skip
-GREY = "#8a8f98"
+GREY = "#5b6570"
 TEST = (
     "Differences are paired by seed: accuracy with it minus without it. Intervals are 95 % by Student's t; "
     "p-values are of the two-sided paired t-test, corrected for the number of comparisons by Holm's method. "
@@ -33,7 +33,7 @@ def write_tables(
 
     Args:
         rows: results, of which some may be failures.
-        facts: about the sweep: budget_seconds, design, engine, workers, data, notes.
+        facts: about the sweep: budget_seconds, design, workers, data, notes.
         planned: how many trials there will be.
 
     Returns:
@@ -65,10 +65,9 @@ def write_tables(
 
 def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of JSON values; what is not known is null."""
-    rows = table.to_dict("records")
     return [
-        {str(key): None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-        for row in rows
+        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+        for row in records(table)
     ]
 
 
@@ -110,7 +109,7 @@ def _variant_cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _sorted(answers: pd.DataFrame) -> list[dict[str, Any]]:
-    return answers.sort_values("difference", ascending=False, na_position="last").to_dict("records")
+    return records(answers.sort_values("difference", ascending=False, na_position="last"))
 
 
 def _markdown(answers: pd.DataFrame, variants: pd.DataFrame, told: Mapping[str, Any]) -> str:
@@ -122,7 +121,7 @@ def _markdown(answers: pd.DataFrame, variants: pd.DataFrame, told: Mapping[str, 
     parts = [state[0].upper() + state[1:] + ".", ""]
     parts += table(ANSWER_HEAD, [_answer_cells(row) for row in _sorted(answers)])
     parts += ["", TEST, ""]
-    parts += table(VARIANT_HEAD, [_variant_cells(row) for row in variants.to_dict("records")])
+    parts += table(VARIANT_HEAD, [_variant_cells(row) for row in records(variants)])
     errors = [f"- {row['variant']}, seed {row['seed']}: {row['error']}" for row in told["trials"] if row["error"]]
     if errors:
         parts += ["", "Failed:", "", *errors]
@@ -185,7 +184,7 @@ def _page(
     out: Path, answers: pd.DataFrame, variants: pd.DataFrame, trials: pd.DataFrame, told: Mapping[str, Any]
 ) -> str:
     listed = []
-    for row in trials.to_dict("records"):
+    for row in records(trials):
         report = Path(str(row["run"]), "report.html")
         name = f"{row['variant']}, seed {row['seed']}"
         link = tag("a", name, href=report.as_posix()) if (out / report).exists() else name
@@ -200,7 +199,7 @@ def _page(
         _sortable("Accuracy gained by having it", ANSWER_HEAD, [_answer_cells(row) for row in _sorted(answers)]),
         tag("p", TEST),
         tag("h2", "Variants"),
-        _sortable("Means over seeds", VARIANT_HEAD, [_variant_cells(row) for row in variants.to_dict("records")]),
+        _sortable("Means over seeds", VARIANT_HEAD, [_variant_cells(row) for row in records(variants)]),
         tag("h2", "Trials"),
         _sortable("Every trial", ("trial", "accuracy (%)", "images/s", "epochs", "status", "error"), listed),
     ]

@@ -39,6 +39,11 @@ def summarise(trials: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dicts."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
 def compare(trials: pd.DataFrame, comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """Answers each comparison from the seeds that all its variants share.
 
@@ -56,7 +61,7 @@ def compare(trials: pd.DataFrame, comparisons: Sequence[Comparison]) -> pd.DataF
     answers["p_holm"] = np.nan
     if tested.any():
         answers.loc[tested, "p_holm"] = multipletests(answers.loc[tested, "p"], alpha=ALPHA, method="holm")[1]
-    answers["verdict"] = [_verdict(row) for row in answers.to_dict("records")]
+    answers["verdict"] = [_verdict(row) for row in records(answers)]
     return answers
 
 
@@ -75,7 +80,7 @@ def _answer(comparison: Comparison, scores: pd.DataFrame, costs: pd.DataFrame) -
     row["difference"] = float(differences.mean())
     if len(differences) > 1:
         row |= _t_interval(shared @ weights.clip(min=0), shared @ (-weights).clip(min=0))
-    if (weights > 0).sum() == 1 or "×" not in comparison.label:
+    if weights.size == 2 or "×" not in comparison.label:
         row |= _costs(comparison.weights, costs)
     return row
 

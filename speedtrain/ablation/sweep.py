@@ -3,8 +3,10 @@
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from speedtrain.ablation.report import write_tables
 from speedtrain.ablation.trials import Row, Trial, make_trials, run_local, settle, sole_owner, split_cores
 from speedtrain.data import Data, Images, load_data
 from speedtrain.errors import UserError
+from speedtrain.run import check_network
 from speedtrain.weights import write_whole
 
-Engine = Callable[[Sequence[Trial]], Iterator[Row]]
+Engine = Callable[[Sequence[Trial]], Generator[Row, None, None]]
 
 START = 15.0
 """Seconds that a trial takes around its budget, to start and to score: a guess, until one has been measured."""
@@ -66,9 +69,7 @@ def ablate(
     vary: Mapping[str, Sequence[Any]] | None = None,
     seeds: int = 5,
     subset: int | None = None,
-    engine: str = "local",
     workers: int = 1,
-    address: str | None = None,
     out: str | Path = "ablation",
     resume: bool = False,
     yes: bool = False,
@@ -83,9 +84,7 @@ def ablate(
         design, tricks, vary: which variants; see `make_design`.
         seeds: how many; they are 0, 1, 2, …, or begin at `seed`.
         subset: draw so many training images a class anew for each seed.
-        engine: local, or ray.
         workers: trials at a time on this machine; they share out its cores.
-        address: of a Ray cluster; default: the one Ray finds, or one on this machine.
         out: directory of the sweep, new or empty.
         resume: go on with the sweep in `out`.
         yes: do not refuse a design of very many trials.
@@ -102,10 +101,6 @@ def ablate(
     """
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"--seeds must be a whole number from 1, got {seeds!r}")
-    if engine not in ("local", "ray"):
-        raise UserError(f"--engine {engine}: must be local or ray")
-    if engine == "ray" and workers != 1:
-        raise UserError("--workers is for --engine local; Ray runs as many trials as its cluster has room for")
     first = told.pop("seed", None) or 0
     per_class = told.pop("per_class", None)
     data_root = told.pop("data_root", None)
@@ -113,14 +108,17 @@ def ablate(
     numbers = list(range(first, first + seeds))
     loaded = load_data(data, test, per_class="all" if subset else per_class, data_root=data_root)
     _check_subset(loaded.train, subset)
-    planned, run, workers = _engine(planned, engine, workers, address)
+    for config in planned.variants.values():
+        check_network(config, loaded.train)
+    planned, shares = _share_out(planned, workers)
     budgets = sum(config.budget for config in planned.variants.values()) * seeds
-    facts = {"budget_seconds": budget, "design": design, "engine": engine, "workers": workers}
+    facts = {"budget_seconds": budget, "design": design, "workers": workers}
     sweep = Sweep(planned, numbers, loaded, subset, {**facts, "data": loaded.train.name, "notes": list(loaded.notes)})
     if dry_run:
         _print_plan(planned, seeds, budgets, workers)
         return pd.DataFrame(columns=["variant", "seed"])
-    return run_sweep(sweep, Path(out).absolute(), run, resume=resume, quiet=quiet)
+    engine = partial(run_local, cores=shares)
+    return run_sweep(sweep, Path(out).absolute(), engine, resume=resume, quiet=quiet)
 
 
 def run_sweep(sweep: Sweep, out: Path, engine: Engine, *, resume: bool, quiet: bool) -> pd.DataFrame:
@@ -136,9 +134,10 @@ def run_sweep(sweep: Sweep, out: Path, engine: Engine, *, resume: bool, quiet: b
         columns = (BarColumn(30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
         begun, before = time.monotonic(), len(rows)
         table = write_tables(out, rows, sweep.design.comparisons, sweep.facts, len(trials))
-        with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        hidden = quiet or not console.is_terminal
+        with ExitStack() as stack, Progress(*columns, console=console, transient=True, disable=hidden) as bar:
             task = bar.add_task("trials", total=len(trials), completed=before)
-            for row in engine(missing):
+            for row in stack.enter_context(closing(engine(missing))):
                 rows.append(row)
                 rows.sort(key=lambda row: order[row["variant"], row["seed"]])
                 each = (time.monotonic() - begun) / (len(rows) - before)
@@ -151,25 +150,19 @@ def run_sweep(sweep: Sweep, out: Path, engine: Engine, *, resume: bool, quiet: b
     return table
 
 
-def _engine(design: Design, engine: str, workers: int, address: str | None) -> tuple[Design, Engine, int]:
-    """The design with its threads and device decided, and what runs its trials."""
-    config = next(iter(design.variants.values()))
-    if engine == "ray":
-        from speedtrain.ablation.ray_engine import connect, run_ray
-
-        threads, device, at_once = connect(address, config.threads, config.device)
-        return with_threads(design, threads, device), run_ray, at_once
+def _share_out(design: Design, workers: int) -> tuple[Design, list[list[int]]]:
+    """The design with its threads decided, and the cores of each worker."""
     shares = split_cores(workers)
-    device = config.device
-    if device != "cpu" and workers > 1:
+    config = next(iter(design.variants.values()))
+    if config.device != "cpu" and workers > 1:
         import torch
 
         if torch.cuda.is_available():
-            raise UserError("--workers shares out CPU cores; for GPUs use --device cpu, or --engine ray")
+            raise UserError("--workers shares out CPU cores, not the GPU; use --device cpu, or one worker")
     threads = config.threads or len(shares[0])
     if workers > 1 and threads > len(shares[0]):
         raise UserError(f"--threads {threads}: {workers} workers get {len(shares[0])} cores each")
-    return with_threads(design, threads, device), lambda trials: run_local(trials, shares), workers
+    return with_threads(design, threads), shares
 
 
 def _print_plan(design: Design, seeds: int, budgets: float, workers: int) -> None:

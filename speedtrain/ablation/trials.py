@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -63,8 +63,8 @@ def make_trials(design: Design, seeds: Sequence[int], out: Path, subsets: bool =
         for number, (name, config) in enumerate(design.variants.items()):
             short = re.sub(r"[^\w.=+-]+", "-", name)[:60]
             train = f"train-{seed}.npz" if subsets else "train.npz"
-            images = {"data": str(out / "data" / train), "test": str(out / "data" / "test.npz")}
-            told = replace(config, seed=seed, per_class="all", data_root=None, **images)
+            images, test = (str(out / "data" / file) for file in (train, "test.npz"))
+            told = replace(config, seed=seed, per_class="all", data_root=None, data=images, test=test)
             trials.append(Trial(name, out / "trials" / f"{number:03}-{short}" / f"seed-{seed}", told))
     return trials
 
@@ -118,7 +118,7 @@ def run_trial(
     return row
 
 
-def run_local(trials: Sequence[Trial], cores: Sequence[Sequence[int]]) -> Iterator[Row]:
+def run_local(trials: Sequence[Trial], cores: Sequence[Sequence[int]]) -> Generator[Row, None, None]:
     """Runs trials on this machine, one on each share of the cores at a time; yields results as they come.
 
     Raises:
