@@ -145,7 +145,7 @@ def resolve(
         recipe: name, or path of a YAML file.
         tricks: exactly these tricks, with the recipe's hyperparameters where it has them; a mapping gives
             the hyperparameters along.
-        with_tricks: tricks to add.
+        with_tricks: tricks to add, each where it wraps by default.
         without: tricks to take out.
         settings: dotted key → value, as `--set` gives.
         told: keys of `Config`; None means not told.
@@ -163,7 +163,7 @@ def resolve(
     elif tricks is not None:
         chosen = {name: chosen.get(name, {}) for name in tricks}
     for name in with_tricks:
-        chosen.setdefault(name, {})
+        chosen = _added(name, chosen)
     for name in without:
         if chosen.pop(name, None) is None:
             raise UserError(f"--without {name}: that trick is not on{nearest(name, chosen)}")
@@ -206,6 +206,21 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
     if not (values["model"] == "resnet9" or values["model"].startswith("timm:")):
         raise UserError(f"model must be resnet9 or timm:NAME, got {values['model']!r}")
     return values
+
+
+def _added(name: str, chosen: Tricks) -> Tricks:
+    """`chosen` with one trick more, before the first that by default wraps around it."""
+    from tricks import TRICKS
+
+    if name not in TRICKS:
+        raise UserError(f"unknown trick {name!r}{nearest(name, TRICKS)}")
+    if name in chosen:
+        return chosen
+    rank = {known: place for place, known in enumerate(TRICKS)}
+    names = list(chosen)
+    outside = (place for place, other in enumerate(names) if rank.get(other, -1) > rank[name])
+    names.insert(next(outside, len(names)), name)
+    return {each: chosen.get(each, {}) for each in names}
 
 
 def _checked_trick(name: str, values: Any) -> dict[str, Any]:

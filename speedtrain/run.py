@@ -365,7 +365,8 @@ class _Worker:
                 "max_steps": max_steps,
             }
             (job / "job.json").write_text(json.dumps(told), encoding="utf-8")
-            command = [sys.executable, "-m", "speedtrain.worker", str(job)]
+            # -P: a file called timing.py in the folder a person happens to be in is not ours
+            command = [sys.executable, "-P", "-m", "speedtrain.worker", str(job)]
             with (
                 Guarded(
                     command, seconds, grace=GRACE, env=self._environment(), output=log, on_event=self._hear

@@ -183,7 +183,17 @@ def test_a_saved_configuration_gives_itself_again(tmp_path: Path) -> None:
     assert resolve(recipe=tmp_path / "config.yaml") == config
     assert config.tricks["sam"]["rho"] == 0.2
     assert config.lr == 0.01
-    assert list(config.tricks)[-1] == "progressive_resizing"
+
+
+def test_an_added_trick_stands_where_it_wraps_by_default() -> None:
+    from speedtrain.config import resolve
+
+    config = resolve(recipe="auto", budget=60, with_tricks=["sam", "progressive_resizing"])
+    order = list(config.tricks)
+    assert order.index("cutout") < order.index("progressive_resizing") < order.index("label_smoothing")
+    assert order.index("label_smoothing") < order.index("sam") < order.index("gradient_centralization")
+    typed = resolve(recipe="auto", budget=60, tricks=["gradient_centralization", "sam"])
+    assert list(typed.tricks) == ["gradient_centralization", "sam"]
 
 
 def test_the_schedule_is_linear_between_its_knots() -> None:
