@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from speedtrain.config import nearest
 from speedtrain.errors import UserError
+from speedtrain.judge import cli as judging
 
 VERBS = {
     "train": "train inside a wall-clock budget (the default)",
@@ -18,6 +19,8 @@ VERBS = {
     "plan": "say what a run would do on this machine, and why, without training",
     "predict": "predict images with a run's weights",
     "replay": "train again by a run's record of the clock, to the same weights",
+    "package": "make a submission of a recipe or a run: one zip that trains and predicts elsewhere",
+    **judging.VERBS,
 }
 
 
@@ -45,6 +48,8 @@ def build_parser() -> ArgumentParser:
     replay.add_argument("--run", metavar="DIR", required=True, help="run directory to repeat")
     replay.add_argument("--out", metavar="DIR", help="run directory for the repetition (default: a new one in runs/)")
     replay.add_argument("--quiet", action="store_true", help="show no progress")
+    _add_package_options(parsers["package"])
+    judging.add_options(parsers)
     for verb, help in VERBS.items():
         verbs.add_subcommand(verb, parsers[verb], help=help)
     return parser
@@ -71,6 +76,18 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add("--seed", metavar="N", help="of initialisation, order and augmentation (default: 0)")
     add("--device", metavar="auto|cpu|cuda", help="where to train (default: auto)")
     add("--threads", metavar="N", help="CPU threads (default: all cores)")
+
+
+def _add_package_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", metavar="ZIP", required=True, help="file to write")
+    add("--recipe", metavar="NAME|PATH", default="auto", help="recipe: auto, paper, or a YAML file (default: auto)")
+    add("--run", metavar="DIR", help="take the settled configuration of this run instead of a recipe")
+    add("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter, dotted: sam.rho=0.1, lr=0.2")
+    add("--name", metavar="TEAM", help="as it stands on the board (default: speedtrain and the recipe's name)")
+    add("--authors", metavar="NAMES", default="", help="who made it")
+    add("--submission-version", metavar="TEXT", default="1", help="of the submission (default: 1)")
+    add("--description", metavar="FILE", help="text to begin its description with; the recipe's is generated")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,6 +200,24 @@ def _plan(options: Namespace) -> int:
     return 0
 
 
+def _package(options: Namespace) -> int:
+    from speedtrain.package import package
+
+    out = Path(options.out)
+    manifest = package(
+        out,
+        recipe=options.recipe,
+        run=options.run and Path(options.run),
+        settings=dict(map(_setting, options.set or [])),
+        name=options.name,
+        authors=options.authors,
+        version=options.submission_version,
+        description=options.description and Path(options.description),
+    )
+    print(f"{out}: {len(manifest['files'])} files, {out.stat().st_size >> 10} KiB")
+    return 0
+
+
 def _tricks(options: Namespace) -> int:
     from dataclasses import fields
 
@@ -202,4 +237,12 @@ def _tricks(options: Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "replay": _replay, "predict": _predict, "plan": _plan, "tricks": _tricks}
+_COMMANDS = {
+    "train": _train,
+    "replay": _replay,
+    "predict": _predict,
+    "plan": _plan,
+    "tricks": _tricks,
+    "package": _package,
+    **judging.COMMANDS,
+}

@@ -5,7 +5,7 @@ import csv
 import io
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,14 @@ class Keeper(L.Callback):
     learning rate.
 
     Args:
-        run: folder for `weights.safetensors`, `clock.csv` and `metrics.csv`.
+        run: folder for `clock.csv` and `metrics.csv`.
         training: what is kept.
         clock: gives progress and the seconds since birth.
         pacer: of that clock; is told how long a save takes, to keep that long for the last one.
         replay: follow this record instead of the clock.
         say: tells a person one line.
+        weights: the file for the weights; default: `weights.safetensors` in the run's folder.
+        about: facts to store with them, that they may be loaded by themselves.
     """
 
     def __init__(
@@ -77,9 +79,13 @@ class Keeper(L.Callback):
         pacer: Pacer | RecordedPacer,
         replay: ClockRecord | None,
         say: Callable[[str], None],
+        *,
+        weights: Path | None = None,
+        about: Mapping[str, object] | None = None,
     ) -> None:
         self.run, self.training, self.clock, self.pacer = run, training, clock, pacer
         self.replay, self.say = replay, say
+        self.weights, self.about = weights or run / "weights.safetensors", about or {}
         self.lr_factor = 1.0
         self.images_seen = 0
         self._clock_file = _Appended(run / "clock.csv", "step,progress,threads,snapshot\n")
@@ -176,11 +182,12 @@ class Keeper(L.Callback):
                 self._clock_file.flush()  # before the weights: no weights without the record of their making
                 self._metrics_file.flush()
                 facts = {
+                    **self.about,
                     "step": self.training.num_steps,
                     "progress": self.training.progress,
                     "images_seen": self.images_seen,
                 }
-                save_weights(self.run / "weights.safetensors", self._kept, facts)
+                save_weights(self.weights, self._kept, facts)
                 self._disk_full = False
             except OSError as error:
                 if not self._disk_full:

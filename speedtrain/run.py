@@ -31,16 +31,13 @@ from speedtrain.progress import Display
 from speedtrain.report import write_report
 from speedtrain.scoring import load_classifier, predict, wilson_interval
 from speedtrain.weights import load_weights, write_whole
+from speedtrain.worker import MALLOC
 from timing import Death, Guarded
 from tricks import TrickError
 
 SCHEMA = 1
 GRACE = 20.0
 """Seconds an interrupted run may take to finish its step and save."""
-
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
-"""Keep freed memory and use huge pages: every step allocates the same activations again, and without this the
-kernel takes them back and clears them each time (7 % of a step on a CPU). Other C libraries ignore it."""
 
 Result = dict[str, Any]
 
@@ -504,7 +501,8 @@ def _score(result: Result, config: Config, data: Data, run: Path) -> np.ndarray:
     correct = int((predicted == data.test.labels).sum())
     result["accuracy"] = correct / len(predicted)
     result["accuracy_interval"] = wilson_interval(correct, len(predicted))
-    result["saved_at"] = load_weights(weights)[1]
+    facts = load_weights(weights)[1]
+    result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
     _write_predictions(run / "predictions.npz", probabilities)
     return probabilities
 

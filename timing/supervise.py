@@ -52,7 +52,8 @@ class Guarded:
         env: environment of the command; default: this process's.
         cwd: folder to run in.
         output: where its standard output and error go; default: to this process's standard error.
-        on_event: called, from within `wait`, with each event that the command sends with `send_event`.
+        on_event: called, from within `wait`, with each event that the command sends with `send_event`. Without
+            it the command is given no way to send any: one that is not trusted cannot send what is no event.
     """
 
     def __init__(
@@ -66,22 +67,30 @@ class Guarded:
         output: IO[bytes] | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        self._on_event = on_event or (lambda event: None)
+        self._on_event = on_event
         self._events, theirs = os.pipe()
         guard = str(Path(__file__).with_name("guard.py"))
+        env = dict(os.environ if env is None else env)
+        env.pop(EVENTS_VARIABLE, None)
+        if on_event is None:
+            os.close(theirs)
+            theirs = -1
+        else:
+            env[EVENTS_VARIABLE] = str(theirs)
         try:
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard, str(seconds), str(grace), str(theirs), *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                env={**(os.environ if env is None else env), EVENTS_VARIABLE: str(theirs)},
+                env=env,
                 cwd=cwd,
-                pass_fds=(theirs,),
+                pass_fds=() if theirs < 0 else (theirs,),
                 start_new_session=True,  # a Ctrl-C at the terminal is for us to handle
             )
         finally:
-            os.close(theirs)
+            if theirs >= 0:
+                os.close(theirs)
         assert self._guard.stdout is not None
         birth = self._guard.stdout.readline()
         if not birth:
@@ -104,6 +113,7 @@ class Guarded:
                 else:
                     *lines, buffer = (buffer + chunk).split(b"\n")
                     for line in lines:
+                        assert self._on_event is not None
                         self._on_event(json.loads(line))
         self._guard.wait()
         if not verdict:  # the guard itself was killed, and the command with it
