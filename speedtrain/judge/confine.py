@@ -20,6 +20,7 @@ from timing import Death, Guarded
 LOOK_EVERY = 0.2
 FIRST_LOOKS = 0.01
 MOST_DEPTH = 100
+PROCESS_WORDS = ("Resource temporarily unavailable", "can't start new thread")
 MEMORY_WORDS = ("MemoryError", "not enough memory", "std::bad_alloc", "Cannot allocate memory", "can't allocate memory")
 
 
@@ -98,8 +99,10 @@ def _outcome(death: Death, watch: "_Watch", log: Path, limits: Limits) -> Outcom
     reason: str = death.reason
     limit = watch.limit
     if limit is None and reason == "exited" and returncode != 0:
-        if returncode == -signal.SIGXFSZ:
+        if returncode == -signal.SIGXFSZ or "File too large" in last_words:
             limit = f"wrote a file larger than the limit of {in_bytes(limits.disk)}"
+        elif any(word in last_words for word in PROCESS_WORDS):
+            limit = f"reached the limit of {limits.processes} processes and threads: {last_words}"
         elif any(word in last_words for word in MEMORY_WORDS):
             limit = f"asked for more than the limit of {in_bytes(limits.memory)} of memory: {last_words}"
     if limit is not None:

@@ -31,15 +31,16 @@ def open_output(scratch: Path, name: str, most: int) -> IO[bytes]:
     except OSError as error:
         link = (scratch / name).is_symlink()
         raise BadOutput(f"{name} is {'a symbolic link' if link else f'unreadable ({error.strerror})'}") from None
-    file = os.fdopen(descriptor, "rb")
     found = os.fstat(descriptor)
+    problem = None
     if not stat.S_ISREG(found.st_mode):
-        file.close()
-        raise BadOutput(f"{name} is not a plain file")
-    if found.st_size > most:
-        file.close()
-        raise BadOutput(f"{name} has {found.st_size} bytes; at most {most} were expected")
-    return file
+        problem = f"{name} is not a plain file"
+    elif found.st_size > most:
+        problem = f"{name} has {found.st_size} bytes; at most {most} were expected"
+    if problem:
+        os.close(descriptor)
+        raise BadOutput(problem)
+    return os.fdopen(descriptor, "rb")
 
 
 def take(scratch: Path, name: str, to: Path, most: int) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,8 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
     wrap = [_tool("bwrap"), "--die-with-parent", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     wrap += ["--unshare-cgroup-try"] if as_root else ["--unshare-cgroup-try", "--unshare-user"]
     for path in visible():
+        for parent in reversed(path.parents[:-1]):  # made by a bind, they would be closed to others
+            wrap += ["--dir", str(parent)]
         if path.is_symlink() and path.parent == Path("/"):
             wrap += ["--symlink", os.readlink(path), str(path)]
         else:
@@ -110,6 +113,7 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
     wrap += ["--proc", "/proc", "--dev", "/dev", "--ro-bind-try", "/sys", "/sys"]
     for device in sorted(Path("/dev").glob("nvidia*")):
         wrap += ["--dev-bind", str(device), str(device)]
+    wrap += ["--dir", "/etc", "--dir", "/inputs"]
     etc = step.scratch.with_name("etc")
     _write_etc(etc)
     for name in ETC:
@@ -172,13 +176,24 @@ def check(kind: Kind, secret: Mapping[str, Path]) -> None:
         for seen in visible():
             if path.resolve().is_relative_to(seen.resolve()):
                 raise UserError(f"{option} {path}: submissions can read all of {seen}; move it elsewhere")
-    trial = [_tool("bwrap"), "--unshare-net", "--unshare-pid", *([] if os.geteuid() == 0 else ["--unshare-user"])]
-    tried = subprocess.run(
-        [*trial, "--ro-bind", "/", "/", "--proc", "/proc", "true"], capture_output=True, text=True, check=False
-    )
+    with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
+        step = Step(Path(folder) / "source", "trial.py", [], [], Path(folder) / "scratch", seed=0)
+        step.source.mkdir()
+        step.source.chmod(0o755)
+        (step.source / "trial.py").write_text("import json, math, zlib")
+        prepare(step.scratch)
+        limits = Limits(seconds=60, memory=1 << 30, disk=1 << 30)
+        tried = subprocess.run(
+            command(step, limits, kind),
+            env=environment(step, limits, kind),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if tried.returncode:
-        said = " ".join(tried.stderr.split())[:200]
-        raise UserError(f"bubblewrap cannot make a sandbox here ({said}): allow user namespaces, {hint}")
+        said = " ".join(tried.stderr.split())[-200:]
+        raise UserError(f"Python does not start in a bubblewrap sandbox here ({said}): allow user namespaces, {hint}")
 
 
 def works() -> bool:
