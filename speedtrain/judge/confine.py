@@ -102,7 +102,7 @@ def _outcome(death: Death, watch: "_Watch", log: Path, limits: Limits) -> Outcom
         if returncode == -signal.SIGXFSZ or "File too large" in last_words:
             limit = f"wrote a file larger than the limit of {in_bytes(limits.disk)}"
         elif any(word in last_words for word in PROCESS_WORDS):
-            limit = f"reached the limit of {limits.processes} processes and threads: {last_words}"
+            limit = f"ran more than the limit of {limits.processes} processes and threads: {last_words}"
         elif any(word in last_words for word in MEMORY_WORDS):
             limit = f"asked for more than the limit of {in_bytes(limits.memory)} of memory: {last_words}"
     if limit is not None:
@@ -121,7 +121,7 @@ def _last_line(log: Path) -> str:
 
 def in_bytes(number: int) -> str:
     """A number of bytes as a person writes it."""
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if number >= size:
             return f"{number / size:.4g} {unit}"
     return f"{number} bytes"
@@ -176,8 +176,8 @@ class _Watch:
         self.peak_memory = max(self.peak_memory, memory)
         if memory > self._limits.memory:
             self.limit = f"used more than the limit of {in_bytes(self._limits.memory)} of memory"
-        if threads >= self._limits.processes:
-            self.limit = f"reached the limit of {self._limits.processes} processes and threads"
+        if threads > self._limits.processes:
+            self.limit = f"ran more than the limit of {self._limits.processes} processes and threads"
         hidden = _deleted_files(pids)
         if hidden > self._limits.disk:
             self.limit = f"wrote more than the limit of {in_bytes(self._limits.disk)} to deleted files"

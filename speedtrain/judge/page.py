@@ -16,8 +16,8 @@ def render(board: Mapping[str, Any]) -> str:
     settings = board["settings"]
     entries: Sequence[Entry] = board["entries"]
     about = (
-        f"{settings['runs']} runs of {settings['budget']:g} seconds each, on {settings['cpus']} cores with "
-        f"{in_bytes(settings['memory'])} of memory; trained on {board['data']['num_train']:,} images, scored on "
+        f"{_count(settings['runs'], 'run')} of {settings['budget']:g} s each, on {_count(settings['cpus'], 'core')} "
+        f"with {in_bytes(settings['memory'])} of memory; trained on {board['data']['num_train']:,} images, scored on "
         f"{board['num_test_images']:,}. Begun {board['began']}."
     )
     sections = [
@@ -56,7 +56,7 @@ def _ranking(entries: Sequence[Entry]) -> Html:
     caption = "Submissions by rank; the buttons in the head sort"
     table = tag("table", tag("caption", caption), tag("thead", tag("tr", *cells)), tag("tbody", *rows), id="board")
     status = tag("p", "", id="sorted", class_="hidden", aria_live="polite")
-    return tag("div", table, status, class_="scroll", tabindex=0, role="region", aria_label="Ranking")
+    return tag("div", tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="Ranking"), status)
 
 
 def _row(entry: Entry, axis: tuple[float, float]) -> Html:
@@ -90,7 +90,7 @@ def _verdict(entry: Entry) -> Html:
     if entry["refused"]:
         said, kind = "refused", "bad"
     elif failed:
-        said, kind = f"{failed} of {len(entry['runs'])} runs failed", "bad"
+        said, kind = f"{failed} of {_count(len(entry['runs']), 'run')} failed", "bad"
     elif any(run["network_attempts"] for run in entry["runs"]):
         said, kind = "tried to reach the network", "bad"
     elif not entry["complete"]:
@@ -194,6 +194,10 @@ def _marks(run: Entry) -> str:
     return f" [{'; '.join(marks)}]" if marks else ""
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
 
@@ -251,7 +255,8 @@ a { color: var(--blue) }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; overflow-wrap: normal }
 caption { text-align: left; padding: .4rem 0 }
 th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-td { white-space: nowrap } article td:nth-child(6) { white-space: normal; min-width: 16rem; overflow-wrap: anywhere }
+td { white-space: nowrap } #board td:last-child { white-space: normal; min-width: 8rem }
+article td:nth-child(6) { white-space: normal; min-width: 16rem; overflow-wrap: anywhere }
 tbody th { font-weight: 500; min-width: 9rem; max-width: 22rem; overflow-wrap: anywhere }
 tbody th span { display: block; font-weight: 400 }
 thead th { font-size: .875rem; white-space: nowrap }

@@ -1,8 +1,8 @@
 """From predictions to ranks.
 
 A submission's accuracy is the mean of its runs. Two things make it uncertain: another run would come out
-differently, and so would other test images. Its interval adds the two up: Student's t over the runs and the normal
-approximation over the images, in quadrature.
+differently, and so would other test images. Its interval adds the two up: Student's t over the runs and Wilson's
+interval over the images, in quadrature.
 
 Submissions that are not significantly different share a rank. Significantly different means that both kinds of chance
 are ruled out at the 5 % level: the images by a paired bootstrap of the difference image by image (Efron & Tibshirani,
@@ -11,6 +11,7 @@ are at least two runs, the runs by Welch's t-test. Both are scipy's.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,9 +23,9 @@ LEVEL = 0.05
 
 METHOD = (
     "Accuracy is the mean of all runs; a failed run counts as 0. The 95 % interval covers both the chance of the runs "
-    "(Student's t) and that of the test images. Submissions share a rank with the first of their group unless both a "
-    "paired bootstrap over the test images (Efron & Tibshirani 1993; Koehn 2004) and Welch's t-test over the runs tell "
-    "them apart at the 5 % level."
+    "(Student's t) and that of the test images (Wilson). Submissions share a rank with the first of their group unless "
+    "both a paired bootstrap over the test images (Efron & Tibshirani 1993; Koehn 2004) and Welch's t-test over the "
+    "runs tell them apart at the 5 % level."
 )
 
 
@@ -71,14 +72,15 @@ def score(correct: np.ndarray, labels: np.ndarray, num_classes: int) -> Score:
     runs, count = correct.shape
     accuracy = float(correct.mean())
     per_image = correct.mean(0)
-    images = stats.norm.ppf(1 - LEVEL / 2) * per_image.std() / math.sqrt(count)
+    images = stats.binomtest(round(accuracy * count), count).proportion_ci(1 - LEVEL, method="wilson")
     spread = 0.0
     if runs > 1:
         deviation = correct.mean(1).std(ddof=1) / math.sqrt(runs)
         spread = stats.t.ppf(1 - LEVEL / 2, runs - 1) * deviation
-    half = math.hypot(images, spread)
+    low = accuracy - math.hypot(max(0.0, accuracy - images.low), spread)
+    high = accuracy + math.hypot(max(0.0, images.high - accuracy), spread)
     per_class = [float(per_image[labels == k].mean()) for k in range(num_classes)]
-    return Score(accuracy, (max(0.0, accuracy - half), min(1.0, accuracy + half)), per_class)
+    return Score(accuracy, (max(0.0, low), min(1.0, high)), per_class)
 
 
 def compare(correct: np.ndarray, better: np.ndarray) -> Comparison:
@@ -105,7 +107,9 @@ def compare(correct: np.ndarray, better: np.ndarray) -> Comparison:
         if np.ptp(one) == np.ptp(other) == 0:  # every run the same: the test would divide by zero
             p_runs = float(one[0] == other[0])
         else:
-            p_runs = float(stats.ttest_ind(one, other, equal_var=False).pvalue)
+            with warnings.catch_warnings():  # it warns where the runs of one of the two are all the same
+                warnings.simplefilter("ignore", RuntimeWarning)
+                p_runs = float(stats.ttest_ind(one, other, equal_var=False).pvalue)
     significant = high < 0 and (p_runs is None or p_runs < LEVEL)
     return Comparison(float(per_image.mean()), (low, high), p_runs, significant)
 

@@ -89,7 +89,8 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
     as_root = os.geteuid() == 0
     limited = ["taskset", "--cpu-list", ",".join(map(str, limits.cpus))]
     limited += ["prlimit", f"--data={limits.memory}", f"--fsize={limits.disk}", "--core=0"]
-    limited += [f"--nproc={limits.processes}"]
+    # the watch kills at the limit; the kernel's own comes a little later, and holds until the watch looks
+    limited += [f"--nproc={limits.processes + limits.processes // 8 + 8}"]
     if kind == "none":
         arguments = [str(argument) for argument in step.arguments]
         return [*limited, sys.executable, str(step.source / step.script), *arguments]

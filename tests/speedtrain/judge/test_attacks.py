@@ -103,7 +103,7 @@ SPY = """
             print("LEAK", what, do())
         except Exception as error:
             print("kept from", what, type(error).__name__)
-    for path in ("SECRET", "BOARD", "BOARD/private/journal.jsonl", "/etc/shadow", "/home", "/var", os.path.expanduser("~root")):
+    for path in ("SECRET", "BOARD", "BOARD/private/journal.jsonl", "/etc/shadow", "/var", "/root/.bashrc"):
         attempt("reading " + path, lambda: os.listdir(path) if os.path.isdir(path) else open(path).read(10))
     for path in ("/", "/usr", "/etc", "/submission", "/inputs", "/dev", "SECRET", sys.prefix):
         attempt("writing " + path, lambda: open(path + "/planted", "w"))
@@ -117,8 +117,9 @@ SPY = """
     attempt("descriptors", lambda: [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3, 100)])
     for fd in range(3, 100):
         attempt("descriptor", lambda: os.write(fd, b"not an event"))
-    attempt("earlier runs", lambda: [path for path in ("/tmp/left", "/dev/shm/left", "left") if os.path.exists(path)][0])
-    for path in ("/tmp/left", "/dev/shm/left", "left"):
+    left = ("/tmp/left", "/dev/shm/left", "left")
+    attempt("earlier runs", lambda: [path for path in left if os.path.exists(path)][0])
+    for path in left:
         open(path, "w").write("for the next run")
     print("SPIED")
 """
