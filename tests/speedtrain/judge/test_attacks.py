@@ -112,7 +112,8 @@ SPY = """
     attempt("becoming root", lambda: os.setuid(0))
     attempt("processes", lambda: [pid for pid in os.listdir("/proc") if pid.isdigit()][20])
     attempt("environment", lambda: os.environ["ORGANISERS_TOKEN"])
-    attempt("test images", lambda: os.listdir("/inputs")[1])
+    due = {"train.npz"} if "training" in sys.argv[0] else {"images.npz", "weights"}
+    attempt("other inputs", lambda: sorted(set(os.listdir("/inputs")) - due)[0])
     attempt("labels", lambda: names[1])
     attempt("descriptors", lambda: [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3, 100)])
     for fd in range(3, 100):
