@@ -66,7 +66,7 @@ class Settings:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if self.memory > memory:
             raise UserError(f"--memory {confine.in_bytes(self.memory)}: there are {confine.in_bytes(memory)} here")
-        free = shutil.disk_usage(out).free
+        free = shutil.disk_usage(next(path for path in (out, *out.absolute().parents) if path.exists())).free
         if 2 * self.disk > free:  # scratch, and the weights that are taken over from it
             raise UserError(
                 f"--disk {confine.in_bytes(self.disk)}: twice as much must be free, "
@@ -98,9 +98,9 @@ def judge(
         UserError: bad input, before anything is run.
     """
     submissions = _read_all(archives)
-    private = _open_board(out, resume)
     settings.check(out)
     sandbox.check(settings.sandbox, {**secret, "--out": out})
+    private = _open_board(out, resume)
     if settings.sandbox == "none":
         say("warning: --sandbox none: the submissions can read and write whatever you can, and use the network")
     header = _header(submissions, data, settings)

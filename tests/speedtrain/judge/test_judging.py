@@ -202,6 +202,7 @@ def test_bad_input_gets_one_clear_line(
     said = capsys.readouterr().err
     assert said.count("\n") == 1, said
     assert BAD[arguments] in said
+    assert not (tmp_path / "board").exists()
 
 
 def test_without_bubblewrap_the_judge_refuses_and_says_what_to_do(
