@@ -70,7 +70,7 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add("--model", metavar="resnet9|timm:NAME", help="network (default: resnet9)")
     add("--seed", metavar="N", help="of initialisation, order and augmentation (default: 0)")
     add("--device", metavar="auto|cpu|cuda", help="where to train (default: auto)")
-    add("--threads", metavar="N", help="CPU threads (default: all cores)")
+    add("--threads", metavar="N", help="CPU threads at most (default: all cores)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

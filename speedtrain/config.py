@@ -29,7 +29,7 @@ class Config:
         data_root: folder to look for CIFAR-10 in, and to download it to.
         seed: of initialisation, order and augmentation.
         device: auto, cpu or cuda.
-        threads: CPU threads; null for all cores.
+        threads: CPU threads at most, while no other program wants the cores; null for all cores.
         model: resnet9, or timm:NAME.
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
         batch_size: images a step, or auto.

@@ -1,12 +1,15 @@
 """As many threads as the machine has cores to spare."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
 LOOK_EVERY = 1.0
-WAITING = 0.15
-IDLE = 0.85
+WAITING = 0.15  # share of the time a thread may wait for a core
+IDLE = 0.85  # share of the time a core must be idle to be taken
+MUSTER = 0.25  # of a core may be in use by others at the start
+LINUX = sys.platform == "linux"
 
 
 class Crew:
@@ -22,23 +25,34 @@ class Crew:
 
     def __init__(self, most: int) -> None:
         self.threads = self._most = most
-        self._next = time.monotonic() + LOOK_EVERY
-        self._waited, self._idle = _waited(), _idle()
-        self._looked = time.monotonic()
+        self._remember()
+
+    def muster(self) -> int:
+        """The number of threads to begin with: as many as cores were idle, or ours, since this object was made."""
+        seconds = time.monotonic() - self._looked
+        free = (_idle() - self._idle + time.process_time() - self._worked) / seconds
+        if LINUX:
+            self.threads = max(1, min(self._most, int(free + MUSTER)))
+        self._remember()
+        return self.threads
 
     def look(self) -> int:
         """The number of threads for the next step. Cheap: looks about once a second."""
-        now = time.monotonic()
-        if now < self._next or self._most == 1:
+        seconds = time.monotonic() - self._looked
+        if seconds < LOOK_EVERY or self._most == 1:
             return self.threads
-        waited, idle, seconds = _waited(), _idle(), now - self._looked
+        waited = _waited()
         longest = max((delay - self._waited.get(thread, delay) for thread, delay in waited.items()), default=0.0)
         if longest > WAITING * seconds and self.threads > 1:
             self.threads -= 1
-        elif idle - self._idle > IDLE * seconds and self.threads < self._most:
+        elif _idle() - self._idle > IDLE * seconds and self.threads < self._most:
             self.threads += 1
-        self._waited, self._idle, self._looked, self._next = waited, idle, now, now + LOOK_EVERY
+        self._remember()
         return self.threads
+
+    def _remember(self) -> None:
+        self._waited, self._idle, self._worked = _waited(), _idle(), time.process_time()
+        self._looked = time.monotonic()
 
 
 def _waited() -> dict[str, float]:

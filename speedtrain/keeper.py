@@ -6,7 +6,6 @@ import io
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from speedtrain.crew import Crew
+from speedtrain.record import ClockRecord
 from speedtrain.training import Training
 from speedtrain.weights import save_weights
 from timing import BudgetCallback, Pacer, RecordedPacer, send_event
@@ -27,29 +27,6 @@ REPORT_EVERY = 0.5
 LEAVE_SECONDS = 0.15
 CHECK_EVERY_ON_GPU = 32
 METRICS = ("seconds", "progress", "step", "epoch", "loss", "lr", "images_per_second", "side")
-
-
-@dataclass(frozen=True)
-class ClockRecord:
-    """What the clock decided in a run: enough to train again without one.
-
-    Attributes:
-        progress: of each step.
-        threads: of each step.
-        snapshots: after how many steps the weights were kept to fall back on.
-    """
-
-    progress: list[float]
-    threads: list[int]
-    snapshots: frozenset[int]
-
-    @classmethod
-    def read(cls, path: Path, steps: int) -> "ClockRecord":
-        """The first `steps` steps of a `clock.csv`."""
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))[:steps]
-        kept = frozenset(number for number, row in enumerate(rows, 1) if row["snapshot"] == "1")
-        return cls([float(row["progress"]) for row in rows], [int(row["threads"]) for row in rows], kept)
 
 
 class Keeper(L.Callback):
@@ -65,6 +42,7 @@ class Keeper(L.Callback):
         training: what is kept.
         clock: gives progress and the seconds since birth.
         pacer: of that clock; is told how long a save takes, to keep that long for the last one.
+        crew: how many threads to use.
         replay: follow this record instead of the clock.
         say: tells a person one line.
     """
@@ -75,11 +53,12 @@ class Keeper(L.Callback):
         training: Training,
         clock: BudgetCallback,
         pacer: Pacer | RecordedPacer,
+        crew: Crew,
         replay: ClockRecord | None,
         say: Callable[[str], None],
     ) -> None:
         self.run, self.training, self.clock, self.pacer = run, training, clock, pacer
-        self.replay, self.say = replay, say
+        self.crew, self.replay, self.say = crew, replay, say
         self.lr_factor = 1.0
         self.images_seen = 0
         self._clock_file = _Appended(run / "clock.csv", "step,progress,threads,snapshot\n")
@@ -87,7 +66,6 @@ class Keeper(L.Callback):
         self._next_save = self._next_report = 0.0
         self._rate, self._rate_since = 0.0, (0.0, 0)
         self._disk_full = False
-        self._crew = Crew(torch.get_num_threads())
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.clock.stop())  # ends early, and still saves
@@ -102,7 +80,7 @@ class Keeper(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, batch: Tensor, batch_idx: int
     ) -> None:
         self.training.progress = self.clock.progress
-        threads = self.replay.threads[self.training.num_steps] if self.replay else self._crew.look()
+        threads = self.replay.threads[self.training.num_steps] if self.replay else self.crew.look()
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
         for group in self.training.optimizer.param_groups:

@@ -12,13 +12,14 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speedtrain.crew import Crew
 from timing import Budget, Ledger, Pacer, RecordedPacer, send_event
 
 if TYPE_CHECKING:
     import numpy as np
 
     from speedtrain.config import Config
-    from speedtrain.keeper import ClockRecord
+    from speedtrain.record import ClockRecord
 
 
 def say(line: str) -> None:
@@ -46,6 +47,7 @@ def train(
         replay: train by this record instead of the clock.
         max_steps: end after so many steps at the latest.
     """
+    crew = Crew(config.threads or os.cpu_count() or 1)
     with ledger.phase("import"):
         import lightning as L
         import torch
@@ -60,8 +62,6 @@ def train(
     budget = Budget(config.budget if replay is None else float("inf"), ledger.born)
     with ledger.phase("data"):
         device = torch.device("cuda" if config.device == "cuda" else "cpu")
-        if config.threads:
-            torch.set_num_threads(config.threads)
         if device.type == "cuda":
             torch.use_deterministic_algorithms(True, warn_only=True)  # replay wants the same bits again
         stored = torch.from_numpy(images).to(device)
@@ -69,6 +69,7 @@ def train(
 
     if replay is None:
         with ledger.phase("plan"):
+            torch.set_num_threads(crew.muster())
             plan = make_plan(config, stored, targets, num_classes, budget.remaining())
             config.batch_size, config.precision = plan.batch_size, plan.precision
             config.width = plan.width or config.width
@@ -76,6 +77,7 @@ def train(
     send_event({"event": "phase", "phases": ledger.phases()})  # should this be the last that is heard
 
     with ledger.phase("build"):
+        torch.set_num_threads(1)  # the whitening's bits must not depend on how busy the machine is now
         torch.manual_seed(config.seed)
         tricks = make_tricks(config)
         width = 0 if config.width == "auto" else config.width
@@ -96,7 +98,7 @@ def train(
         order = Order(len(stored), config.batch_size, config.seed, device)
         pacer = Pacer(budget) if replay is None else RecordedPacer(replay.progress)
         clock = BudgetCallback(budget, lr_schedule=config.lr_factor, ledger=ledger, pacer=pacer)
-        keeper = Keeper(run, training, clock, pacer, replay, say)
+        keeper = Keeper(run, training, clock, pacer, crew, replay, say)
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
@@ -121,7 +123,7 @@ def main(job: Path) -> None:
         import numpy as np
 
         from speedtrain.config import Config
-        from speedtrain.keeper import ClockRecord
+        from speedtrain.record import ClockRecord
     with ledger.phase("data"):
         told: dict[str, Any] = json.loads((job / "job.json").read_text(encoding="utf-8"))
         config = Config(**told["config"])

@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speedtrain.keeper import ClockRecord, Keeper
+from speedtrain.crew import Crew
+from speedtrain.keeper import Keeper
 from speedtrain.network import Classifier
+from speedtrain.record import ClockRecord
 from speedtrain.training import LossScale, Order, Training
 from speedtrain.weights import load_weights
 from timing import Budget, BudgetCallback, RecordedPacer
@@ -275,7 +277,7 @@ def kept_training(run: Path, tricks: list[Trick], steps: int) -> tuple[Training,
     pacer = RecordedPacer([step / steps for step in range(steps)])
     clock = BudgetCallback(Budget(600, time.monotonic()), lr_schedule=lambda progress: 1.0, pacer=pacer)
     said: list[str] = []
-    keeper = Keeper(run, training, clock, pacer, None, said.append)
+    keeper = Keeper(run, training, clock, pacer, Crew(torch.get_num_threads()), None, said.append)
     return training, keeper, said, [keeper, clock]
 
 
