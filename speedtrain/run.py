@@ -269,7 +269,7 @@ def _settle_machine(config: Config) -> list[str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     config.threads = config.threads or cores
     if config.threads > cores:
-        notes.append(f"warning: {config.threads} threads asked for, but there are {cores} cores: no more than that will be used")
+        notes.append(f"warning: {config.threads} threads asked for on {cores} cores: no more than that will be used")
     return notes
 
 
