@@ -214,6 +214,8 @@ def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
         UserError: not a run directory, no images there, or `out` cannot be written.
     """
     config, result = read_run(source)
+    # how it was trained need not be how it predicts: in full precision, on what this machine has
+    config.device, config.precision, config.threads = "auto", "fp32", None
     _settle_machine(config)
     torch.set_num_threads(config.threads or 1)
     classifier = load_classifier(config, result["data"]["num_classes"], source / "weights.safetensors")
@@ -374,6 +376,8 @@ class _Worker:
                 self.display.running(self.config.budget, guarded.born),
             ):
                 signals.job = guarded
+                if signals.received is not None:  # it came before there was a job to interrupt
+                    guarded.interrupt()
                 try:
                     return guarded.wait()
                 finally:
