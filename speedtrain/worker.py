@@ -64,7 +64,7 @@ def train(
         device = torch.device("cuda" if config.device == "cuda" else "cpu")
         if device.type == "cuda":
             torch.use_deterministic_algorithms(True, warn_only=True)  # replay wants the same bits again
-            torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, and not for free
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
             torch.set_float32_matmul_precision("high")  # TF32, as convolutions use by default
         stored = torch.from_numpy(images).to(device)
         targets = torch.from_numpy(labels).to(device)
