@@ -229,7 +229,7 @@ def test_a_busy_machine_ends_on_time_and_anneals(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["progress"]) > 0.85
     if (os.cpu_count() or 1) > 1 and Path("/proc/self/schedstat").exists():
-        assert {row["threads"] for row in rows} > {rows[0]["threads"]}  # it made room, and says so in the record
+        assert int(rows[-1]["threads"]) < (os.cpu_count() or 1)  # it made room, and the record says so
     replay = [sys.executable, "-m", "speedtrain", "replay", "--run", str(out), "--out", str(tmp_path / "again")]
     assert subprocess.run(replay, capture_output=True, check=False).returncode == 0
 
