@@ -137,7 +137,10 @@ def _setting(text: str) -> tuple[str, Any]:
 def _train(options: Namespace) -> int:
     from speedtrain.run import train
 
-    return _exit_code(train(**_told(options), out=options.out, quiet=options.quiet))
+    result = train(**_told(options), out=options.out, quiet=options.quiet)
+    if options.quiet and result["accuracy"] is not None:
+        print(f"accuracy {result['accuracy']:.2%} in {result['out']}")
+    return _exit_code(result)
 
 
 def _replay(options: Namespace) -> int:

@@ -5,6 +5,7 @@ import csv
 import io
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from speedtrain.weights import save_weights
 from timing import BudgetCallback, Pacer, RecordedPacer, send_event
 from tricks import Trick
 
-FIRST_SAVE = 1.0
-SAVE_EVERY = 2.0
-SAVE_SHARE = 0.005
-REPORT_EVERY = 0.5
-LEAVE_SECONDS = 0.15
-CHECK_EVERY_ON_GPU = 32
+FIRST_SAVE = 1.0  # seconds into training
+SAVE_EVERY = 2.0  # seconds at least, and
+SAVE_SHARE = 0.005  # of the time at most
+REPORT_EVERY = 0.5  # seconds
+LEAVE_SECONDS = 0.15  # from the last save to the end of the process, with a margin
+CHECK_EVERY_ON_GPU = 32  # steps
 METRICS = ("seconds", "progress", "step", "epoch", "loss", "lr", "images_per_second", "side")
 
 
@@ -66,6 +67,8 @@ class Keeper(L.Callback):
         self._next_save = self._next_report = 0.0
         self._rate, self._rate_since = 0.0, (0.0, 0)
         self._disk_full = False
+        self._repaired_at = -1
+        self._queued: deque[torch.cuda.Event] = deque()
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.clock.stop())  # ends early, and still saves
@@ -98,6 +101,8 @@ class Keeper(L.Callback):
         due = step in self.replay.snapshots if self.replay else now >= self._next_save
         # on a GPU every look at the loss waits for it
         look = self.training.device.type != "cuda" or due or step % CHECK_EVERY_ON_GPU == 0
+        if self.training.device.type == "cuda":
+            self._wait_for_gpu()
         if look and not self._finite(also_weights=due):
             self._fall_back()
         elif due:
@@ -111,10 +116,18 @@ class Keeper(L.Callback):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.training.num_steps == 0:
             return
-        if not self._finite(also_weights=True):
+        if self._repaired_at != self.training.num_steps and not self._finite(also_weights=True):
             self._fall_back()
         self._report(time.monotonic())
         self._save()
+
+    def _wait_for_gpu(self) -> None:
+        """Lets the host run two steps ahead of the GPU and no more: the clock is to measure work, not a queue."""
+        event = torch.cuda.Event()
+        event.record()
+        self._queued.append(event)
+        if len(self._queued) > 2:
+            self._queued.popleft().synchronize()
 
     def _finite(self, also_weights: bool) -> bool:
         assert self.training.last_loss is not None
@@ -128,19 +141,20 @@ class Keeper(L.Callback):
         self._good = copy.deepcopy(
             (
                 self._live,
+                self._kept,
                 self.training.optimizer.optimizer.state_dict(),
-                [trick.__dict__ for trick in self._averaging],
+                [each.__dict__ for each in (self.training.loss_scale, *self._averaging)],
             )
         )
         self._good_step = self.training.num_steps
 
     def _fall_back(self) -> None:
-        live, optimizer, averaging = copy.deepcopy(self._good)
+        live, self._kept, optimizer, states = copy.deepcopy(self._good)
         self.training.classifier.load_state_dict(live)
         self.training.optimizer.optimizer.load_state_dict(optimizer)
-        for trick, state in zip(self._averaging, averaging, strict=True):
-            trick.__dict__.update(state)
-        self._kept = self._live
+        for each, state in zip((self.training.loss_scale, *self._averaging), states, strict=True):
+            each.__dict__.update(state)
+        self._repaired_at = self.training.num_steps
         self.lr_factor /= 2
         self.say(
             f"step {self.training.num_steps}: the loss is not finite; back to the weights of step {self._good_step}, "

@@ -43,7 +43,7 @@ class Display:
     """The progress of the budget on standard error: a bar on a terminal, plain lines elsewhere.
 
     Args:
-        quiet: show only warnings and the result's one line.
+        quiet: show only what a person must know.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -57,6 +57,10 @@ class Display:
         """One line of news."""
         if not self.quiet:
             self._console.print(line, markup=False)
+
+    def warn(self, line: str) -> None:
+        """One line that a person must know, quiet or not."""
+        self._console.print(line, markup=False)
 
     @contextmanager
     def running(self, budget: float, born: float) -> Iterator[None]:
@@ -86,14 +90,14 @@ class Display:
 
     def result(self, result: Mapping[str, Any], run: Path) -> None:
         """The end: the accuracy, where the time went, and where the files are."""
+        if result.get("error") or result["accuracy"] is None:
+            self.warn(f"{result['status']}: {result.get('error', 'nothing was trained')}")
         if self.quiet:
             return
         out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        if result["accuracy"] is None:
-            self._console.print(f"{result['status']}: {result.get('error', 'nothing was trained')}", markup=False)
-        else:
+        if result["accuracy"] is not None:
             low, high = result["accuracy_interval"]
-            on = f"{result['num_test_images']} {result['accuracy_on']} images of {result['data']['name']}"
+            on = f"{result['num_test_images']} {result['accuracy_on']} images of {result['test_data']['name']}"
             out.print(
                 f"\naccuracy {result['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}; {on})",
                 markup=False,

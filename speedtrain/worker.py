@@ -6,7 +6,9 @@ and `labels.npy`. What it reaches it saves in the run's folder; what it has to s
 
 import json
 import logging
+import math
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 def say(line: str) -> None:
     """Tells the person who waits, and the log."""
     print(line, flush=True)
-    send_event({"event": "say", "text": line[:2000]})
+    send_event({"event": "say", "text": line[:600]})
 
 
 def train(
@@ -45,7 +47,7 @@ def train(
         images: uint8 [N, H, W, 3]; labels: int64 [N].
         ledger: the books, open since birth; the budget counts from there too.
         replay: train by this record instead of the clock.
-        max_steps: end after so many steps at the latest.
+        max_steps: end after so many steps, whatever the clock says.
     """
     crew = Crew(config.threads or os.cpu_count() or 1)
     with ledger.phase("import"):
@@ -59,7 +61,12 @@ def train(
         from speedtrain.training import Order, Training
         from timing import BudgetCallback
 
-    budget = Budget(config.budget if replay is None else float("inf"), ledger.born)
+        # Lightning's advice (more data-loader workers, …) is not for this loop
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning")
+
+    unlimited = replay is not None or max_steps is not None
+    budget = Budget(math.inf if unlimited else config.budget, ledger.born)
     with ledger.phase("data"):
         device = torch.device("cuda" if config.device == "cuda" else "cpu")
         if device.type == "cuda":
@@ -72,7 +79,7 @@ def train(
     if replay is None:
         with ledger.phase("plan"):
             torch.set_num_threads(crew.muster())
-            plan = make_plan(config, stored, targets, num_classes, budget.remaining())
+            plan = make_plan(config, stored, targets, num_classes, max(0.0, config.budget - budget.elapsed()))
             config.batch_size, config.precision = plan.batch_size, plan.precision
             config.width = plan.width or config.width
             send_event({"event": "plan", "plan": plan.as_dict()})
@@ -121,6 +128,8 @@ def train(
 def main(job: Path) -> None:
     """Does the job that the front left in a folder."""
     ledger = Ledger()
+    # Until training begins nothing is there to save. Said so that Lightning does not make an exit of its own of it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     with ledger.phase("import"):
         import numpy as np
 
@@ -144,9 +153,6 @@ def main(job: Path) -> None:
 
 
 if __name__ == "__main__":
-    # Lightning's advice (more data-loader workers, …) is not for this loop
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
     main(Path(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()
