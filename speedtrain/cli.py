@@ -75,7 +75,7 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add("--model", metavar="resnet9|timm:NAME", help="network (default: resnet9)")
     add("--seed", metavar="N", help="of initialisation, order and augmentation (default: 0)")
     add("--device", metavar="auto|cpu|cuda", help="where to train (default: auto)")
-    add("--threads", metavar="N", help="CPU threads (default: all cores)")
+    add("--threads", metavar="N", help="CPU threads at most (default: all cores)")
 
 
 def _add_package_options(parser: ArgumentParser) -> None:
@@ -154,7 +154,10 @@ def _setting(text: str) -> tuple[str, Any]:
 def _train(options: Namespace) -> int:
     from speedtrain.run import train
 
-    return _exit_code(train(**_told(options), out=options.out, quiet=options.quiet))
+    result = train(**_told(options), out=options.out, quiet=options.quiet)
+    if options.quiet and result["accuracy"] is not None:
+        print(f"accuracy {result['accuracy']:.2%} in {result['out']}")
+    return _exit_code(result)
 
 
 def _replay(options: Namespace) -> int:

@@ -29,7 +29,7 @@ class Config:
         data_root: folder to look for CIFAR-10 in, and to download it to.
         seed: of initialisation, order and augmentation.
         device: auto, cpu or cuda.
-        threads: CPU threads; null for all cores.
+        threads: CPU threads at most, while no other program wants the cores; null for all cores.
         model: resnet9, or timm:NAME.
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
         batch_size: images a step, or auto.
@@ -153,13 +153,18 @@ def resolve(
     Raises:
         UserError: something is unknown, of the wrong type, or out of range.
     """
+    for key in told:
+        if key not in _KEYS:
+            raise UserError(f"unknown option {key!r}{nearest(key, _KEYS)}")
     keys = read_recipe(recipe)
+    if isinstance(tricks, str) or isinstance(with_tricks, str) or isinstance(without, str):
+        raise UserError("tricks must be a list of names, as in ['sam', 'flip'], not text")
     chosen = keys.pop("tricks", None) or {}
     if not isinstance(chosen, dict):
         raise UserError(f"recipe {recipe}: tricks must be a mapping of names to hyperparameters")
-    chosen = {str(name): values or {} for name, values in chosen.items()}
+    chosen = {str(name): {} if values is None else values for name, values in chosen.items()}
     if isinstance(tricks, Mapping):
-        chosen = {name: dict(values or {}) for name, values in tricks.items()}
+        chosen = {name: {} if values is None else values for name, values in tricks.items()}
     elif tricks is not None:
         chosen = {name: chosen.get(name, {}) for name in tricks}
     for name in with_tricks:
@@ -174,7 +179,7 @@ def resolve(
             if key not in _KEYS or key == "tricks":
                 raise UserError(f"--set {key}: no such key{nearest(key, [*_KEYS, *chosen])}")
             keys[key] = value
-        elif trick in chosen:
+        elif isinstance(chosen.get(trick), Mapping):
             chosen[trick] = {**chosen[trick], hyperparameter: value}
         else:
             hint = nearest(trick, chosen) if chosen else ""
@@ -197,10 +202,14 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
                 raise UserError(f"{key} must be {'positive' if key in _POSITIVE else '0 or more'}, got {value}")
     knots = values["schedule"]
     places = [place for place, _ in knots]
-    if len(knots) < 2 or places[0] != 0 or places[-1] != 1 or any(a >= b for a, b in pairwise(places)):
+    if len(knots) < 2 or places[0] != 0 or places[-1] != 1 or not all(a < b for a, b in pairwise(places)):
         raise UserError(f"schedule must be [progress, factor] knots with progress rising from 0 to 1, got {knots}")
     if any(not (factor >= 0 and math.isfinite(factor)) for _, factor in knots):
         raise UserError(f"schedule's factors must be 0 or more, got {knots}")
+    if values["seed"] >= 2**63:
+        raise UserError(f"seed must be below 2**63, got {values['seed']}")
+    if values["momentum"] >= 1:
+        raise UserError(f"momentum must be below 1, got {values['momentum']}")
     if values["nesterov"] and values["momentum"] == 0:
         raise UserError("nesterov needs a momentum above 0; set nesterov=false")
     if not (values["model"] == "resnet9" or values["model"].startswith("timm:")):

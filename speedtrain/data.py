@@ -4,8 +4,8 @@ Whatever the source — CIFAR-10, scikit-learn's digits, an .npz, a folder of cl
 comes out as uint8 images [N, 32, 32, 3] with int64 labels, or as a UserError of one line. Images of another
 size are cut to their centred square and resampled to 32×32 (bicubic, antialiased when shrinking).
 
-No torch in here: this runs in the light front process. torchvision and scikit-learn take seconds to import
-and are imported only where they are needed.
+No torch in here: most bad input is refused before that is imported. torchvision and scikit-learn take seconds to
+import too, and are imported only where they are needed.
 """
 
 import hashlib

@@ -5,8 +5,8 @@ import csv
 import io
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +15,19 @@ import torch
 from torch import Tensor
 
 from speedtrain.crew import Crew
+from speedtrain.record import ClockRecord
 from speedtrain.training import Training
 from speedtrain.weights import save_weights
 from timing import BudgetCallback, Pacer, RecordedPacer, send_event
 from tricks import Trick
 
-FIRST_SAVE = 1.0
-SAVE_EVERY = 2.0
-SAVE_SHARE = 0.005
-REPORT_EVERY = 0.5
-LEAVE_SECONDS = 0.15
-CHECK_EVERY_ON_GPU = 32
+FIRST_SAVE = 1.0  # seconds into training
+SAVE_EVERY = 2.0  # seconds at least, and
+SAVE_SHARE = 0.005  # of the time at most
+REPORT_EVERY = 0.5  # seconds
+LEAVE_SECONDS = 0.15  # from the last save to the end of the process, with a margin
+CHECK_EVERY_ON_GPU = 32  # steps
 METRICS = ("seconds", "progress", "step", "epoch", "loss", "lr", "images_per_second", "side")
-
-
-@dataclass(frozen=True)
-class ClockRecord:
-    """What the clock decided in a run: enough to train again without one.
-
-    Attributes:
-        progress: of each step.
-        threads: of each step.
-        snapshots: after how many steps the weights were kept to fall back on.
-    """
-
-    progress: list[float]
-    threads: list[int]
-    snapshots: frozenset[int]
-
-    @classmethod
-    def read(cls, path: Path, steps: int) -> "ClockRecord":
-        """The first `steps` steps of a `clock.csv`."""
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))[:steps]
-        kept = frozenset(number for number, row in enumerate(rows, 1) if row["snapshot"] == "1")
-        return cls([float(row["progress"]) for row in rows], [int(row["threads"]) for row in rows], kept)
 
 
 class Keeper(L.Callback):
@@ -65,6 +43,7 @@ class Keeper(L.Callback):
         training: what is kept.
         clock: gives progress and the seconds since birth.
         pacer: of that clock; is told how long a save takes, to keep that long for the last one.
+        crew: how many threads to use.
         replay: follow this record instead of the clock.
         say: tells a person one line.
         weights: the file for the weights; default: `weights.safetensors` in the run's folder.
@@ -77,6 +56,7 @@ class Keeper(L.Callback):
         training: Training,
         clock: BudgetCallback,
         pacer: Pacer | RecordedPacer,
+        crew: Crew,
         replay: ClockRecord | None,
         say: Callable[[str], None],
         *,
@@ -84,7 +64,7 @@ class Keeper(L.Callback):
         about: Mapping[str, object] | None = None,
     ) -> None:
         self.run, self.training, self.clock, self.pacer = run, training, clock, pacer
-        self.replay, self.say = replay, say
+        self.crew, self.replay, self.say = crew, replay, say
         self.weights, self.about = weights or run / "weights.safetensors", about or {}
         self.lr_factor = 1.0
         self.images_seen = 0
@@ -93,7 +73,8 @@ class Keeper(L.Callback):
         self._next_save = self._next_report = 0.0
         self._rate, self._rate_since = 0.0, (0.0, 0)
         self._disk_full = False
-        self._crew = Crew(torch.get_num_threads())
+        self._repaired_at = -1
+        self._queued: deque[torch.cuda.Event] = deque()
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.clock.stop())  # ends early, and still saves
@@ -108,7 +89,7 @@ class Keeper(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, batch: Tensor, batch_idx: int
     ) -> None:
         self.training.progress = self.clock.progress
-        threads = self.replay.threads[self.training.num_steps] if self.replay else self._crew.look()
+        threads = self.replay.threads[self.training.num_steps] if self.replay else self.crew.look()
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
         for group in self.training.optimizer.param_groups:
@@ -126,6 +107,8 @@ class Keeper(L.Callback):
         due = step in self.replay.snapshots if self.replay else now >= self._next_save
         # on a GPU every look at the loss waits for it
         look = self.training.device.type != "cuda" or due or step % CHECK_EVERY_ON_GPU == 0
+        if self.training.device.type == "cuda":
+            self._wait_for_gpu()
         if look and not self._finite(also_weights=due):
             self._fall_back()
         elif due:
@@ -139,10 +122,18 @@ class Keeper(L.Callback):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.training.num_steps == 0:
             return
-        if not self._finite(also_weights=True):
+        if self._repaired_at != self.training.num_steps and not self._finite(also_weights=True):
             self._fall_back()
         self._report(time.monotonic())
         self._save()
+
+    def _wait_for_gpu(self) -> None:
+        """Lets the host run two steps ahead of the GPU and no more: the clock is to measure work, not a queue."""
+        event = torch.cuda.Event()
+        event.record()
+        self._queued.append(event)
+        if len(self._queued) > 2:
+            self._queued.popleft().synchronize()
 
     def _finite(self, also_weights: bool) -> bool:
         assert self.training.last_loss is not None
@@ -156,19 +147,20 @@ class Keeper(L.Callback):
         self._good = copy.deepcopy(
             (
                 self._live,
+                self._kept,
                 self.training.optimizer.optimizer.state_dict(),
-                [trick.__dict__ for trick in self._averaging],
+                [each.__dict__ for each in (self.training.loss_scale, *self._averaging)],
             )
         )
         self._good_step = self.training.num_steps
 
     def _fall_back(self) -> None:
-        live, optimizer, averaging = copy.deepcopy(self._good)
+        live, self._kept, optimizer, states = copy.deepcopy(self._good)
         self.training.classifier.load_state_dict(live)
         self.training.optimizer.optimizer.load_state_dict(optimizer)
-        for trick, state in zip(self._averaging, averaging, strict=True):
-            trick.__dict__.update(state)
-        self._kept = self._live
+        for each, state in zip((self.training.loss_scale, *self._averaging), states, strict=True):
+            each.__dict__.update(state)
+        self._repaired_at = self.training.num_steps
         self.lr_factor /= 2
         self.say(
             f"step {self.training.num_steps}: the loss is not finite; back to the weights of step {self._good_step}, "

@@ -1,5 +1,6 @@
 """One run from the outside: check everything, start the clock and the worker, score what it saved."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,7 @@ from speedtrain.planner import make_plan
 from speedtrain.progress import Display
 from speedtrain.report import write_report
 from speedtrain.scoring import load_classifier, predict, wilson_interval
+from speedtrain.training import Training
 from speedtrain.weights import load_weights, write_whole
 from speedtrain.worker import MALLOC
 from timing import Death, Guarded
@@ -44,7 +46,7 @@ Result = dict[str, Any]
 
 def train(
     budget: float | None = None,
-    data: str | Path | tuple[np.ndarray, np.ndarray] = "auto",
+    data: str | Path | tuple[np.ndarray, np.ndarray] | None = None,
     test: str | Path | tuple[np.ndarray, np.ndarray] | None = None,
     *,
     recipe: str | Path = "auto",
@@ -60,14 +62,15 @@ def train(
 
     Args:
         budget: seconds, from the birth of the training process.
-        data: auto, cifar10, digits, a path, or (images uint8 [N, H, W, C], labels int [N]).
+        data: auto, cifar10, digits, a path, or (images uint8 [N, H, W, C], labels int [N]); default: the recipe's,
+            or auto.
         test: test images, likewise; default: the data set's own test split, or a holdout.
         recipe: name, or path of a YAML file.
         tricks: exactly these tricks, by name, or name → hyperparameters.
         with_tricks, without: tricks to add to the recipe's, and to take out.
         settings: dotted hyperparameter → value, as in `{"sam.rho": 0.1, "lr": 0.2}`.
         out: run directory, new or empty; default: a new one in `runs/`.
-        quiet: show no progress.
+        quiet: show no progress; what a person must know is still said, on standard error.
         options: other keys of `Config`: per_class, seed, device, threads, model, …
 
     Returns:
@@ -76,7 +79,6 @@ def train(
     Raises:
         UserError: bad input, before the clock starts.
     """
-    arrays = isinstance(data, tuple)
     config = resolve(
         recipe=recipe,
         tricks=tricks,
@@ -84,17 +86,12 @@ def train(
         without=without,
         settings=settings,
         budget=budget,
-        data="arrays" if arrays else _absolute(data),
-        test="arrays" if isinstance(test, tuple) else _absolute(test),
+        data=_named(data),
+        test=_named(test),
         **options,
     )
     begun = time.monotonic()
-    loaded = load_data(
-        data if arrays else config.data,
-        test if isinstance(test, tuple) else config.test,
-        per_class=config.per_class,
-        data_root=config.data_root,
-    )
+    loaded = _load(config, data, test)
     display = Display(quiet)
     off_clock = {"data": time.monotonic() - begun}
     return execute(config, loaded, out, display, off_clock=off_clock)
@@ -120,7 +117,7 @@ def execute(
     check_network(config, data.train)
     run = new_folder(out)
     for note in notes:
-        display.say(note)
+        display.warn(note)
     _write_config(run, config)
     off_clock["check"] = time.monotonic() - begun
 
@@ -137,13 +134,23 @@ def execute(
             display.say("scoring …")
             images, labels = data.test.images, data.test.labels
             probabilities = _score(result, config, data, run)
+            with _may_fail(display):
+                write_whole(run / "predictions.npz", _predictions(probabilities))
         elif result["status"] != "interrupted":
             result["status"] = "failed"
-            result["error"] = worker.failure(death) or _too_small(config, data.train, run, display)
+            result["error"] = worker.failure(death) or _too_small(config, data.train, display, signals)
+        if result["status"] == "failed" and "error" not in result:
+            result["error"] = worker.failure(death)
         off_clock["score"] = time.monotonic() - begun
         result["off_clock"] = {name: round(seconds, 3) for name, seconds in off_clock.items()}
-        write_whole(run / "result.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
-        write_report(run, result, images=images, labels=labels, probabilities=probabilities, classes=data.train.classes)
+        with _may_fail(display):
+            write_whole(run / "result.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
+        with _may_fail(display):
+            write_report(
+                run, result, images=images, labels=labels, probabilities=probabilities, classes=data.train.classes
+            )
+        for left in run.glob(".weights.safetensors.*"):  # of a save that a kill cut short
+            left.unlink()
     display.result(result, run)
     return {**result, "out": str(run)}
 
@@ -163,16 +170,16 @@ def replay(source: Path, out: str | Path | None = None, *, quiet: bool = True) -
     """
     config, before = read_run(source)
     saved, facts = load_weights(source / "weights.safetensors")
-    if "arrays" in (config.data, config.test):
-        raise UserError(f"{source}: its images came from Python, not from a file; they are not there to train on")
     begun = time.monotonic()
-    data = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root)
+    data = _load(config)
     if data.train.sha256() != before["data"]["sha256"]:
         raise UserError(f"{source}: the training images in {config.data} are not those of the run any more")
     display = Display(quiet)
-    record = (source.absolute() / "clock.csv", int(str(facts["step"])))
+    record = source.absolute() / "clock.csv"
+    if not record.is_file() or not isinstance(facts.get("step"), int):
+        raise UserError(f"{source}: no record of the clock (clock.csv, and the step in the weights) to train by")
     off_clock = {"data": time.monotonic() - begun}
-    result = execute(config, data, out, display, off_clock=off_clock, replay=record)
+    result = execute(config, data, out, display, off_clock=off_clock, replay=(record, int(str(facts["step"]))))
     path = Path(result["out"]) / "weights.safetensors"
     again = load_weights(path)[0] if path.exists() else {}
     same = saved.keys() == again.keys() and all(torch.equal(saved[name], again[name]) for name in saved)
@@ -181,7 +188,7 @@ def replay(source: Path, out: str | Path | None = None, *, quiet: bool = True) -
 
 def plan(
     budget: float | None = None,
-    data: str | Path = "auto",
+    data: str | Path | None = None,
     test: str | Path | None = None,
     **told: Any,
 ) -> tuple[Config, dict[str, Any]]:
@@ -190,8 +197,8 @@ def plan(
     Raises:
         UserError: as `train`.
     """
-    config = resolve(budget=budget, data=_absolute(data), test=_absolute(test), **told)
-    loaded = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root)
+    config = resolve(budget=budget, data=_named(data), test=_named(test), **told)
+    loaded = _load(config)
     _settle_machine(config)
     check_network(config, loaded.train)
     torch.set_num_threads(config.threads or 1)
@@ -211,11 +218,16 @@ def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
         UserError: not a run directory, no images there, or `out` cannot be written.
     """
     config, result = read_run(source)
+    # how it was trained need not be how it predicts: in full precision, on what this machine has
+    config.device, config.precision, config.threads = "auto", "fp32", None
     _settle_machine(config)
     torch.set_num_threads(config.threads or 1)
     classifier = load_classifier(config, result["data"]["num_classes"], source / "weights.safetensors")
     probabilities = predict(classifier, config, load_images(images)[0], torch.device(config.device))
-    _write_predictions(out, probabilities)
+    try:
+        write_whole(out, _predictions(probabilities))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     return probabilities
 
 
@@ -229,23 +241,34 @@ def read_run(source: Path) -> tuple[Config, Result]:
         raise UserError(f"{source}: not a run directory (it has no config.yaml and result.json)")
     try:
         result = json.loads((source / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source / 'result.json'}: cannot be read ({error})") from None
+        result["data"]["num_classes"], result["data"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{source / 'result.json'}: not the result of a run ({error!r})") from None
     return resolve(recipe=source / "config.yaml"), result
 
 
 def check_network(config: Config, train: Images) -> None:
-    """Builds a small version of the network with its tricks, so that what cannot work is said now.
+    """Takes a few steps with a small version of the network and its tricks, so that what cannot work is said now.
 
     Raises:
         UserError: a trick cannot act on this model, or the model not on these images.
     """
-    tricks = make_tricks(config)
-    sample = torch.tensor(train.images[:64])
+    tricks, num_classes = make_tricks(config), len(train.classes)
+    device = torch.device(config.device)
+    images = torch.tensor(train.images[:64], device=device)
+    labels = torch.tensor(train.labels[:64], device=device)
+    batch_size = min(8, config.batch_size) if isinstance(config.batch_size, int) else 8
     try:
-        classifier = build_classifier(config.model, len(train.classes), 8, config.head_scale, tricks, sample).eval()
-        with torch.inference_mode():
-            classifier(classifier.normalise(sample[:2]))
+        with torch.random.fork_rng():
+            classifier = build_classifier(config.model, num_classes, 8, config.head_scale, tricks, images)
+            training = Training(
+                classifier.to(device), images, labels, num_classes, tricks,
+                lr=0.0, momentum=0.9, nesterov=True, weight_decay=0.0,
+            )  # fmt: skip
+            training.differentiate = torch.Tensor.backward
+            training.configure_optimizers()
+            for training.progress in (0.0, 0.5, 1.0):
+                training.gradient(training.make_batch(torch.arange(batch_size, device=device) % len(images)))
     except TrickError as error:
         raise UserError(str(error)) from None
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -266,15 +289,45 @@ def _settle_machine(config: Config) -> list[str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     config.threads = config.threads or cores
     if config.threads > cores:
-        notes.append(f"warning: {config.threads} threads on {cores} cores get in each other's way")
+        notes.append(f"warning: {config.threads} threads asked for on {cores} cores: no more than that will be used")
     return notes
 
 
-def _absolute(path: Any) -> str | None:
-    """A path that still holds when the run's config.yaml is used from another folder."""
-    if path is None or path in ("auto", "cifar10", "digits"):
-        return path
-    return str(Path(str(path)).absolute())
+def _load(config: Config, data: Any = None, test: Any = None) -> Data:
+    """Loads the images, given ones or those that the configuration names; leaves in it what still holds when
+    its config.yaml is used later and from another folder."""
+    for key in ("data", "test", "data_root"):
+        setattr(config, key, _absolute(getattr(config, key)))
+    given, given_test = _given(data), _given(test)
+    for kind, name in (("--data", config.data if given is None else ""), ("--test", config.test)):
+        if name == ARRAYS and (kind == "--data" or given_test is None):
+            raise UserError(f"{kind}: the run's images came from Python, not from a file; give their path")
+    loaded = load_data(
+        config.data if given is None else given,
+        config.test if given_test is None else given_test,
+        per_class=config.per_class,
+        data_root=config.data_root,
+    )
+    if config.data == "auto":
+        config.data = loaded.train.name
+    return loaded
+
+
+ARRAYS = "arrays"
+
+
+def _given(source: Any) -> Any:
+    """Images handed over in memory; None where they are named."""
+    return None if source is None or isinstance(source, str | Path) else source
+
+
+def _named(source: Any) -> str | None:
+    """How a configuration calls a source of images."""
+    return ARRAYS if _given(source) is not None else source if source is None else str(source)
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path in (None, "auto", "cifar10", "digits", ARRAYS) else str(Path(str(path)).absolute())
 
 
 def new_folder(out: str | Path | None) -> Path:
@@ -285,11 +338,16 @@ def new_folder(out: str | Path | None) -> Path:
     """
     run = Path(out) if out is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     number = 1
-    while out is None and run.exists():
-        number += 1
-        run = run.with_name(f"{time.strftime('%Y%m%d-%H%M%S')}-{number}")
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                run.mkdir(parents=True, exist_ok=out is not None)
+                break
+            except FileExistsError:
+                if out is not None:
+                    raise
+                number += 1
+                run = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{number}"
         if any(run.iterdir()):
             raise UserError(f"--out {run}: exists and is not empty; name a new folder")
         write_whole(run / ".writable", b"")
@@ -345,7 +403,9 @@ class _Worker:
     def work(self, signals: _Signals, max_steps: int | None = None) -> Death:
         """Lets the worker do its job until it ends or is ended."""
         replay, steps = self.replay or (None, 0)
-        seconds = self.config.budget if replay is None and max_steps is None else float("inf")
+        seconds = self.config.budget if replay is None else math.inf
+        if max_steps is not None:
+            seconds = max(120.0, 10 * seconds)
         with (
             tempfile.TemporaryDirectory(prefix="speedtrain-") as folder,
             open(self.run / "log.txt", "ab") as log,
@@ -371,6 +431,8 @@ class _Worker:
                 self.display.running(self.config.budget, guarded.born),
             ):
                 signals.job = guarded
+                if signals.received is not None:  # it came before there was a job to interrupt
+                    guarded.interrupt()
                 try:
                     return guarded.wait()
                 finally:
@@ -402,7 +464,8 @@ class _Worker:
                 for key in ("width", "batch_size", "precision"):
                     if self.plan[key] is not None:
                         setattr(self.config, key, self.plan[key])
-                _write_config(self.run, self.config)
+                with _may_fail(self.display):
+                    _write_config(self.run, self.config)
                 for reason in self.plan["reasons"]:
                     self.display.say(reason)
             case "phase":
@@ -414,7 +477,7 @@ class _Worker:
                 self.done = event
             case "say":
                 self.said.append(event["text"])
-                self.display.say(event["text"])
+                self.display.warn(event["text"])
 
 
 def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: list[str]) -> Result:
@@ -434,6 +497,7 @@ def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: 
             "sha256": data.train.sha256(),
             "notes": list(data.notes),
         },
+        "test_data": {"name": data.test.name, "sha256": data.test.sha256()},
         "tricks": config.tricks,
         "plan": worker.plan,
         "phases": _phases(worker, death),
@@ -449,6 +513,7 @@ def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: 
             "speedtrain": __version__,
             **{name: metadata.version(name) for name in ("torch", "lightning", "timm", "numpy")},
         },
+        **({"replay_of": str(worker.replay[0].parent)} if worker.replay else {}),
         "command": " ".join(map(shlex.quote, sys.orig_argv)),
         "events": [*notes, *worker.said],
     }
@@ -459,7 +524,7 @@ def _status(death: Death, worker: _Worker) -> str:
         return "interrupted"
     if death.reason == "deadline" or death.returncode == -signal.SIGKILL:
         return "killed"
-    if death.returncode == -signal.SIGTERM:  # it came before training began
+    if death.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):  # it came before training began, or after
         return "interrupted"
     return "finished" if death.returncode == 0 else "failed"
 
@@ -503,27 +568,33 @@ def _score(result: Result, config: Config, data: Data, run: Path) -> np.ndarray:
     result["accuracy_interval"] = wilson_interval(correct, len(predicted))
     facts = load_weights(weights)[1]
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
-    _write_predictions(run / "predictions.npz", probabilities)
     return probabilities
 
 
-def _write_predictions(path: Path, probabilities: np.ndarray) -> None:
+def _predictions(probabilities: np.ndarray) -> bytes:
     content = io.BytesIO()
     np.savez(content, probabilities=probabilities, predicted=probabilities.argmax(1))
+    return content.getvalue()
+
+
+@contextlib.contextmanager
+def _may_fail(display: Display) -> Iterator[None]:
+    """A file that cannot be written, on a full disk say, is said and does not cost the rest."""
     try:
-        write_whole(path, content.getvalue())
+        yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        display.warn(f"could not write {error.filename or 'a file of the run'} ({error.strerror})")
 
 
-def _too_small(config: Config, train: Images, run: Path, display: Display) -> str:
+def _too_small(config: Config, train: Images, display: Display, signals: _Signals) -> str:
     """Why nothing was trained; finds out how long a single step takes here by letting one happen."""
     display.say("the budget ended before the first step was saved; measuring what would be enough …")
-    with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder, _Signals() as signals:
+    with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
         probe = _Worker(dataclasses.replace(config), train, Path(folder), Display(quiet=True), None)
         death = probe.work(signals, max_steps=1)
-    if probe.done is None:
-        return probe.failure(death) or "the training process did not take a step"
+    if probe.done is None or probe.done["steps"] == 0:
+        limit = f"a budget of {config.budget:g} s is too small to take a single step here; "
+        return probe.failure(death) or f"{limit}{death.wall_seconds:.0f} s were not enough either"
     enough = math.ceil(1.3 * death.wall_seconds + 0.5)
     if enough <= config.budget:
         return (

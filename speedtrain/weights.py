@@ -45,7 +45,14 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            facts = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name != "format"}
+            facts = {name: _fact(value) for name, value in (file.metadata() or {}).items() if name != "format"}
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable weights file ({error})") from error
+
+
+def _fact(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:  # another program's header
+        return text

@@ -6,19 +6,22 @@ and `labels.npy`. What it reaches it saves in the run's folder; what it has to s
 
 import json
 import logging
+import math
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speedtrain.crew import Crew
 from timing import Budget, Ledger, Pacer, RecordedPacer, send_event
 
 if TYPE_CHECKING:
     import numpy as np
 
     from speedtrain.config import Config
-    from speedtrain.keeper import ClockRecord
+    from speedtrain.record import ClockRecord
 
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
 """Keep freed memory and use huge pages: every step allocates the same activations again, and without this the
@@ -28,7 +31,7 @@ kernel takes them back and clears them each time (7 % of a step on a CPU). Other
 def say(line: str) -> None:
     """Tells the person who waits, and the log."""
     print(line, flush=True)
-    send_event({"event": "say", "text": line[:2000]})
+    send_event({"event": "say", "text": line[:600]})
 
 
 def train(
@@ -49,12 +52,13 @@ def train(
         images: uint8 [N, H, W, 3]; labels: int64 [N].
         ledger: the books, open since birth; the budget counts from there too.
         replay: train by this record instead of the clock.
-        max_steps: end after so many steps at the latest.
+        max_steps: end after so many steps, whatever the clock says.
         weights: file for the weights; default: `run/weights.safetensors`.
 
     Returns:
         How many images were seen, repetitions included.
     """
+    crew = Crew(config.threads or os.cpu_count() or 1)
     with ledger.phase("import"):
         import lightning as L
         import torch
@@ -66,25 +70,32 @@ def train(
         from speedtrain.training import Order, Training
         from timing import BudgetCallback
 
-    budget = Budget(config.budget if replay is None else float("inf"), ledger.born)
+        # Lightning's advice (more data-loader workers, …) is not for this loop
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning")
+
+    unlimited = replay is not None or max_steps is not None
+    budget = Budget(math.inf if unlimited else config.budget, ledger.born)
     with ledger.phase("data"):
         device = torch.device("cuda" if config.device == "cuda" else "cpu")
-        if config.threads:
-            torch.set_num_threads(config.threads)
         if device.type == "cuda":
             torch.use_deterministic_algorithms(True, warn_only=True)  # replay wants the same bits again
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
+            torch.set_float32_matmul_precision("high")  # TF32, as convolutions use by default
         stored = torch.from_numpy(images).to(device)
         targets = torch.from_numpy(labels).to(device)
 
     if replay is None:
         with ledger.phase("plan"):
-            plan = make_plan(config, stored, targets, num_classes, budget.remaining())
+            torch.set_num_threads(crew.muster())
+            plan = make_plan(config, stored, targets, num_classes, max(0.0, config.budget - budget.elapsed()))
             config.batch_size, config.precision = plan.batch_size, plan.precision
             config.width = plan.width or config.width
             send_event({"event": "plan", "plan": plan.as_dict()})
     send_event({"event": "phase", "phases": ledger.phases()})  # should this be the last that is heard
 
     with ledger.phase("build"):
+        torch.set_num_threads(1)  # the whitening's bits must not depend on how busy the machine is now
         torch.manual_seed(config.seed)
         tricks = make_tricks(config)
         width = 0 if config.width == "auto" else config.width
@@ -107,7 +118,7 @@ def train(
         clock = BudgetCallback(budget, lr_schedule=config.lr_factor, ledger=ledger, pacer=pacer)
         network = {"model": config.model, "width": config.width, "head_scale": config.head_scale}
         about = {"network": {**network, "tricks": config.tricks, "num_classes": num_classes}}
-        keeper = Keeper(run, training, clock, pacer, replay, say, weights=weights, about=about)
+        keeper = Keeper(run, training, clock, pacer, crew, replay, say, weights=weights, about=about)
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
@@ -129,11 +140,13 @@ def train(
 def main(job: Path) -> None:
     """Does the job that the front left in a folder."""
     ledger = Ledger()
+    # Until training begins nothing is there to save. Said so that Lightning does not make an exit of its own of it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     with ledger.phase("import"):
         import numpy as np
 
         from speedtrain.config import Config
-        from speedtrain.keeper import ClockRecord
+        from speedtrain.record import ClockRecord
     with ledger.phase("data"):
         told: dict[str, Any] = json.loads((job / "job.json").read_text(encoding="utf-8"))
         config = Config(**told["config"])
@@ -152,9 +165,6 @@ def main(job: Path) -> None:
 
 
 if __name__ == "__main__":
-    # Lightning's advice (more data-loader workers, …) is not for this loop
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
     main(Path(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()

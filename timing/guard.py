@@ -18,7 +18,6 @@ command prints goes to the guard's standard error.
 import contextlib
 import ctypes
 import json
-import math
 import os
 import select
 import signal
@@ -102,7 +101,7 @@ def guard(seconds: float, grace: float, descriptor: int, command: list[str]) -> 
             if reason == "exited":
                 reason = "deadline"
             break
-        ready = select.select(listening, [], [], wait if math.isfinite(wait) else None)[0]
+        ready = select.select(listening, [], [], min(wait, 3600.0))[0]
         if wake in ready and signal.SIGTERM in os.read(wake, 4096):
             reason = "abandoned"
             break

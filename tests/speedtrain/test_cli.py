@@ -67,7 +67,11 @@ BAD = {
     "--budget 9 --threads 0": "positive",
     "--budget 9 --per-class some": "whole number or all",
     "--budget 9 --model resnet10": "resnet9 or timm:NAME",
-    "--budget 9 --model timm:resnet18x": "resnet18",
+    "--budget 9 --model timm:resnet18x": "did you mean resnet18",
+    "--budget 9 --seed 100000000000000000000000": "below 2**63",
+    "--budget 9 --set momentum=5": "below 1",
+    "--budget 9 --set schedule=[[0,1],[.nan,1],[1,0]]": "schedule",
+    "--budget 9 --with progressive_resizing --set progressive_resizing.scales=[0.125,0.2,1.0]": "does not work on",
     "--budget 9 --model timm:vit_base_patch16_224": "patch_whitening needs",
     "--budget 9 --model timm:vit_base_patch16_224 --tricks none": "does not work on 32×32",
     "--budget 9 --frobnicate 3": "--frobnicate",
@@ -102,6 +106,7 @@ BAD_RECIPES = {
     "lerning_rate: 1": "unknown key",
     "tricks: [sam]": "tricks must be a mapping",
     "tricks: {sam: 3}": "sam: hyperparameters must be a mapping",
+    "tricks: {sam: false}": "sam: hyperparameters must be a mapping",
     "tricks: {smo: {}}": "did you mean 'sam'",
     "lr: fast": "lr must be a number",
     "nesterov: perhaps": "true or false",
@@ -143,6 +148,39 @@ def test_help_is_quick_it_imports_nothing_heavy(arguments: list[str]) -> None:
     told = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
     assert told.endswith("[]\n")
     assert "usage: python -m speedtrain" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"wdith": 8}, "did you mean 'width'"),
+        ({"with_trick": ["sam"]}, "unknown option"),
+        ({"tricks": "sam"}, "list of names"),
+        ({"tricks": {"sam": True}}, "must be a mapping"),
+        ({"data": 3}, "data is a int"),
+    ],
+)
+def test_bad_arguments_from_python_are_refused_alike(arguments: dict, said: str, images: str) -> None:
+    from speedtrain import UserError, train
+
+    with pytest.raises(UserError, match=said):
+        train(**{"budget": 9, "data": images, **arguments})
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not json", '{"data": {}}'])
+def test_a_foreign_run_directory_is_refused(content: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("budget: 9")
+    (tmp_path / "result.json").write_text(content)
+    assert "not the result of a run" in refused(["replay", "--run", str(tmp_path)], capsys)
+
+
+def test_files_in_the_current_folder_are_not_taken_for_ours(tmp_path: Path) -> None:
+    (tmp_path / "timing.py").write_text("raise RuntimeError('not the one')")
+    (tmp_path / "tricks").mkdir()
+    (tmp_path / "tricks" / "__init__.py").write_text("raise RuntimeError('not the one')")
+    command = [sys.executable, "-m", "speedtrain", "tricks"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_tricks_are_listed_with_all_there_is_to_know(capsys: pytest.CaptureFixture[str]) -> None:
