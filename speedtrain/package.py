@@ -29,6 +29,7 @@ MODULES = (
     "keeper",
     "network",
     "planner",
+    "record",
     "scoring",
     "training",
     "weights",
