@@ -188,7 +188,7 @@ BAD = {
     "--cpus 4096": "--cpus 4096: this machine gives",
     "--sandbox docker": "--sandbox must be bwrap or none",
     "--train missing.npz": "missing.npz: no such file",
-    "--resume": "nothing was judged",
+    f"--resume --sandbox {SANDBOX}": "nothing was judged",
 }
 
 
