@@ -264,6 +264,7 @@ def _typed(kind: type, values: Mapping[str, Any], prefix: str = "") -> dict[str,
         parser.add_class_arguments(kind, None, skip={other.name for other in fields(kind) if other is not entry})
         try:
             given = {entry.name: values[entry.name]} if entry.name in values else {}
+            # jsonargparse takes a null for a value not given, whatever the type
             if given == {entry.name: None} and type(None) not in get_args(entry.type):
                 raise ArgumentError(None, "null")
             typed[entry.name] = parser.parse_object(given)[entry.name]

@@ -13,6 +13,11 @@ MUSTER = 0.5  # that others may use at the start
 LINUX = sys.platform == "linux"
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Crew:
     """Takes a thread away while another program wants its core, and brings it back when a core falls idle.
 

@@ -105,10 +105,11 @@ class Keeper(L.Callback):
         now = time.monotonic()
         step = self.training.num_steps
         due = step in self.replay.snapshots if self.replay else now >= self._next_save
-        # on a GPU every look at the loss waits for it
-        look = self.training.device.type != "cuda" or due or step % CHECK_EVERY_ON_GPU == 0
-        if self.training.device.type == "cuda":
+        on_gpu = self.training.device.type == "cuda"
+        if on_gpu:
             self._wait_for_gpu()
+        # on a GPU every look at the loss waits for it
+        look = not on_gpu or due or step % CHECK_EVERY_ON_GPU == 0
         if look and not self._finite(also_weights=due):
             self._fall_back()
         elif due:

@@ -24,15 +24,16 @@ import torch
 
 from speedtrain import __version__
 from speedtrain.config import Config, resolve
+from speedtrain.crew import cores
 from speedtrain.data import Data, Images, load_data, load_images
 from speedtrain.errors import UserError
 from speedtrain.network import build_classifier, make_tricks
 from speedtrain.planner import make_plan
 from speedtrain.progress import Display
 from speedtrain.report import write_report
-from speedtrain.scoring import load_classifier, predict, wilson_interval
+from speedtrain.scoring import load_classifier, predict
 from speedtrain.training import Training
-from speedtrain.weights import load_weights, write_whole
+from speedtrain.weights import load_facts, load_weights, write_whole
 from speedtrain.worker import MALLOC
 from timing import Death, Guarded
 from tricks import TrickError
@@ -286,10 +287,9 @@ def _settle_machine(config: Config) -> list[str]:
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.device == "cpu" and config.precision == "fp16":
         raise UserError("precision fp16 is for GPUs; on a CPU use bf16 or fp32")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    config.threads = config.threads or cores
-    if config.threads > cores:
-        notes.append(f"warning: {config.threads} threads asked for on {cores} cores: no more than that will be used")
+    config.threads = config.threads or cores()
+    if config.threads > cores():
+        notes.append(f"warning: {config.threads} threads asked for on {cores()} cores: no more than that will be used")
     return notes
 
 
@@ -557,7 +557,9 @@ def _processor() -> str:
 
 
 def _score(result: Result, config: Config, data: Data, run: Path) -> np.ndarray:
-    """Predicts the test images with the saved weights; fills in accuracy, and writes `predictions.npz`."""
+    """Class probabilities float32 [N, K] of the test images, by the saved weights; fills in the accuracy."""
+    from scipy import stats  # half a second, which bad input need not wait for
+
     torch.set_num_threads(config.threads or 1)
     weights = run / "weights.safetensors"
     classifier = load_classifier(config, len(data.train.classes), weights)
@@ -565,8 +567,10 @@ def _score(result: Result, config: Config, data: Data, run: Path) -> np.ndarray:
     predicted = probabilities.argmax(1)
     correct = int((predicted == data.test.labels).sum())
     result["accuracy"] = correct / len(predicted)
-    result["accuracy_interval"] = wilson_interval(correct, len(predicted))
-    facts = load_weights(weights)[1]
+    # Wilson's is sound near 0 and 1 too, unlike ± 1.96 standard errors
+    interval = stats.binomtest(correct, len(predicted)).proportion_ci(method="wilson")
+    result["accuracy_interval"] = float(interval.low), float(interval.high)
+    facts = load_facts(weights)
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
     return probabilities
 

@@ -1,6 +1,5 @@
 """From saved weights to predictions and a score, off the clock."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +42,3 @@ def predict(classifier: Classifier, config: Config, images: np.ndarray, device: 
         for begin in range(0, len(images), BATCH)
     ]
     return torch.cat(parts).numpy()
-
-
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson, 1927): sound also near 0 and 1, unlike ± 1.96 standard errors."""
-    z = 1.959964
-    centre = (correct + z * z / 2) / (total + z * z)
-    half = z / (total + z * z) * math.sqrt(correct * (total - correct) / total + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speedtrain.crew import Crew
+from speedtrain.crew import Crew, cores
 from timing import Budget, Ledger, Pacer, RecordedPacer, send_event
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def train(
     Returns:
         How many images were seen, repetitions included.
     """
-    crew = Crew(config.threads or os.cpu_count() or 1)
+    crew = Crew(config.threads or cores())
     with ledger.phase("import"):
         import lightning as L
         import torch

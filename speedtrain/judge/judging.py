@@ -1,6 +1,7 @@
 """The turns: every submission runs once, then every one again, each time in a place that is new to it."""
 
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -19,6 +20,7 @@ from speedtrain.judge import confine, outputs, sandbox, speed
 from speedtrain.judge.archive import Submission, read_submission
 from speedtrain.judge.journal import Journal
 from speedtrain.judge.sandbox import Kind, Limits, Step
+from speedtrain.weights import write_whole
 
 SCHEMA = 1
 MOST_REPEATS = 2
@@ -323,10 +325,9 @@ class _Turns:
             return {**facts, "failed": True, "verdict": f"failed: {error}"}
         file = self.private / "predictions" / f"{key}-run-{run}.npy"
         file.parent.mkdir(exist_ok=True)
-        with open(file, "wb") as stored:
-            np.save(stored, predicted)
-            stored.flush()
-            os.fsync(stored.fileno())
+        content = io.BytesIO()
+        np.save(content, predicted)
+        write_whole(file, content.getvalue())
         facts["predictions"] = file.name
         return {**facts, "failed": False, "verdict": f"training {trained.in_words()}; predictions taken"}
 

@@ -1,6 +1,5 @@
 """For the entrant: what a judge will do, once and with a short budget, and which rules that showed to be kept."""
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from speedtrain.data import Data
 from speedtrain.judge.archive import Rule, read_submission
 from speedtrain.judge.board import write_board
+from speedtrain.judge.journal import Journal
 from speedtrain.judge.judging import Settings, judge
 
 
@@ -31,8 +31,9 @@ def verify(archive: Path, data: Data, settings: Settings, say: Callable[[str], N
             return rules
         (entry,) = write_board(out, data.test.labels)["entries"]
         (run,) = entry["runs"]
-        lines = (out / "private" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-        told = json.loads(lines[-1])
+        journal = Journal(out / "private" / "journal.jsonl")
+        journal.close()
+        told = journal.runs[-1]
         log = (out / run["log"]).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-10:]
     training, testing = told["training"], told["testing"]
     stayed = not training["limit"] and not (testing and testing["limit"])

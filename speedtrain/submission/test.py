@@ -19,7 +19,7 @@ from speedtrain.config import Config
 from speedtrain.data import load_data, load_images
 from speedtrain.errors import UserError
 from speedtrain.scoring import load_classifier, predict
-from speedtrain.weights import load_weights, write_whole
+from speedtrain.weights import load_facts, write_whole
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     else:
         images, given, _ = load_images(told.data)
         labels = np.empty(0) if given is None else given
-    network = dict(load_weights(told.net_sav)[1].get("network") or {})  # type: ignore[call-overload]
+    network = dict(load_facts(told.net_sav).get("network") or {})  # type: ignore[call-overload]
     if not network:
         raise UserError(f"{told.net_sav}: not the weights of a training.py of this kind")
     num_classes = network.pop("num_classes")

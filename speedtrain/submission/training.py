@@ -7,13 +7,12 @@ budget counts from the birth of this process. A kill at any instant leaves the l
 """
 
 import argparse
-import logging
 import os
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
+from speedtrain.crew import cores
 from speedtrain.errors import UserError
 from speedtrain.worker import MALLOC, train
 from timing import Ledger
@@ -41,7 +40,7 @@ def main() -> None:
         recipe = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text(encoding="utf-8"))
         config = Config(**{**recipe, "budget": told.budget, "seed": told.seed})
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
-        config.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        config.threads = cores()
         if told.data is None:
             cifar10 = load_data("cifar10", per_class=config.per_class).train
             images, labels, num_classes = cifar10.images, cifar10.labels, len(cifar10.classes)
@@ -55,9 +54,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Lightning's advice (more data-loader workers, …) is not for this loop
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
     try:
         main()
     except UserError as error:
