@@ -1,15 +1,25 @@
 """`python -m speedtrain`."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 
 def main() -> int:
     """The command; see `speedtrain.cli`."""
-    from speedtrain.cli import main
+    try:
+        from speedtrain.cli import main
 
-    return main()
+        return main()
+    except KeyboardInterrupt:  # before the command could begin
+        return 128 + signal.SIGINT
+    finally:
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:  # a closed terminal or pipe, which the interpreter would try again and complain of
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 if __name__ == "__main__":

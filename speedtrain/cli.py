@@ -2,12 +2,13 @@
 
 import signal
 import sys
+from argparse import Action
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from speedtrain.config import nearest
 from speedtrain.errors import UserError
@@ -24,8 +25,18 @@ VERBS = {
 }
 
 
+class _Help(DefaultHelpFormatter):
+    """Leaves defaults to the help texts, which can say more than a value: `the data set's own`."""
+
+    def _get_help_string(self, action: Action) -> str:
+        return action.help or ""
+
+
 class _Parser(ArgumentParser):
     """Says what is wrong in one line."""
+
+    def __init__(self, **told: Any) -> None:
+        super().__init__(**told, formatter_class=_Help)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(f"{' '.join(message.split())}; see python -m speedtrain --help")
@@ -186,7 +197,9 @@ def _predict(options: Namespace) -> int:
 def _plan(options: Namespace) -> int:
     from speedtrain.run import plan
 
-    config, chosen = plan(**_told(options))
+    config, chosen, notes = plan(**_told(options))
+    for note in notes:
+        print(note, file=sys.stderr)
     print(f"on {config.device} with {config.threads} threads, in {config.budget:g} s:")
     for key in ("model", "width", "batch_size", "precision", "resolutions"):
         if chosen[key] is not None:
@@ -235,8 +248,10 @@ def _tricks(options: Namespace) -> int:
         summary = (trick.__doc__ or "").strip().partition("\n\n")[0]
         defaults = ", ".join(f"{entry.name}={entry.default}" for entry in fields(trick))
         table.add_row(name, ", ".join(trick.stages()), " ".join(summary.split()), defaults or "–", trick.paper or "–")
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
     return 0
 
 

@@ -156,6 +156,8 @@ def resolve(
     for key in told:
         if key not in _KEYS:
             raise UserError(f"unknown option {key!r}{nearest(key, _KEYS)}")
+    if not isinstance(settings or {}, Mapping):
+        raise UserError(f"settings must be a mapping, as in {{'sam.rho': 0.1}}, got {settings!r}")
     keys = read_recipe(recipe)
     if isinstance(tricks, str) or isinstance(with_tricks, str) or isinstance(without, str):
         raise UserError("tricks must be a list of names, as in ['sam', 'flip'], not text")
@@ -171,13 +173,22 @@ def resolve(
         chosen = _added(name, chosen)
     for name in without:
         if chosen.pop(name, None) is None:
-            raise UserError(f"--without {name}: that trick is not on{nearest(name, chosen)}")
+            from tricks import TRICKS
+
+            known = f"that trick is not on; on are {', '.join(chosen) or 'none'}"
+            raise UserError(f"--without {name}: {known if name in TRICKS else f'no such trick{nearest(name, TRICKS)}'}")
     keys.update({key: value for key, value in told.items() if value is not None})
     for key, value in (settings or {}).items():
         trick, dot, hyperparameter = key.partition(".")
         if not dot:
             if key not in _KEYS or key == "tricks":
-                raise UserError(f"--set {key}: no such key{nearest(key, [*_KEYS, *chosen])}")
+                from tricks import TRICKS
+
+                if key in TRICKS:
+                    raise UserError(
+                        f"--set {key}: that is a trick; --with {key} adds it, --set {key}.NAME=… changes it"
+                    )
+                raise UserError(f"--set {key}: no such key{nearest(key, _KEYS)}")
             keys[key] = value
         elif isinstance(chosen.get(trick), Mapping):
             chosen[trick] = {**chosen[trick], hyperparameter: value}

@@ -178,6 +178,21 @@ def load_images(
     return _read_images(paths)[0], None, None
 
 
+def image_names(path: str | Path) -> list[str] | None:
+    """The names of the image files that `load_images` reads, in its order and relative to the folder; None where
+    the images come from an .npz."""
+    path = Path(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES and not _is_folder(path):
+        return [path.name]
+    if not _is_folder(path):
+        return None
+    class_folders, files = _listing(path)
+    for class_folder in class_folders:
+        files += _listing(class_folder)[1]
+    files = [file for file in files if not class_folders or file.parent != path]
+    return [str(file.relative_to(path)) for file in _image_files(files)]
+
+
 # ── From what a person names to a source ──────────────────────────────────────────────────────────────────
 
 

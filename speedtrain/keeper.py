@@ -67,6 +67,7 @@ class Keeper(L.Callback):
         self.crew, self.replay, self.say = crew, replay, say
         self.weights, self.about = weights or run / "weights.safetensors", about or {}
         self.lr_factor = 1.0
+        self.repairs = 0
         self.images_seen = 0
         self._clock_file = _Appended(run / "clock.csv", "step,progress,threads,snapshot\n")
         self._metrics_file = _Appended(run / "metrics.csv", ",".join(METRICS) + "\n")
@@ -74,6 +75,7 @@ class Keeper(L.Callback):
         self._rate, self._rate_since = 0.0, (0.0, 0)
         self._disk_full = False
         self._repaired_at = -1
+        self._threads_of_steps = 0
         self._queued: deque[torch.cuda.Event] = deque()
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -99,6 +101,7 @@ class Keeper(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, outputs: object, batch: Tensor, batch_idx: int
     ) -> None:
         self.images_seen += len(batch)
+        self._threads_of_steps += torch.get_num_threads()
         self._kept = self._live
         for trick in self._averaging:
             self._kept = trick.weights(self._kept, self.training.num_steps)
@@ -163,10 +166,12 @@ class Keeper(L.Callback):
             each.__dict__.update(state)
         self._repaired_at = self.training.num_steps
         self.lr_factor /= 2
-        self.say(
-            f"step {self.training.num_steps}: the loss is not finite; back to the weights of step {self._good_step}, "
-            f"learning rate halved (now {self.lr_factor:g} of the plan's)"
-        )
+        self.repairs += 1
+        if self.repairs & (self.repairs - 1) == 0:  # the 1st, 2nd, 4th, 8th, …: who diverges does so again and again
+            self.say(
+                f"step {self.training.num_steps}: the loss is not finite (time {self.repairs}); back to the weights of "
+                f"step {self._good_step}, learning rate halved (now {self.lr_factor:g} of the plan's)"
+            )
 
     def _save(self) -> None:
         begun = time.monotonic()
@@ -174,22 +179,28 @@ class Keeper(L.Callback):
             try:
                 self._clock_file.flush()  # before the weights: no weights without the record of their making
                 self._metrics_file.flush()
-                facts = {
-                    **self.about,
-                    "step": self.training.num_steps,
-                    "progress": self.training.progress,
-                    "images_seen": self.images_seen,
-                }
-                save_weights(self.weights, self._kept, facts)
+                save_weights(self.weights, self._kept, {**self.about, **self._reached()})
                 self._disk_full = False
             except OSError as error:
                 if not self._disk_full:
                     self.say(f"step {self.training.num_steps}: could not save ({error}); the last whole save is kept")
+                    send_event({"event": "unsaved", "error": str(error)[:600]})
                 self._disk_full = True
         seconds = time.monotonic() - begun
         self._next_save = time.monotonic() + max(SAVE_EVERY, seconds / SAVE_SHARE)
         if isinstance(self.pacer, Pacer):
             self.pacer.reserve = LEAVE_SECONDS + 1.5 * seconds
+
+    def _reached(self) -> dict[str, Any]:
+        """How far training is: goes into the weights, should nobody be there to hear of it."""
+        return {
+            "step": self.training.num_steps,
+            "progress": self.training.progress,
+            "images_seen": self.images_seen,
+            "threads": round(self._threads_of_steps / self.training.num_steps, 2),
+            "repairs": self.repairs,
+            "phases": self.clock.ledger.phases(),
+        }
 
     def _report(self, now: float) -> None:
         began, images = self._rate_since
@@ -198,20 +209,21 @@ class Keeper(L.Callback):
             self._rate_since = (now, self.images_seen)
         self._next_report = now + REPORT_EVERY
         assert self.training.last_loss is not None
+        group = self.training.optimizer.param_groups[0]  # maybe Muon's, with a rate of its own
         row: dict[str, Any] = {
             "seconds": round(self.clock.budget.elapsed(), 3),
             "progress": round(self.training.progress, 6),
             "step": self.training.num_steps,
             "epoch": round(self.images_seen / self.training.num_images, 3),
             "loss": self.training.last_loss.item(),
-            "lr": self.training.optimizer.param_groups[0]["lr"],
+            "lr": self.training.lr * group["lr"] / group["initial_lr"],
             "images_per_second": round(self._rate, 1),
             "side": self.training.last_side,
         }
         text = io.StringIO()
         csv.DictWriter(text, METRICS, lineterminator="\n").writerow(row)
         self._metrics_file.add(text.getvalue())
-        send_event({"event": "step", **row, "images_seen": self.images_seen, "phases": self.clock.ledger.phases()})
+        send_event({"event": "step", **row, **self._reached()})
 
 
 class _Appended:

@@ -24,8 +24,8 @@ import torch
 
 from speedtrain import __version__
 from speedtrain.config import Config, resolve
-from speedtrain.crew import cores
-from speedtrain.data import Data, Images, load_data, load_images
+from speedtrain.crew import Crew, cores
+from speedtrain.data import Data, Images, image_names, load_data, load_images
 from speedtrain.errors import UserError
 from speedtrain.network import build_classifier, make_tricks
 from speedtrain.planner import make_plan
@@ -75,7 +75,8 @@ def train(
         options: other keys of `Config`: per_class, seed, device, threads, model, …
 
     Returns:
-        What `result.json` holds, and `out`, the run directory.
+        What `result.json` holds, and `out`, the run directory. A run that failed has the `status` `failed`, an
+        `error` and None for `accuracy`.
 
     Raises:
         UserError: bad input, before the clock starts.
@@ -93,9 +94,9 @@ def train(
     )
     begun = time.monotonic()
     loaded = _load(config, data, test)
-    display = Display(quiet)
     off_clock = {"data": time.monotonic() - begun}
-    return execute(config, loaded, out, display, off_clock=off_clock)
+    told = {**options, **(settings or {})}
+    return execute(config, loaded, out, Display(quiet), off_clock=off_clock, notes=_idle(config, told))
 
 
 def execute(
@@ -105,16 +106,18 @@ def execute(
     display: Display,
     *,
     off_clock: dict[str, float],
+    notes: Sequence[str] = (),
     replay: tuple[Path, int] | None = None,
 ) -> Result:
     """Checks, trains and scores one configuration; see `train`.
 
     Args:
+        notes: what else a person should know.
         out: run directory, as for `train`.
         replay: a `clock.csv` to follow instead of the clock, and how many steps of it.
     """
     begun = time.monotonic()
-    notes = [*data.notes, *_settle_machine(config)]
+    notes = [*data.notes, *notes, *_settle_machine(config)]
     check_network(config, data.train)
     run = new_folder(out)
     for note in notes:
@@ -126,6 +129,7 @@ def execute(
         worker = _Worker(config, data.train, run, display, replay)
         death = worker.work(signals)
         begun = time.monotonic()
+        worker.catch_up()
         result = _describe(config, data, worker, death, notes)
         if signals.received is not None:
             result["signal"] = signals.received
@@ -136,10 +140,15 @@ def execute(
             images, labels = data.test.images, data.test.labels
             probabilities = _score(result, config, data, run)
             with _may_fail(display):
-                write_whole(run / "predictions.npz", _predictions(probabilities))
+                arrays = {"probabilities": probabilities, "predicted": probabilities.argmax(1)}
+                _write_arrays(run / "predictions.npz", classes=np.array(data.train.classes), **arrays)
         elif result["status"] != "interrupted":
             result["status"] = "failed"
-            result["error"] = worker.failure(death) or _too_small(config, data.train, display, signals)
+            result["error"] = (
+                worker.failure(death)
+                or (worker.unsaved and f"nothing of the training could be saved: {worker.unsaved}")
+                or _too_small(config, data.train, display, signals)
+            )
         if result["status"] == "failed" and "error" not in result:
             result["error"] = worker.failure(death)
         off_clock["score"] = time.monotonic() - begun
@@ -169,19 +178,19 @@ def replay(source: Path, out: str | Path | None = None, *, quiet: bool = True) -
     Raises:
         UserError: not a run directory, its data has changed, or it was given as arrays.
     """
-    config, before = read_run(source)
-    saved, facts = load_weights(source / "weights.safetensors")
+    config, facts = read_run(source)
     begun = time.monotonic()
     data = _load(config)
-    if data.train.sha256() != before["data"]["sha256"]:
+    if data.train.sha256() != facts["data_sha256"]:
         raise UserError(f"{source}: the training images in {config.data} are not those of the run any more")
     display = Display(quiet)
     record = source.absolute() / "clock.csv"
-    if not record.is_file() or not isinstance(facts.get("step"), int):
-        raise UserError(f"{source}: no record of the clock (clock.csv, and the step in the weights) to train by")
+    if not record.is_file():
+        raise UserError(f"{source}: no record of the clock (clock.csv) to train by")
     off_clock = {"data": time.monotonic() - begun}
-    result = execute(config, data, out, display, off_clock=off_clock, replay=(record, int(str(facts["step"]))))
+    result = execute(config, data, out, display, off_clock=off_clock, replay=(record, facts["step"]))
     path = Path(result["out"]) / "weights.safetensors"
+    saved = load_weights(source / "weights.safetensors")[0]
     again = load_weights(path)[0] if path.exists() else {}
     same = saved.keys() == again.keys() and all(torch.equal(saved[name], again[name]) for name in saved)
     return {**result, "identical_weights": same}
@@ -192,60 +201,76 @@ def plan(
     data: str | Path | None = None,
     test: str | Path | None = None,
     **told: Any,
-) -> tuple[Config, dict[str, Any]]:
+) -> tuple[Config, dict[str, Any], list[str]]:
     """What `train` with the same arguments would do on this machine, measured but not trained.
 
+    Returns:
+        The configuration, the plan as `result.json` would hold it, and what a person should know.
+
     Raises:
-        UserError: as `train`.
+        UserError: as `train`, or the network is too large for this machine.
     """
     config = resolve(budget=budget, data=_named(data), test=_named(test), **told)
     loaded = _load(config)
-    _settle_machine(config)
+    notes = [*loaded.notes, *_idle(config, {**told, **(told.get("settings") or {})}), *_settle_machine(config)]
+    crew = Crew(config.threads or 1)
     check_network(config, loaded.train)
-    torch.set_num_threads(config.threads or 1)
+    torch.set_num_threads(crew.muster())
     device = torch.device(config.device)
     images, labels = (torch.tensor(array, device=device) for array in (loaded.train.images, loaded.train.labels))
-    chosen = make_plan(config, images, labels, len(loaded.train.classes), config.budget).as_dict()
-    return config, chosen
+    try:
+        chosen = make_plan(config, images, labels, len(loaded.train.classes), config.budget).as_dict()
+    except RuntimeError as error:  # of memory, mostly
+        raise UserError(f"a training step fails here: {' '.join(str(error).split())[:200]}") from None
+    return config, chosen, notes
 
 
 def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
-    """Predicts images with a run's weights; writes `probabilities` and `predicted` to an `.npz`.
+    """Predicts images with a run's weights, that of a killed run included.
+
+    Writes `probabilities` float32 [N, K], `predicted` int64 [N], `classes`, the names of the K classes, and, where
+    the images come from files, `files`, their N names.
 
     Args:
         images: an `.npz`, a folder, or an image file.
+        out: an `.npz`; what was there before is replaced.
 
     Raises:
         UserError: not a run directory, no images there, or `out` cannot be written.
     """
-    config, result = read_run(source)
+    config, _ = read_run(source)
+    if out.suffix != ".npz":
+        raise UserError(f"--out {out}: predictions are written as .npz; name it so")
     # how it was trained need not be how it predicts: in full precision, on what this machine has
     config.device, config.precision, config.threads = "auto", "fp32", None
     _settle_machine(config)
     torch.set_num_threads(config.threads or 1)
-    classifier = load_classifier(config, result["data"]["num_classes"], source / "weights.safetensors")
+    classifier, classes = load_classifier(config, source / "weights.safetensors")
     probabilities = predict(classifier, config, load_images(images)[0], torch.device(config.device))
+    arrays = {"probabilities": probabilities, "predicted": probabilities.argmax(1), "classes": np.array(classes)}
+    if files := image_names(images):
+        arrays["files"] = np.array(files)
     try:
-        write_whole(out, _predictions(probabilities))
+        _write_arrays(out, **arrays)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     return probabilities
 
 
-def read_run(source: Path) -> tuple[Config, Result]:
-    """Configuration and result of a finished run.
+def read_run(source: Path) -> tuple[Config, dict[str, Any]]:
+    """Configuration of a run that has saved something, were it killed, front and all, right after; and the facts
+    stored with its weights.
 
     Raises:
-        UserError: it is not a run directory.
+        UserError: it is not a run directory, or holds no weights of a run.
     """
-    if not (source / "config.yaml").is_file() or not (source / "result.json").is_file():
-        raise UserError(f"{source}: not a run directory (it has no config.yaml and result.json)")
-    try:
-        result = json.loads((source / "result.json").read_text(encoding="utf-8"))
-        result["data"]["num_classes"], result["data"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{source / 'result.json'}: not the result of a run ({error!r})") from None
-    return resolve(recipe=source / "config.yaml"), result
+    for name in ("config.yaml", "weights.safetensors"):
+        if not (source / name).is_file():
+            raise UserError(f"{source}: not a run directory with something saved in it (there is no {name})")
+    facts: dict[str, Any] = load_facts(source / "weights.safetensors")
+    if not {"step", "classes", "data_sha256"} <= facts.keys():
+        raise UserError(f"{source / 'weights.safetensors'}: not the weights of a run")
+    return resolve(recipe=source / "config.yaml"), facts
 
 
 def check_network(config: Config, train: Images) -> None:
@@ -276,6 +301,19 @@ def check_network(config: Config, train: Images) -> None:
         raise UserError(
             f"{config.model} does not work on 32×32 images ({' '.join(str(error).split())[:200]})"
         ) from None
+
+
+def _idle(config: Config, told: Mapping[str, Any]) -> list[str]:
+    """Warnings of what was told and changes nothing."""
+    given = {key for key, value in told.items() if value is not None}
+    idle = []
+    if config.model != "resnet9":
+        idle += [f"{key} has no effect on {config.model}" for key in ("width", "head_scale", "epochs") if key in given]
+    elif config.width != "auto" and "epochs" in given:
+        idle += ["epochs has no effect where width is given: it is what width=auto aims at"]
+    if config.data not in ("auto", "cifar10", "digits") and "data_root" in given:
+        idle += [f"--data-root has no effect on --data {config.data}"]
+    return [f"warning: {line}" for line in idle]
 
 
 def _settle_machine(config: Config) -> list[str]:
@@ -362,7 +400,7 @@ def _write_config(run: Path, config: Config) -> None:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM while a run is on: the first ends it early, the second kills it."""
+    """Ctrl-C, SIGTERM and SIGHUP (a closed terminal) while a run is on: the first ends it early, the second kills."""
 
     def __init__(self) -> None:
         self.job: Guarded | None = None
@@ -371,8 +409,9 @@ class _Signals:
 
     def __enter__(self) -> "_Signals":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -399,6 +438,7 @@ class _Worker:
         self.last: dict[str, Any] = {}
         self.done: dict[str, Any] | None = None
         self.said: list[str] = []
+        self.unsaved: str | None = None
 
     def work(self, signals: _Signals, max_steps: int | None = None) -> Death:
         """Lets the worker do its job until it ends or is ended."""
@@ -407,7 +447,7 @@ class _Worker:
         if max_steps is not None:
             seconds = max(120.0, 10 * seconds)
         with (
-            tempfile.TemporaryDirectory(prefix="speedtrain-") as folder,
+            tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder,
             open(self.run / "log.txt", "ab") as log,
         ):
             job = Path(folder)
@@ -415,7 +455,8 @@ class _Worker:
             np.save(job / "labels.npy", self.train.labels)
             told = {
                 "config": dataclasses.asdict(self.config),
-                "num_classes": len(self.train.classes),
+                "classes": self.train.classes,
+                "about": {"data_sha256": self.train.sha256()},
                 "run": str(self.run),
                 "replay": replay and str(replay),
                 "replay_steps": steps,
@@ -428,7 +469,7 @@ class _Worker:
                 Guarded(
                     command, seconds, grace=GRACE, env=self._environment(), output=log, on_event=self._hear
                 ) as guarded,
-                self.display.running(self.config.budget, guarded.born),
+                self.display.running(self._expected(), guarded.born),
             ):
                 signals.job = guarded
                 if signals.received is not None:  # it came before there was a job to interrupt
@@ -437,6 +478,20 @@ class _Worker:
                     return guarded.wait()
                 finally:
                     signals.job = None
+
+    def _expected(self) -> float:
+        """Seconds that it will take: the budget, or where none binds what the run that is replayed took."""
+        if self.replay is None:
+            return self.config.budget
+        phases: Any = load_facts(self.replay[0].with_name("weights.safetensors")).get("phases", {})
+        return sum(phases.values())
+
+    def catch_up(self) -> None:
+        """Takes from the weights what was not heard: events are lost while this process is stopped."""
+        with contextlib.suppress(UserError):
+            facts: dict[str, Any] = load_facts(self.run / "weights.safetensors")
+            if facts["images_seen"] > self.last.get("images_seen", 0):
+                self.last = facts
 
     def failure(self, death: Death) -> str | None:
         """The last line of the log where the worker died of an error of its own."""
@@ -475,6 +530,8 @@ class _Worker:
                 self.display.step(event)
             case "done":
                 self.done = event
+            case "unsaved":
+                self.unsaved = event["error"]
             case "say":
                 self.said.append(event["text"])
                 self.display.warn(event["text"])
@@ -494,6 +551,7 @@ def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: 
             "name": data.train.name,
             "num_train": len(data.train.images),
             "num_classes": len(data.train.classes),
+            "classes": data.train.classes,
             "sha256": data.train.sha256(),
             "notes": list(data.notes),
         },
@@ -502,12 +560,14 @@ def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: 
         "plan": worker.plan,
         "phases": _phases(worker, death),
         "steps": worker.last.get("step", 0),
-        "epochs": worker.last.get("epoch", 0.0),
+        "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
         "images_seen": worker.last.get("images_seen", 0),
         "images_per_second": _rate(worker),
         "seed": config.seed,
         "device": _device_name(config),
         "threads": config.threads,
+        "threads_used": worker.last.get("threads", 0.0),
+        "repairs": worker.last.get("repairs", 0),
         "versions": {
             "python": platform.python_version(),
             "speedtrain": __version__,
@@ -562,7 +622,7 @@ def _score(result: Result, config: Config, data: Data, run: Path) -> np.ndarray:
 
     torch.set_num_threads(config.threads or 1)
     weights = run / "weights.safetensors"
-    classifier = load_classifier(config, len(data.train.classes), weights)
+    classifier, _ = load_classifier(config, weights)
     probabilities = predict(classifier, config, data.test.images, torch.device(config.device))
     predicted = probabilities.argmax(1)
     correct = int((predicted == data.test.labels).sum())
@@ -575,10 +635,10 @@ def _score(result: Result, config: Config, data: Data, run: Path) -> np.ndarray:
     return probabilities
 
 
-def _predictions(probabilities: np.ndarray) -> bytes:
+def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
     content = io.BytesIO()
-    np.savez(content, probabilities=probabilities, predicted=probabilities.argmax(1))
-    return content.getvalue()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_whole(path, content.getvalue())
 
 
 @contextlib.contextmanager
@@ -596,7 +656,7 @@ def _too_small(config: Config, train: Images, display: Display, signals: _Signal
     with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
         probe = _Worker(dataclasses.replace(config), train, Path(folder), Display(quiet=True), None)
         death = probe.work(signals, max_steps=1)
-    if probe.done is None or probe.done["steps"] == 0:
+    if probe.done is None or probe.done["step"] == 0:
         limit = f"a budget of {config.budget:g} s is too small to take a single step here; "
         return probe.failure(death) or f"{limit}{death.wall_seconds:.0f} s were not enough either"
     enough = math.ceil(1.3 * death.wall_seconds + 0.5)

@@ -14,20 +14,23 @@ from tricks import Forward
 BATCH = 500
 
 
-def load_classifier(config: Config, num_classes: int, weights: Path) -> Classifier:
-    """The trained classifier, from a run's configuration and its weights file.
+def load_classifier(config: Config, weights: Path) -> tuple[Classifier, tuple[str, ...]]:
+    """The trained classifier, and the names of its classes, from a run's configuration and its weights file.
 
     Raises:
         UserError: the weights cannot be read, or are not of this network.
     """
-    state, _ = load_weights(weights)
+    state, facts = load_weights(weights)
+    classes = facts.get("classes")
+    if not isinstance(classes, list):
+        raise UserError(f"{weights}: not the weights of a run")
     width = 0 if config.width == "auto" else config.width
-    classifier = build_classifier(config.model, num_classes, width, config.head_scale, make_tricks(config), None)
+    classifier = build_classifier(config.model, len(classes), width, config.head_scale, make_tricks(config), None)
     try:
         classifier.load_state_dict(state)
     except RuntimeError:
         raise UserError(f"{weights}: these weights are not of the network in the run's config.yaml") from None
-    return classifier.eval()
+    return classifier.eval(), tuple(classes)
 
 
 @torch.inference_mode()

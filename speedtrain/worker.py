@@ -4,13 +4,16 @@ Run by the front as `python -m speedtrain.worker JOB`, with JOB a folder that ho
 and `labels.npy`. What it reaches it saves in the run's folder; what it has to say it sends as events.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +33,8 @@ kernel takes them back and clears them each time (7 % of a step on a CPU). Other
 
 def say(line: str) -> None:
     """Tells the person who waits, and the log."""
-    print(line, flush=True)
+    with contextlib.suppress(OSError):  # the log is on the disk that may be full
+        print(line, flush=True)
     send_event({"event": "say", "text": line[:600]})
 
 
@@ -38,27 +42,30 @@ def train(
     config: "Config",
     images: "np.ndarray",
     labels: "np.ndarray",
-    num_classes: int,
+    classes: Sequence[str],
     run: Path,
     *,
     ledger: Ledger,
     replay: "ClockRecord | None" = None,
     max_steps: int | None = None,
     weights: Path | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> int:
     """Trains by the clock, saving as it goes to `run`.
 
     Args:
         images: uint8 [N, H, W, 3]; labels: int64 [N].
+        classes: their names.
         ledger: the books, open since birth; the budget counts from there too.
         replay: train by this record instead of the clock.
         max_steps: end after so many steps, whatever the clock says.
         weights: file for the weights; default: `run/weights.safetensors`.
+        about: facts to store with them.
 
     Returns:
         How many images were seen, repetitions included.
     """
-    crew = Crew(config.threads or cores())
+    crew, num_classes = Crew(config.threads or cores()), len(classes)
     with ledger.phase("import"):
         import lightning as L
         import torch
@@ -117,8 +124,8 @@ def train(
         pacer = Pacer(budget) if replay is None else RecordedPacer(replay.progress)
         clock = BudgetCallback(budget, lr_schedule=config.lr_factor, ledger=ledger, pacer=pacer)
         network = {"model": config.model, "width": config.width, "head_scale": config.head_scale}
-        about = {"network": {**network, "tricks": config.tricks, "num_classes": num_classes}}
-        keeper = Keeper(run, training, clock, pacer, crew, replay, say, weights=weights, about=about)
+        facts = {**(about or {}), "network": {**network, "tricks": config.tricks}, "classes": list(classes)}
+        keeper = Keeper(run, training, clock, pacer, crew, replay, say, weights=weights, about=facts)
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
@@ -132,8 +139,7 @@ def train(
             enable_model_summary=False,
         )
     trainer.fit(training, order.loader())
-    done = {"steps": training.num_steps, "images_seen": keeper.images_seen, "stopped": clock.stopped}
-    send_event({"event": "done", **done, "phases": ledger.phases()})
+    send_event({"event": "done", "step": training.num_steps, "stopped": clock.stopped, "phases": ledger.phases()})
     return keeper.images_seen
 
 
@@ -152,20 +158,23 @@ def main(job: Path) -> None:
         config = Config(**told["config"])
         replay = ClockRecord.read(Path(told["replay"]), told["replay_steps"]) if told["replay"] else None
         images, labels = np.load(job / "images.npy"), np.load(job / "labels.npy")
+        shutil.rmtree(job, ignore_errors=True)  # the images should not lie about, should the front be killed
     train(
         config,
         images,
         labels,
-        told["num_classes"],
+        told["classes"],
         Path(told["run"]),
         ledger=ledger,
         replay=replay,
         max_steps=told["max_steps"],
+        about=told["about"],
     )
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)  # the interpreter's tidying up would be on the clock, and nothing is left to tidy

@@ -38,11 +38,10 @@ def main() -> None:
     network = dict(load_facts(told.net_sav).get("network") or {})  # type: ignore[call-overload]
     if not network:
         raise UserError(f"{told.net_sav}: not the weights of a training.py of this kind")
-    num_classes = network.pop("num_classes")
     config = Config(budget=1.0, **network)
     if hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-    classifier = load_classifier(config, num_classes, told.net_sav)
+    classifier, _ = load_classifier(config, told.net_sav)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predicted = predict(classifier, config, images, device).argmax(1).astype(np.int64)
     if told.predictions is not None:

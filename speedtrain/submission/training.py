@@ -43,13 +43,13 @@ def main() -> None:
         config.threads = cores()
         if told.data is None:
             cifar10 = load_data("cifar10", per_class=config.per_class).train
-            images, labels, num_classes = cifar10.images, cifar10.labels, len(cifar10.classes)
+            images, labels, classes = cifar10.images, cifar10.labels, cifar10.classes
         else:
             images, read_labels, names = load_images(told.data, need_labels=True)
             assert read_labels is not None
-            labels, num_classes = read_labels, len(names or ()) or int(read_labels.max()) + 1
+            labels, classes = read_labels, names or tuple(map(str, range(int(read_labels.max()) + 1)))
     with tempfile.TemporaryDirectory(prefix="speedtrain-") as records:
-        seen = train(config, images, labels, num_classes, Path(records), ledger=ledger, weights=told.net_sav.absolute())
+        seen = train(config, images, labels, classes, Path(records), ledger=ledger, weights=told.net_sav.absolute())
     print(f"images_seen: {seen}", flush=True)
 
 

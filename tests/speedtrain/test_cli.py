@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from speedtrain.cli import main
 
@@ -44,7 +45,9 @@ BAD = {
     "": "--budget is missing",
     "--budget 9 --tricks sma": "did you mean 'sam'",
     "--budget 9 --with flop": "did you mean 'flip'",
-    "--budget 9 --without sam": "not on",
+    "--budget 9 --without sam": "that trick is not on; on are patch_whitening, celu",
+    "--budget 9 --without flop": "did you mean 'flip'",
+    "--budget 9 --set flip=3": "that is a trick; --with flip adds it",
     "--budget 9 --set sam.rho=0.1": "--with sam",
     "--budget 9 --with sam --set sam.roh=0.1": "did you mean 'rho'",
     "--budget 9 --with sam --set sam.rho=big": "sam.rho must be a number, got 'big'",
@@ -85,6 +88,7 @@ BAD = {
     "tain --budget 9": "did you mean 'train'",
     "predict --run nowhere --images x --out y.npz": "not a run directory",
     "replay --run nowhere": "not a run directory",
+    "plan --budget 9 --set width=100000": "fails here",
 }
 
 
@@ -163,6 +167,7 @@ def test_help_is_quick_it_imports_nothing_heavy(arguments: list[str]) -> None:
         ({"tricks": "sam"}, "list of names"),
         ({"tricks": {"sam": True}}, "must be a mapping"),
         ({"data": 3}, "data is a int"),
+        ({"settings": [1]}, "settings must be a mapping"),
     ],
 )
 def test_bad_arguments_from_python_are_refused_alike(arguments: dict, said: str, images: str) -> None:
@@ -172,11 +177,15 @@ def test_bad_arguments_from_python_are_refused_alike(arguments: dict, said: str,
         train(**{"budget": 9, "data": images, **arguments})
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "not json", '{"data": {}}'])
-def test_a_foreign_run_directory_is_refused(content: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["replay", "predict --images x.npz --out y.npz"])
+def test_a_foreign_run_directory_is_refused(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = [*verb.split(), "--run", str(tmp_path)]
     (tmp_path / "config.yaml").write_text("budget: 9")
-    (tmp_path / "result.json").write_text(content)
-    assert "not the result of a run" in refused(["replay", "--run", str(tmp_path)], capsys)
+    assert "not a run directory" in refused(command, capsys)
+    (tmp_path / "weights.safetensors").write_bytes(b"not such a file")
+    assert "not a readable weights file" in refused(command, capsys)
+    save_file({"head.weight": np.zeros(3)}, tmp_path / "weights.safetensors")
+    assert "not the weights of a run" in refused(command, capsys)
 
 
 def test_files_in_the_current_folder_are_not_taken_for_ours(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Whole runs on real images (scikit-learn's digits), under the real clock, with real kills."""
 
 import csv
+import fcntl
 import json
 import os
+import pty
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import termios
 import time
 from pathlib import Path
 
@@ -20,6 +24,17 @@ from speedtrain.weights import load_weights
 from tricks import TRICKS
 
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
+
+
+def may_mount() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        if subprocess.run(["mount", "-t", "tmpfs", "none", folder], capture_output=True, check=False).returncode:
+            return False
+        subprocess.run(["umount", folder], check=True)
+    return True
+
+
+LIMITS_FILES = os.geteuid() == 0 and may_mount()
 
 
 def start(out: Path, budget: float, *more: str) -> subprocess.Popen:
@@ -49,6 +64,10 @@ def workers_of(out: Path) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def commandline(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> None:
@@ -214,6 +233,8 @@ def test_nothing_outlives_a_killed_front(tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(out, 120)
     wait_for(out / "weights.safetensors", process)
+    jobs = [Path(word) for pid in workers_of(out) for word in commandline(pid) if "speedtrain-" in word]
+    assert jobs
     process.kill()
     process.communicate()
     end = time.monotonic() + 20
@@ -221,6 +242,51 @@ def test_nothing_outlives_a_killed_front(tmp_path: Path) -> None:
         assert time.monotonic() < end
         time.sleep(0.05)
     load_weights(out / "weights.safetensors")
+    assert not any(job.exists() for job in jobs)  # the images do not lie about
+    np.savez(tmp_path / "images.npz", images=np.zeros((3, 8, 8), np.uint8))
+    command = ["predict", "--run", str(out), "--images", str(tmp_path / "images.npz"), "--out", str(tmp_path / "p.npz")]
+    subprocess.run([sys.executable, "-m", "speedtrain", *command], check=True, capture_output=True)
+    with np.load(tmp_path / "p.npz") as stored:
+        assert stored["predicted"].shape == (3,)
+        assert list(stored["classes"]) == [str(digit) for digit in range(10)]
+
+
+def test_a_closed_terminal_ends_early_and_scores(tmp_path: Path) -> None:
+    """The bar is drawn on a terminal which then goes away, as with a lost connection."""
+    out = tmp_path / "run"
+    ours, theirs = pty.openpty()
+
+    def in_child() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    command = [sys.executable, "-m", "speedtrain", "--budget", "120", *SMALL, "--out", str(out)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=in_child)
+    os.close(theirs)
+    drawn = b""
+    while b"images/s" not in drawn or not (out / "weights.safetensors").exists():
+        drawn += os.read(ours, 4096)
+    os.close(ours)
+    assert process.wait(100) == 128 + signal.SIGHUP
+    result = result_of(out)
+    assert result["status"] == "interrupted"
+    assert_sound(out, result)
+
+
+@pytest.mark.skipif(not LIMITS_FILES, reason="needs to mount a small file system")
+def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    # room for the configuration and the log, not for the weights
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(out)], check=True)
+    try:
+        code, said = finish(start(out, 12))
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+    assert code == 1
+    assert "could be saved" in said
+    assert "No space left" in said
+    assert "Traceback" not in said
 
 
 def test_a_busy_machine_ends_on_time_and_anneals(tmp_path: Path) -> None:
