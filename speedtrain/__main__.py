@@ -1,8 +1,29 @@
 """`python -m speedtrain`."""
 
+import os
+import signal
 import sys
+from pathlib import Path
 
-from speedtrain.cli import main
+
+def main() -> int:
+    """The command; see `speedtrain.cli`."""
+    try:
+        from speedtrain.cli import main
+
+        return main()
+    except KeyboardInterrupt:  # before the command could begin
+        return 128 + signal.SIGINT
+    finally:
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:  # a closed terminal or pipe, which the interpreter would try again and complain of
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
 
 if __name__ == "__main__":
+    # -m puts the current folder first in the path: a timing.py that a person keeps there is not ours
+    if sys.path[0] == os.getcwd() and Path(__file__).absolute().parent.parent != Path(sys.path[0]):
+        del sys.path[0]
     sys.exit(main())

@@ -2,16 +2,18 @@
 
 import signal
 import sys
+from argparse import Action
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from speedtrain.ablation.options import ablate_command, add_ablate_options
 from speedtrain.config import nearest
 from speedtrain.errors import UserError
+from speedtrain.judge import cli as judging
 
 VERBS = {
     "train": "train inside a wall-clock budget (the default)",
@@ -20,11 +22,23 @@ VERBS = {
     "predict": "predict images with a run's weights",
     "replay": "train again by a run's record of the clock, to the same weights",
     "ablate": "say what each trick is worth, with paired seeds and intervals",
+    "package": "make a submission of a recipe or a run: one zip that trains and predicts elsewhere",
+    **judging.VERBS,
 }
+
+
+class _Help(DefaultHelpFormatter):
+    """Leaves defaults to the help texts, which can say more than a value: `the data set's own`."""
+
+    def _get_help_string(self, action: Action) -> str:
+        return action.help or ""
 
 
 class _Parser(ArgumentParser):
     """Says what is wrong in one line."""
+
+    def __init__(self, **told: Any) -> None:
+        super().__init__(**told, formatter_class=_Help)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(f"{' '.join(message.split())}; see python -m speedtrain --help")
@@ -49,6 +63,8 @@ def build_parser() -> ArgumentParser:
     replay.add_argument("--run", metavar="DIR", required=True, help="run directory to repeat")
     replay.add_argument("--out", metavar="DIR", help="run directory for the repetition (default: a new one in runs/)")
     replay.add_argument("--quiet", action="store_true", help="show no progress")
+    _add_package_options(parsers["package"])
+    judging.add_options(parsers)
     for verb, help in VERBS.items():
         verbs.add_subcommand(verb, parsers[verb], help=help)
     return parser
@@ -74,7 +90,19 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add("--model", metavar="resnet9|timm:NAME", help="network (default: resnet9)")
     add("--seed", metavar="N", help="of initialisation, order and augmentation (default: 0)")
     add("--device", metavar="auto|cpu|cuda", help="where to train (default: auto)")
-    add("--threads", metavar="N", help="CPU threads (default: all cores)")
+    add("--threads", metavar="N", help="CPU threads at most (default: all cores)")
+
+
+def _add_package_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", metavar="ZIP", required=True, help="file to write")
+    add("--recipe", metavar="NAME|PATH", default="auto", help="recipe: auto, paper, or a YAML file (default: auto)")
+    add("--run", metavar="DIR", help="take the settled configuration of this run instead of a recipe")
+    add("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter, dotted: sam.rho=0.1, lr=0.2")
+    add("--name", metavar="TEAM", help="as it stands on the board (default: speedtrain and the recipe's name)")
+    add("--authors", metavar="NAMES", default="", help="who made it")
+    add("--submission-version", metavar="TEXT", default="1", help="of the submission (default: 1)")
+    add("--description", metavar="FILE", help="text to begin its description with; the recipe's is generated")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,7 +169,10 @@ def _setting(text: str) -> tuple[str, Any]:
 def _train(options: Namespace) -> int:
     from speedtrain.run import train
 
-    return _exit_code(train(**_told(options), out=options.out, quiet=options.quiet))
+    result = train(**_told(options), out=options.out, quiet=options.quiet)
+    if options.quiet and result["accuracy"] is not None:
+        print(f"accuracy {result['accuracy']:.2%} in {result['out']}")
+    return _exit_code(result)
 
 
 def _replay(options: Namespace) -> int:
@@ -170,7 +201,9 @@ def _predict(options: Namespace) -> int:
 def _plan(options: Namespace) -> int:
     from speedtrain.run import plan
 
-    config, chosen = plan(**_told(options))
+    config, chosen, notes = plan(**_told(options))
+    for note in notes:
+        print(note, file=sys.stderr)
     print(f"on {config.device} with {config.threads} threads, in {config.budget:g} s:")
     for key in ("model", "width", "batch_size", "precision", "resolutions"):
         if chosen[key] is not None:
@@ -191,6 +224,24 @@ def _ablate(options: Namespace) -> int:
     return ablate_command(options, _told(options))
 
 
+def _package(options: Namespace) -> int:
+    from speedtrain.package import package
+
+    out = Path(options.out)
+    manifest = package(
+        out,
+        recipe=options.recipe,
+        run=options.run and Path(options.run),
+        settings=dict(map(_setting, options.set or [])),
+        name=options.name,
+        authors=options.authors,
+        version=options.submission_version,
+        description=options.description and Path(options.description),
+    )
+    print(f"{out}: {len(manifest['files'])} files, {out.stat().st_size >> 10} KiB")
+    return 0
+
+
 def _tricks(options: Namespace) -> int:
     from dataclasses import fields
 
@@ -205,8 +256,10 @@ def _tricks(options: Namespace) -> int:
         summary = (trick.__doc__ or "").strip().partition("\n\n")[0]
         defaults = ", ".join(f"{entry.name}={entry.default}" for entry in fields(trick))
         table.add_row(name, ", ".join(trick.stages()), " ".join(summary.split()), defaults or "–", trick.paper or "–")
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
     return 0
 
 
@@ -217,4 +270,6 @@ _COMMANDS = {
     "plan": _plan,
     "tricks": _tricks,
     "ablate": _ablate,
+    "package": _package,
+    **judging.COMMANDS,
 }

@@ -29,7 +29,7 @@ class Config:
         data_root: folder to look for CIFAR-10 in, and to download it to.
         seed: of initialisation, order and augmentation.
         device: auto, cpu or cuda.
-        threads: CPU threads; null for all cores.
+        threads: CPU threads at most, while no other program wants the cores; null for all cores.
         model: resnet9, or timm:NAME.
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
         batch_size: images a step, or auto.
@@ -145,7 +145,7 @@ def resolve(
         recipe: name, or path of a YAML file.
         tricks: exactly these tricks, with the recipe's hyperparameters where it has them; a mapping gives
             the hyperparameters along.
-        with_tricks: tricks to add.
+        with_tricks: tricks to add, each where it wraps by default.
         without: tricks to take out.
         settings: dotted key → value, as `--set` gives.
         told: keys of `Config`; None means not told.
@@ -153,28 +153,44 @@ def resolve(
     Raises:
         UserError: something is unknown, of the wrong type, or out of range.
     """
+    for key in told:
+        if key not in _KEYS:
+            raise UserError(f"unknown option {key!r}{nearest(key, _KEYS)}")
+    if not isinstance(settings or {}, Mapping):
+        raise UserError(f"settings must be a mapping, as in {{'sam.rho': 0.1}}, got {settings!r}")
     keys = read_recipe(recipe)
+    if isinstance(tricks, str) or isinstance(with_tricks, str) or isinstance(without, str):
+        raise UserError("tricks must be a list of names, as in ['sam', 'flip'], not text")
     chosen = keys.pop("tricks", None) or {}
     if not isinstance(chosen, dict):
         raise UserError(f"recipe {recipe}: tricks must be a mapping of names to hyperparameters")
-    chosen = {str(name): values or {} for name, values in chosen.items()}
+    chosen = {str(name): {} if values is None else values for name, values in chosen.items()}
     if isinstance(tricks, Mapping):
-        chosen = {name: dict(values or {}) for name, values in tricks.items()}
+        chosen = {name: {} if values is None else values for name, values in tricks.items()}
     elif tricks is not None:
         chosen = {name: chosen.get(name, {}) for name in tricks}
     for name in with_tricks:
-        chosen.setdefault(name, {})
+        chosen = _added(name, chosen)
     for name in without:
         if chosen.pop(name, None) is None:
-            raise UserError(f"--without {name}: that trick is not on{nearest(name, chosen)}")
+            from tricks import TRICKS
+
+            known = f"that trick is not on; on are {', '.join(chosen) or 'none'}"
+            raise UserError(f"--without {name}: {known if name in TRICKS else f'no such trick{nearest(name, TRICKS)}'}")
     keys.update({key: value for key, value in told.items() if value is not None})
     for key, value in (settings or {}).items():
         trick, dot, hyperparameter = key.partition(".")
         if not dot:
             if key not in _KEYS or key == "tricks":
-                raise UserError(f"--set {key}: no such key{nearest(key, [*_KEYS, *chosen])}")
+                from tricks import TRICKS
+
+                if key in TRICKS:
+                    raise UserError(
+                        f"--set {key}: that is a trick; --with {key} adds it, --set {key}.NAME=… changes it"
+                    )
+                raise UserError(f"--set {key}: no such key{nearest(key, _KEYS)}")
             keys[key] = value
-        elif trick in chosen:
+        elif isinstance(chosen.get(trick), Mapping):
             chosen[trick] = {**chosen[trick], hyperparameter: value}
         else:
             hint = nearest(trick, chosen) if chosen else ""
@@ -197,15 +213,34 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
                 raise UserError(f"{key} must be {'positive' if key in _POSITIVE else '0 or more'}, got {value}")
     knots = values["schedule"]
     places = [place for place, _ in knots]
-    if len(knots) < 2 or places[0] != 0 or places[-1] != 1 or any(a >= b for a, b in pairwise(places)):
+    if len(knots) < 2 or places[0] != 0 or places[-1] != 1 or not all(a < b for a, b in pairwise(places)):
         raise UserError(f"schedule must be [progress, factor] knots with progress rising from 0 to 1, got {knots}")
     if any(not (factor >= 0 and math.isfinite(factor)) for _, factor in knots):
         raise UserError(f"schedule's factors must be 0 or more, got {knots}")
+    if values["seed"] >= 2**63:
+        raise UserError(f"seed must be below 2**63, got {values['seed']}")
+    if values["momentum"] >= 1:
+        raise UserError(f"momentum must be below 1, got {values['momentum']}")
     if values["nesterov"] and values["momentum"] == 0:
         raise UserError("nesterov needs a momentum above 0; set nesterov=false")
     if not (values["model"] == "resnet9" or values["model"].startswith("timm:")):
         raise UserError(f"model must be resnet9 or timm:NAME, got {values['model']!r}")
     return values
+
+
+def _added(name: str, chosen: Tricks) -> Tricks:
+    """`chosen` with one trick more, before the first that by default wraps around it."""
+    from tricks import TRICKS
+
+    if name not in TRICKS:
+        raise UserError(f"unknown trick {name!r}{nearest(name, TRICKS)}")
+    if name in chosen:
+        return chosen
+    rank = {known: place for place, known in enumerate(TRICKS)}
+    names = list(chosen)
+    outside = (place for place, other in enumerate(names) if rank.get(other, -1) > rank[name])
+    names.insert(next(outside, len(names)), name)
+    return {each: chosen.get(each, {}) for each in names}
 
 
 def _checked_trick(name: str, values: Any) -> dict[str, Any]:
@@ -240,6 +275,9 @@ def _typed(kind: type, values: Mapping[str, Any], prefix: str = "") -> dict[str,
         parser.add_class_arguments(kind, None, skip={other.name for other in fields(kind) if other is not entry})
         try:
             given = {entry.name: values[entry.name]} if entry.name in values else {}
+            # jsonargparse takes a null for a value not given, whatever the type
+            if given == {entry.name: None} and type(None) not in get_args(entry.type):
+                raise ArgumentError(None, "null")
             typed[entry.name] = parser.parse_object(given)[entry.name]
         except ArgumentError:
             raise UserError(

@@ -4,8 +4,8 @@ Whatever the source — CIFAR-10, scikit-learn's digits, an .npz, a folder of cl
 comes out as uint8 images [N, 32, 32, 3] with int64 labels, or as a UserError of one line. Images of another
 size are cut to their centred square and resampled to 32×32 (bicubic, antialiased when shrinking).
 
-No torch in here: this runs in the light front process. torchvision and scikit-learn take seconds to import
-and are imported only where they are needed.
+No torch in here: most bad input is refused before that is imported. torchvision and scikit-learn take seconds to
+import too, and are imported only where they are needed.
 """
 
 import hashlib
@@ -176,6 +176,21 @@ def load_images(
     if need_labels:
         raise _error(path, "no labels: give an .npz with labels, or a folder with a sub-folder a class")
     return _read_images(paths)[0], None, None
+
+
+def image_names(path: str | Path) -> list[str] | None:
+    """The names of the image files that `load_images` reads, in its order and relative to the folder; None where
+    the images come from an .npz."""
+    path = Path(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES and not _is_folder(path):
+        return [path.name]
+    if not _is_folder(path):
+        return None
+    class_folders, files = _listing(path)
+    for class_folder in class_folders:
+        files += _listing(class_folder)[1]
+    files = [file for file in files if not class_folders or file.parent != path]
+    return [str(file.relative_to(path)) for file in _image_files(files)]
 
 
 # ── From what a person names to a source ──────────────────────────────────────────────────────────────────

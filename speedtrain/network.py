@@ -1,5 +1,6 @@
 """ResNet-9, and the classifier that turns stored images into logits."""
 
+import difflib
 from collections.abc import Sequence
 
 import torch
@@ -125,9 +126,12 @@ def build_classifier(
         network = _timm_network(model.removeprefix("timm:"), num_classes)
     classifier = Classifier(network)
     if images is not None:
-        classifier.measure(images)
+        classifier.to(images.device).measure(images)
         if any("data" in trick.stages() for trick in tricks):
-            normalised = classifier.normalise(images[:STATISTICS_IMAGES])
+            # evenly: a folder's images come sorted by class
+            count = min(len(images), STATISTICS_IMAGES)
+            chosen = torch.arange(count, device=images.device) * len(images) // count
+            normalised = classifier.normalise(images[chosen])
             for trick in tricks:
                 trick.data(normalised)
     for trick in tricks:
@@ -135,7 +139,7 @@ def build_classifier(
     return classifier.to(memory_format=torch.channels_last)
 
 
-STATISTICS_IMAGES = 10_000
+STATISTICS_IMAGES = 2000
 """As many images tell a covariance as well as all of them."""
 
 
@@ -143,8 +147,8 @@ def _timm_network(name: str, num_classes: int) -> nn.Module:
     import timm  # 1.3 s, which a ResNet-9's budget need not pay
 
     if name not in timm.list_models():
-        close = timm.list_models(f"*{name}*")[:3]
-        raise UserError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise UserError(f"timm has no model {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
     try:
         return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=3)
     except Exception as error:  # timm's models raise whatever they like

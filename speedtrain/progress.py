@@ -3,47 +3,99 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 LINES = 20
 """Plain lines a run, where there is no terminal to draw a bar on."""
+
+
+class _ClockBar(BarColumn):
+    """A bar that moves with the clock, whether or not the worker has something to tell."""
+
+    def __init__(self, born: float) -> None:
+        super().__init__(30)
+        self._born = born
+
+    def render(self, task: Task) -> ProgressBar:
+        task.completed = time.monotonic() - self._born
+        return super().render(task)
+
+
+class _TimeLeft(ProgressColumn):
+    def __init__(self, born: float) -> None:
+        super().__init__()
+        self._born = born
+
+    def render(self, task: Task) -> Text:
+        left = (task.total or 0.0) - (time.monotonic() - self._born)
+        return Text(f"{max(0.0, left):4.0f} s left ")
+
+
+class _Lasting:
+    """A stream that may go away, as that of a closed terminal does, without costing the run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            return self._stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+def _console(stream: TextIO | None) -> Console:
+    file: Any = stream and _Lasting(stream)
+    return Console(file=file, highlight=False, soft_wrap=True)
 
 
 class Display:
     """The progress of the budget on standard error: a bar on a terminal, plain lines elsewhere.
 
     Args:
-        quiet: show only warnings and the result's one line.
+        quiet: show only what a person must know.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = _console(sys.stderr)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._budget = self._born = self._next_line = 0.0
+        self._seconds = self._next_line = 0.0
 
     def say(self, line: str) -> None:
         """One line of news."""
         if not self.quiet:
             self._console.print(line, markup=False)
 
+    def warn(self, line: str) -> None:
+        """One line that a person must know, quiet or not."""
+        self._console.print(line, markup=False)
+
     @contextmanager
-    def running(self, budget: float, born: float) -> Iterator[None]:
-        """While the worker, born at `born` by the monotonic clock, uses its budget."""
-        self._budget, self._born, self._next_line = budget, born, 0.0
+    def running(self, seconds: float, born: float) -> Iterator[None]:
+        """While the worker, born at `born` by the monotonic clock, uses its `seconds`."""
+        self._seconds, self._next_line = seconds, 0.0
         if self.quiet or not self._console.is_terminal:
             yield
             return
-        columns = (BarColumn(30), TextColumn("{task.fields[left]} left  {task.description}", markup=False))
-        with Progress(*columns, console=self._console, transient=True, get_time=time.monotonic) as self._bar:
-            self._task = self._bar.add_task("starting", total=budget, left=f"{budget:.0f} s")
+        columns = (_ClockBar(born), _TimeLeft(born), TextColumn("{task.description}", markup=False))
+        with Progress(*columns, console=self._console, transient=True, refresh_per_second=4) as self._bar:
+            self._task = self._bar.add_task("starting", total=seconds)
             yield
         self._bar = None
 
@@ -55,22 +107,21 @@ class Display:
             f"lr {event['lr']:.4f}  side {event['side']}"
         )
         if self._bar is not None:
-            left = f"{max(0.0, self._budget - seconds):.0f} s"
-            self._bar.update(self._task, completed=seconds, description=text, left=left)
+            self._bar.update(self._task, description=text)
         elif seconds >= self._next_line:
-            self._next_line = seconds + self._budget / LINES
-            self.say(f"{seconds:7.1f} s of {self._budget:g}  {text}")
+            self._next_line = seconds + self._seconds / LINES
+            self.say(f"{seconds:7.1f} s of {self._seconds:g}  {text}")
 
     def result(self, result: Mapping[str, Any], run: Path) -> None:
         """The end: the accuracy, where the time went, and where the files are."""
+        if result.get("error") or result["accuracy"] is None:
+            self.warn(f"{result['status']}: {result.get('error', 'nothing was trained')}")
         if self.quiet:
             return
-        out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        if result["accuracy"] is None:
-            self._console.print(f"{result['status']}: {result.get('error', 'nothing was trained')}", markup=False)
-        else:
+        out = _console(sys.stdout)
+        if result["accuracy"] is not None:
             low, high = result["accuracy_interval"]
-            on = f"{result['num_test_images']} {result['accuracy_on']} images of {result['data']['name']}"
+            on = f"{result['num_test_images']} {result['accuracy_on']} images of {result['test_data']['name']}"
             out.print(
                 f"\naccuracy {result['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}; {on})",
                 markup=False,
@@ -78,12 +129,10 @@ class Display:
             plan = result["plan"]
             trained = f"{result['status']}: {result['epochs']:.1f} epochs, {result['images_per_second']:.0f} images/s"
             width = f", width {plan['width']}" if plan.get("width") else ""
-            out.print(f"{trained}{width}, {plan.get('precision', '')}".rstrip(", "), markup=False)
-        table = Table(
-            "phase",
-            title=f"{result['wall_seconds']:.2f} s of {result['budget_seconds']:g}",
-            title_justify="left",
-        )
+            repairs = f", {result['repairs']} blow-ups repaired" if result["repairs"] else ""
+            out.print(f"{trained}{width}, {plan.get('precision', '')}{repairs}", markup=False)
+        limit = "by the record" if "replay_of" in result else f"of {result['budget_seconds']:g}"
+        table = Table("phase", title=f"{result['wall_seconds']:.2f} s {limit}", title_justify="left")
         table.add_column("seconds", justify="right")
         table.add_column("share", justify="right")
         for name, seconds in result["phases"].items():

@@ -161,10 +161,12 @@ def _headline(result: Mapping[str, Any]) -> Html:
         "images a second": _number(result.get("images_per_second")),
     }
     words = STATUS.get(status, f"Status: {status}.")
+    if repairs := result.get("repairs"):
+        words += f" The loss was not finite {repairs} times, each of which cost half the learning rate."
     parts = [
         tag("h1", _accuracy(result)),
         tag("p", _scored_on(result)),
-        tag("p", words, class_=f"status {'good' if status == 'finished' else 'bad'}"),
+        tag("p", words, class_=f"status {'good' if status == 'finished' and not repairs else 'bad'}"),
     ]
     if error := result.get("error"):
         parts.append(tag("p", error))

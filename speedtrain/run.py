@@ -1,5 +1,6 @@
 """One run from the outside: check everything, start the clock and the worker, score what it saved."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -23,14 +24,17 @@ import torch
 
 from speedtrain import __version__
 from speedtrain.config import Config, resolve
-from speedtrain.data import Data, Images, load_data, load_images
+from speedtrain.crew import Crew, cores
+from speedtrain.data import Data, Images, image_names, load_data, load_images
 from speedtrain.errors import UserError
 from speedtrain.network import build_classifier, make_tricks
 from speedtrain.planner import make_plan
 from speedtrain.progress import Display
 from speedtrain.report import write_report
-from speedtrain.scoring import load_classifier, predict, wilson_interval
-from speedtrain.weights import load_weights, write_whole
+from speedtrain.scoring import load_classifier, predict
+from speedtrain.training import Training
+from speedtrain.weights import load_facts, load_weights, write_whole
+from speedtrain.worker import MALLOC
 from timing import Death, Guarded
 from tricks import TrickError
 
@@ -38,16 +42,12 @@ SCHEMA = 1
 GRACE = 20.0
 """Seconds an interrupted run may take to finish its step and save."""
 
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
-"""Keep freed memory and use huge pages: every step allocates the same activations again, and without this the
-kernel takes them back and clears them each time (7 % of a step on a CPU). Other C libraries ignore it."""
-
 Result = dict[str, Any]
 
 
 def train(
     budget: float | None = None,
-    data: str | Path | tuple[np.ndarray, np.ndarray] = "auto",
+    data: str | Path | tuple[np.ndarray, np.ndarray] | None = None,
     test: str | Path | tuple[np.ndarray, np.ndarray] | None = None,
     *,
     recipe: str | Path = "auto",
@@ -63,23 +63,24 @@ def train(
 
     Args:
         budget: seconds, from the birth of the training process.
-        data: auto, cifar10, digits, a path, or (images uint8 [N, H, W, C], labels int [N]).
+        data: auto, cifar10, digits, a path, or (images uint8 [N, H, W, C], labels int [N]); default: the recipe's,
+            or auto.
         test: test images, likewise; default: the data set's own test split, or a holdout.
         recipe: name, or path of a YAML file.
         tricks: exactly these tricks, by name, or name → hyperparameters.
         with_tricks, without: tricks to add to the recipe's, and to take out.
         settings: dotted hyperparameter → value, as in `{"sam.rho": 0.1, "lr": 0.2}`.
         out: run directory, new or empty; default: a new one in `runs/`.
-        quiet: show no progress.
+        quiet: show no progress; what a person must know is still said, on standard error.
         options: other keys of `Config`: per_class, seed, device, threads, model, …
 
     Returns:
-        What `result.json` holds, and `out`, the run directory.
+        What `result.json` holds, and `out`, the run directory. A run that failed has the `status` `failed`, an
+        `error` and None for `accuracy`.
 
     Raises:
         UserError: bad input, before the clock starts.
     """
-    arrays = isinstance(data, tuple)
     config = resolve(
         recipe=recipe,
         tricks=tricks,
@@ -87,20 +88,15 @@ def train(
         without=without,
         settings=settings,
         budget=budget,
-        data="arrays" if arrays else _absolute(data),
-        test="arrays" if isinstance(test, tuple) else _absolute(test),
+        data=_named(data),
+        test=_named(test),
         **options,
     )
     begun = time.monotonic()
-    loaded = load_data(
-        data if arrays else config.data,
-        test if isinstance(test, tuple) else config.test,
-        per_class=config.per_class,
-        data_root=config.data_root,
-    )
-    display = Display(quiet)
+    loaded = _load(config, data, test)
     off_clock = {"data": time.monotonic() - begun}
-    return execute(config, loaded, out, display, off_clock=off_clock)
+    told = {**options, **(settings or {})}
+    return execute(config, loaded, out, Display(quiet), off_clock=off_clock, notes=_idle(config, told))
 
 
 def execute(
@@ -110,20 +106,22 @@ def execute(
     display: Display,
     *,
     off_clock: dict[str, float],
+    notes: Sequence[str] = (),
     replay: tuple[Path, int] | None = None,
 ) -> Result:
     """Checks, trains and scores one configuration; see `train`.
 
     Args:
+        notes: what else a person should know.
         out: run directory, as for `train`.
         replay: a `clock.csv` to follow instead of the clock, and how many steps of it.
     """
     begun = time.monotonic()
-    notes = [*data.notes, *_settle_machine(config)]
+    notes = [*data.notes, *notes, *_settle_machine(config)]
     check_network(config, data.train)
     run = new_folder(out)
     for note in notes:
-        display.say(note)
+        display.warn(note)
     _write_config(run, config)
     off_clock["check"] = time.monotonic() - begun
 
@@ -131,6 +129,7 @@ def execute(
         worker = _Worker(config, data.train, run, display, replay)
         death = worker.work(signals)
         begun = time.monotonic()
+        worker.catch_up()
         result = _describe(config, data, worker, death, notes)
         if signals.received is not None:
             result["signal"] = signals.received
@@ -140,13 +139,28 @@ def execute(
             display.say("scoring …")
             images, labels = data.test.images, data.test.labels
             probabilities = _score(result, config, data, run)
+            with _may_fail(display):
+                arrays = {"probabilities": probabilities, "predicted": probabilities.argmax(1)}
+                _write_arrays(run / "predictions.npz", classes=np.array(data.train.classes), **arrays)
         elif result["status"] != "interrupted":
             result["status"] = "failed"
-            result["error"] = worker.failure(death) or _too_small(config, data.train, run, display)
+            result["error"] = (
+                worker.failure(death)
+                or (worker.unsaved and f"nothing of the training could be saved: {worker.unsaved}")
+                or _too_small(config, data.train, display, signals)
+            )
+        if result["status"] == "failed" and "error" not in result:
+            result["error"] = worker.failure(death)
         off_clock["score"] = time.monotonic() - begun
         result["off_clock"] = {name: round(seconds, 3) for name, seconds in off_clock.items()}
-        write_whole(run / "result.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
-        write_report(run, result, images=images, labels=labels, probabilities=probabilities, classes=data.train.classes)
+        with _may_fail(display):
+            write_whole(run / "result.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
+        with _may_fail(display):
+            write_report(
+                run, result, images=images, labels=labels, probabilities=probabilities, classes=data.train.classes
+            )
+        for left in run.glob(".weights.safetensors.*"):  # of a save that a kill cut short
+            left.unlink()
     display.result(result, run)
     return {**result, "out": str(run)}
 
@@ -164,19 +178,19 @@ def replay(source: Path, out: str | Path | None = None, *, quiet: bool = True) -
     Raises:
         UserError: not a run directory, its data has changed, or it was given as arrays.
     """
-    config, before = read_run(source)
-    saved, facts = load_weights(source / "weights.safetensors")
-    if "arrays" in (config.data, config.test):
-        raise UserError(f"{source}: its images came from Python, not from a file; they are not there to train on")
+    config, facts = read_run(source)
     begun = time.monotonic()
-    data = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root)
-    if data.train.sha256() != before["data"]["sha256"]:
+    data = _load(config)
+    if data.train.sha256() != facts["data_sha256"]:
         raise UserError(f"{source}: the training images in {config.data} are not those of the run any more")
     display = Display(quiet)
-    record = (source.absolute() / "clock.csv", int(str(facts["step"])))
+    record = source.absolute() / "clock.csv"
+    if not record.is_file():
+        raise UserError(f"{source}: no record of the clock (clock.csv) to train by")
     off_clock = {"data": time.monotonic() - begun}
-    result = execute(config, data, out, display, off_clock=off_clock, replay=record)
+    result = execute(config, data, out, display, off_clock=off_clock, replay=(record, facts["step"]))
     path = Path(result["out"]) / "weights.safetensors"
+    saved = load_weights(source / "weights.safetensors")[0]
     again = load_weights(path)[0] if path.exists() else {}
     same = saved.keys() == again.keys() and all(torch.equal(saved[name], again[name]) for name in saved)
     return {**result, "identical_weights": same}
@@ -184,77 +198,122 @@ def replay(source: Path, out: str | Path | None = None, *, quiet: bool = True) -
 
 def plan(
     budget: float | None = None,
-    data: str | Path = "auto",
+    data: str | Path | None = None,
     test: str | Path | None = None,
     **told: Any,
-) -> tuple[Config, dict[str, Any]]:
+) -> tuple[Config, dict[str, Any], list[str]]:
     """What `train` with the same arguments would do on this machine, measured but not trained.
 
+    Returns:
+        The configuration, the plan as `result.json` would hold it, and what a person should know.
+
     Raises:
-        UserError: as `train`.
+        UserError: as `train`, or the network is too large for this machine.
     """
-    config = resolve(budget=budget, data=_absolute(data), test=_absolute(test), **told)
-    loaded = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root)
-    _settle_machine(config)
+    config = resolve(budget=budget, data=_named(data), test=_named(test), **told)
+    loaded = _load(config)
+    notes = [*loaded.notes, *_idle(config, {**told, **(told.get("settings") or {})}), *_settle_machine(config)]
+    crew = Crew(config.threads or 1)
     check_network(config, loaded.train)
-    torch.set_num_threads(config.threads or 1)
+    torch.set_num_threads(crew.muster())
     device = torch.device(config.device)
     images, labels = (torch.tensor(array, device=device) for array in (loaded.train.images, loaded.train.labels))
-    chosen = make_plan(config, images, labels, len(loaded.train.classes), config.budget).as_dict()
-    return config, chosen
+    try:
+        chosen = make_plan(config, images, labels, len(loaded.train.classes), config.budget).as_dict()
+    except RuntimeError as error:  # of memory, mostly
+        raise UserError(f"a training step fails here: {' '.join(str(error).split())[:200]}") from None
+    return config, chosen, notes
 
 
 def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
-    """Predicts images with a run's weights; writes `probabilities` and `predicted` to an `.npz`.
+    """Predicts images with a run's weights, that of a killed run included.
+
+    Writes `probabilities` float32 [N, K], `predicted` int64 [N], `classes`, the names of the K classes, and, where
+    the images come from files, `files`, their N names.
 
     Args:
         images: an `.npz`, a folder, or an image file.
+        out: an `.npz`; what was there before is replaced.
 
     Raises:
         UserError: not a run directory, no images there, or `out` cannot be written.
     """
-    config, result = read_run(source)
+    config, _ = read_run(source)
+    if out.suffix != ".npz":
+        raise UserError(f"--out {out}: predictions are written as .npz; name it so")
+    # how it was trained need not be how it predicts: in full precision, on what this machine has
+    config.device, config.precision, config.threads = "auto", "fp32", None
     _settle_machine(config)
     torch.set_num_threads(config.threads or 1)
-    classifier = load_classifier(config, result["data"]["num_classes"], source / "weights.safetensors")
+    classifier, classes = load_classifier(config, source / "weights.safetensors")
     probabilities = predict(classifier, config, load_images(images)[0], torch.device(config.device))
-    _write_predictions(out, probabilities)
+    arrays = {"probabilities": probabilities, "predicted": probabilities.argmax(1), "classes": np.array(classes)}
+    if files := image_names(images):
+        arrays["files"] = np.array(files)
+    try:
+        _write_arrays(out, **arrays)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     return probabilities
 
 
-def read_run(source: Path) -> tuple[Config, Result]:
-    """Configuration and result of a finished run.
+def read_run(source: Path) -> tuple[Config, dict[str, Any]]:
+    """Configuration of a run that has saved something, were it killed, front and all, right after; and the facts
+    stored with its weights.
 
     Raises:
-        UserError: it is not a run directory.
+        UserError: it is not a run directory, or holds no weights of a run.
     """
-    if not (source / "config.yaml").is_file() or not (source / "result.json").is_file():
-        raise UserError(f"{source}: not a run directory (it has no config.yaml and result.json)")
-    try:
-        result = json.loads((source / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source / 'result.json'}: cannot be read ({error})") from None
-    return resolve(recipe=source / "config.yaml"), result
+    for name in ("config.yaml", "weights.safetensors"):
+        if not (source / name).is_file():
+            raise UserError(f"{source}: not a run directory with something saved in it (there is no {name})")
+    facts: dict[str, Any] = load_facts(source / "weights.safetensors")
+    if not {"step", "classes", "data_sha256"} <= facts.keys():
+        raise UserError(f"{source / 'weights.safetensors'}: not the weights of a run")
+    return resolve(recipe=source / "config.yaml"), facts
 
 
 def check_network(config: Config, train: Images) -> None:
-    """Builds a small version of the network with its tricks, so that what cannot work is said now.
+    """Takes a few steps with a small version of the network and its tricks, so that what cannot work is said now.
 
     Raises:
         UserError: a trick cannot act on this model, or the model not on these images.
     """
-    tricks = make_tricks(config)
-    sample = torch.tensor(train.images[:64])
+    tricks, num_classes = make_tricks(config), len(train.classes)
+    device = torch.device(config.device)
+    images = torch.tensor(train.images[:64], device=device)
+    labels = torch.tensor(train.labels[:64], device=device)
+    batch_size = min(8, config.batch_size) if isinstance(config.batch_size, int) else 8
     try:
-        classifier = build_classifier(config.model, len(train.classes), 8, config.head_scale, tricks, sample).eval()
-        with torch.inference_mode():
-            classifier(classifier.normalise(sample[:2]))
+        with torch.random.fork_rng():
+            classifier = build_classifier(config.model, num_classes, 8, config.head_scale, tricks, images)
+            training = Training(
+                classifier.to(device), images, labels, num_classes, tricks,
+                lr=0.0, momentum=0.9, nesterov=True, weight_decay=0.0,
+            )  # fmt: skip
+            training.differentiate = torch.Tensor.backward
+            training.configure_optimizers()
+            for training.progress in (0.0, 0.5, 1.0):
+                training.gradient(training.make_batch(torch.arange(batch_size, device=device) % len(images)))
     except TrickError as error:
         raise UserError(str(error)) from None
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
             f"{config.model} does not work on 32×32 images ({' '.join(str(error).split())[:200]})"
         ) from None
+
+
+def _idle(config: Config, told: Mapping[str, Any]) -> list[str]:
+    """Warnings of what was told and changes nothing."""
+    given = {key for key, value in told.items() if value is not None}
+    idle = []
+    if config.model != "resnet9":
+        idle += [f"{key} has no effect on {config.model}" for key in ("width", "head_scale", "epochs") if key in given]
+    elif config.width != "auto" and "epochs" in given:
+        idle += ["epochs has no effect where width is given: it is what width=auto aims at"]
+    if config.data not in ("auto", "cifar10", "digits") and "data_root" in given:
+        idle += [f"--data-root has no effect on --data {config.data}"]
+    return [f"warning: {line}" for line in idle]
 
 
 def _settle_machine(config: Config) -> list[str]:
@@ -266,18 +325,47 @@ def _settle_machine(config: Config) -> list[str]:
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.device == "cpu" and config.precision == "fp16":
         raise UserError("precision fp16 is for GPUs; on a CPU use bf16 or fp32")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    config.threads = config.threads or cores
-    if config.threads > cores:
-        notes.append(f"warning: {config.threads} threads on {cores} cores get in each other's way")
+    config.threads = config.threads or cores()
+    if config.threads > cores():
+        notes.append(f"warning: {config.threads} threads asked for on {cores()} cores: no more than that will be used")
     return notes
 
 
-def _absolute(path: Any) -> str | None:
-    """A path that still holds when the run's config.yaml is used from another folder."""
-    if path is None or path in ("auto", "cifar10", "digits"):
-        return path
-    return str(Path(str(path)).absolute())
+def _load(config: Config, data: Any = None, test: Any = None) -> Data:
+    """Loads the images, given ones or those that the configuration names; leaves in it what still holds when
+    its config.yaml is used later and from another folder."""
+    for key in ("data", "test", "data_root"):
+        setattr(config, key, _absolute(getattr(config, key)))
+    given, given_test = _given(data), _given(test)
+    for kind, name in (("--data", config.data if given is None else ""), ("--test", config.test)):
+        if name == ARRAYS and (kind == "--data" or given_test is None):
+            raise UserError(f"{kind}: the run's images came from Python, not from a file; give their path")
+    loaded = load_data(
+        config.data if given is None else given,
+        config.test if given_test is None else given_test,
+        per_class=config.per_class,
+        data_root=config.data_root,
+    )
+    if config.data == "auto":
+        config.data = loaded.train.name
+    return loaded
+
+
+ARRAYS = "arrays"
+
+
+def _given(source: Any) -> Any:
+    """Images handed over in memory; None where they are named."""
+    return None if source is None or isinstance(source, str | Path) else source
+
+
+def _named(source: Any) -> str | None:
+    """How a configuration calls a source of images."""
+    return ARRAYS if _given(source) is not None else source if source is None else str(source)
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path in (None, "auto", "cifar10", "digits", ARRAYS) else str(Path(str(path)).absolute())
 
 
 def new_folder(out: str | Path | None) -> Path:
@@ -288,11 +376,16 @@ def new_folder(out: str | Path | None) -> Path:
     """
     run = Path(out) if out is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     number = 1
-    while out is None and run.exists():
-        number += 1
-        run = run.with_name(f"{time.strftime('%Y%m%d-%H%M%S')}-{number}")
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                run.mkdir(parents=True, exist_ok=out is not None)
+                break
+            except FileExistsError:
+                if out is not None:
+                    raise
+                number += 1
+                run = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{number}"
         if any(run.iterdir()):
             raise UserError(f"--out {run}: exists and is not empty; name a new folder")
         write_whole(run / ".writable", b"")
@@ -307,7 +400,7 @@ def _write_config(run: Path, config: Config) -> None:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM while a run is on: the first ends it early, the second kills it."""
+    """Ctrl-C, SIGTERM and SIGHUP (a closed terminal) while a run is on: the first ends it early, the second kills."""
 
     def __init__(self) -> None:
         self.job: Guarded | None = None
@@ -316,8 +409,9 @@ class _Signals:
 
     def __enter__(self) -> "_Signals":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -344,13 +438,16 @@ class _Worker:
         self.last: dict[str, Any] = {}
         self.done: dict[str, Any] | None = None
         self.said: list[str] = []
+        self.unsaved: str | None = None
 
     def work(self, signals: _Signals, max_steps: int | None = None) -> Death:
         """Lets the worker do its job until it ends or is ended."""
         replay, steps = self.replay or (None, 0)
-        seconds = self.config.budget if replay is None and max_steps is None else float("inf")
+        seconds = self.config.budget if replay is None else math.inf
+        if max_steps is not None:
+            seconds = max(120.0, 10 * seconds)
         with (
-            tempfile.TemporaryDirectory(prefix="speedtrain-") as folder,
+            tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder,
             open(self.run / "log.txt", "ab") as log,
         ):
             job = Path(folder)
@@ -358,25 +455,43 @@ class _Worker:
             np.save(job / "labels.npy", self.train.labels)
             told = {
                 "config": dataclasses.asdict(self.config),
-                "num_classes": len(self.train.classes),
+                "classes": self.train.classes,
+                "about": {"data_sha256": self.train.sha256()},
                 "run": str(self.run),
                 "replay": replay and str(replay),
                 "replay_steps": steps,
                 "max_steps": max_steps,
             }
             (job / "job.json").write_text(json.dumps(told), encoding="utf-8")
-            command = [sys.executable, "-m", "speedtrain.worker", str(job)]
+            # -P: a file called timing.py in the folder a person happens to be in is not ours
+            command = [sys.executable, "-P", "-m", "speedtrain.worker", str(job)]
             with (
                 Guarded(
                     command, seconds, grace=GRACE, env=self._environment(), output=log, on_event=self._hear
                 ) as guarded,
-                self.display.running(self.config.budget, guarded.born),
+                self.display.running(self._expected(), guarded.born),
             ):
                 signals.job = guarded
+                if signals.received is not None:  # it came before there was a job to interrupt
+                    guarded.interrupt()
                 try:
                     return guarded.wait()
                 finally:
                     signals.job = None
+
+    def _expected(self) -> float:
+        """Seconds that it will take: the budget, or where none binds what the run that is replayed took."""
+        if self.replay is None:
+            return self.config.budget
+        phases: Any = load_facts(self.replay[0].with_name("weights.safetensors")).get("phases", {})
+        return sum(phases.values())
+
+    def catch_up(self) -> None:
+        """Takes from the weights what was not heard: events are lost while this process is stopped."""
+        with contextlib.suppress(UserError):
+            facts: dict[str, Any] = load_facts(self.run / "weights.safetensors")
+            if facts["images_seen"] > self.last.get("images_seen", 0):
+                self.last = facts
 
     def failure(self, death: Death) -> str | None:
         """The last line of the log where the worker died of an error of its own."""
@@ -404,7 +519,8 @@ class _Worker:
                 for key in ("width", "batch_size", "precision"):
                     if self.plan[key] is not None:
                         setattr(self.config, key, self.plan[key])
-                _write_config(self.run, self.config)
+                with _may_fail(self.display):
+                    _write_config(self.run, self.config)
                 for reason in self.plan["reasons"]:
                     self.display.say(reason)
             case "phase":
@@ -414,9 +530,11 @@ class _Worker:
                 self.display.step(event)
             case "done":
                 self.done = event
+            case "unsaved":
+                self.unsaved = event["error"]
             case "say":
                 self.said.append(event["text"])
-                self.display.say(event["text"])
+                self.display.warn(event["text"])
 
 
 def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: list[str]) -> Result:
@@ -433,24 +551,29 @@ def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: 
             "name": data.train.name,
             "num_train": len(data.train.images),
             "num_classes": len(data.train.classes),
+            "classes": data.train.classes,
             "sha256": data.train.sha256(),
             "notes": list(data.notes),
         },
+        "test_data": {"name": data.test.name, "sha256": data.test.sha256()},
         "tricks": config.tricks,
         "plan": worker.plan,
         "phases": _phases(worker, death),
         "steps": worker.last.get("step", 0),
-        "epochs": worker.last.get("epoch", 0.0),
+        "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
         "images_seen": worker.last.get("images_seen", 0),
         "images_per_second": _rate(worker),
         "seed": config.seed,
         "device": _device_name(config),
         "threads": config.threads,
+        "threads_used": worker.last.get("threads", 0.0),
+        "repairs": worker.last.get("repairs", 0),
         "versions": {
             "python": platform.python_version(),
             "speedtrain": __version__,
             **{name: metadata.version(name) for name in ("torch", "lightning", "timm", "numpy")},
         },
+        **({"replay_of": str(worker.replay[0].parent)} if worker.replay else {}),
         "command": " ".join(map(shlex.quote, sys.orig_argv)),
         "events": [*notes, *worker.said],
     }
@@ -461,7 +584,7 @@ def _status(death: Death, worker: _Worker) -> str:
         return "interrupted"
     if death.reason == "deadline" or death.returncode == -signal.SIGKILL:
         return "killed"
-    if death.returncode == -signal.SIGTERM:  # it came before training began
+    if death.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):  # it came before training began, or after
         return "interrupted"
     return "finished" if death.returncode == 0 else "failed"
 
@@ -494,37 +617,48 @@ def _processor() -> str:
 
 
 def _score(result: Result, config: Config, data: Data, run: Path) -> np.ndarray:
-    """Predicts the test images with the saved weights; fills in accuracy, and writes `predictions.npz`."""
+    """Class probabilities float32 [N, K] of the test images, by the saved weights; fills in the accuracy."""
+    from scipy import stats  # half a second, which bad input need not wait for
+
     torch.set_num_threads(config.threads or 1)
     weights = run / "weights.safetensors"
-    classifier = load_classifier(config, len(data.train.classes), weights)
+    classifier, _ = load_classifier(config, weights)
     probabilities = predict(classifier, config, data.test.images, torch.device(config.device))
     predicted = probabilities.argmax(1)
     correct = int((predicted == data.test.labels).sum())
     result["accuracy"] = correct / len(predicted)
-    result["accuracy_interval"] = wilson_interval(correct, len(predicted))
-    result["saved_at"] = load_weights(weights)[1]
-    _write_predictions(run / "predictions.npz", probabilities)
+    # Wilson's is sound near 0 and 1 too, unlike ± 1.96 standard errors
+    interval = stats.binomtest(correct, len(predicted)).proportion_ci(method="wilson")
+    result["accuracy_interval"] = float(interval.low), float(interval.high)
+    facts = load_facts(weights)
+    result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
     return probabilities
 
 
-def _write_predictions(path: Path, probabilities: np.ndarray) -> None:
+def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
     content = io.BytesIO()
-    np.savez(content, probabilities=probabilities, predicted=probabilities.argmax(1))
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_whole(path, content.getvalue())
+
+
+@contextlib.contextmanager
+def _may_fail(display: Display) -> Iterator[None]:
+    """A file that cannot be written, on a full disk say, is said and does not cost the rest."""
     try:
-        write_whole(path, content.getvalue())
+        yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        display.warn(f"could not write {error.filename or 'a file of the run'} ({error.strerror})")
 
 
-def _too_small(config: Config, train: Images, run: Path, display: Display) -> str:
+def _too_small(config: Config, train: Images, display: Display, signals: _Signals) -> str:
     """Why nothing was trained; finds out how long a single step takes here by letting one happen."""
     display.say("the budget ended before the first step was saved; measuring what would be enough …")
-    with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder, _Signals() as signals:
+    with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
         probe = _Worker(dataclasses.replace(config), train, Path(folder), Display(quiet=True), None)
         death = probe.work(signals, max_steps=1)
-    if probe.done is None:
-        return probe.failure(death) or "the training process did not take a step"
+    if probe.done is None or probe.done["step"] == 0:
+        limit = f"a budget of {config.budget:g} s is too small to take a single step here; "
+        return probe.failure(death) or f"{limit}{death.wall_seconds:.0f} s were not enough either"
     enough = math.ceil(1.3 * death.wall_seconds + 0.5)
     if enough <= config.budget:
         return (

@@ -1,6 +1,5 @@
 """From saved weights to predictions and a score, off the clock."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +14,23 @@ from tricks import Forward
 BATCH = 500
 
 
-def load_classifier(config: Config, num_classes: int, weights: Path) -> Classifier:
-    """The trained classifier, from a run's configuration and its weights file.
+def load_classifier(config: Config, weights: Path) -> tuple[Classifier, tuple[str, ...]]:
+    """The trained classifier, and the names of its classes, from a run's configuration and its weights file.
 
     Raises:
         UserError: the weights cannot be read, or are not of this network.
     """
-    state, _ = load_weights(weights)
+    state, facts = load_weights(weights)
+    classes = facts.get("classes")
+    if not isinstance(classes, list):
+        raise UserError(f"{weights}: not the weights of a run")
     width = 0 if config.width == "auto" else config.width
-    classifier = build_classifier(config.model, num_classes, width, config.head_scale, make_tricks(config), None)
+    classifier = build_classifier(config.model, len(classes), width, config.head_scale, make_tricks(config), None)
     try:
         classifier.load_state_dict(state)
     except RuntimeError:
         raise UserError(f"{weights}: these weights are not of the network in the run's config.yaml") from None
-    return classifier.eval()
+    return classifier.eval(), tuple(classes)
 
 
 @torch.inference_mode()
@@ -43,11 +45,3 @@ def predict(classifier: Classifier, config: Config, images: np.ndarray, device: 
         for begin in range(0, len(images), BATCH)
     ]
     return torch.cat(parts).numpy()
-
-
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson, 1927): sound also near 0 and 1, unlike ± 1.96 standard errors."""
-    z = 1.959964
-    centre = (correct + z * z / 2) / (total + z * z)
-    half = z / (total + z * z) * math.sqrt(correct * (total - correct) / total + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -87,6 +87,7 @@ class Training(L.LightningModule):
         self.progress = 0.0
         self.num_steps = 0
         self.num_images = len(images)
+        self.lr = lr
         self.last_loss: Tensor | None = None
         self.last_side = 0
         self.differentiate: Callable[[Tensor], object] = self.manual_backward

@@ -2,8 +2,10 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
@@ -43,9 +45,31 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     Raises:
         UserError: no such file, or not a whole safetensors file.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118 (not a dict)
+
+
+def load_facts(path: Path) -> dict[str, object]:
+    """The facts alone, from the file's header; raises as `load_weights`."""
+    with _opened(path) as file:
+        return _facts(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            facts = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name != "format"}
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            yield file
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable weights file ({error})") from error
+
+
+def _facts(file: Any) -> dict[str, object]:
+    return {name: _fact(value) for name, value in (file.metadata() or {}).items() if name != "format"}
+
+
+def _fact(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:  # another program's header
+        return text

@@ -4,48 +4,68 @@ Run by the front as `python -m speedtrain.worker JOB`, with JOB a folder that ho
 and `labels.npy`. What it reaches it saves in the run's folder; what it has to say it sends as events.
 """
 
+import contextlib
 import json
 import logging
+import math
 import os
+import shutil
+import signal
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speedtrain.crew import Crew, cores
 from timing import Budget, Ledger, Pacer, RecordedPacer, send_event
 
 if TYPE_CHECKING:
     import numpy as np
 
     from speedtrain.config import Config
-    from speedtrain.keeper import ClockRecord
+    from speedtrain.record import ClockRecord
+
+MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
+"""Keep freed memory and use huge pages: every step allocates the same activations again, and without this the
+kernel takes them back and clears them each time (7 % of a step on a CPU). Other C libraries ignore it."""
 
 
 def say(line: str) -> None:
     """Tells the person who waits, and the log."""
-    print(line, flush=True)
-    send_event({"event": "say", "text": line[:2000]})
+    with contextlib.suppress(OSError):  # the log is on the disk that may be full
+        print(line, flush=True)
+    send_event({"event": "say", "text": line[:600]})
 
 
 def train(
     config: "Config",
     images: "np.ndarray",
     labels: "np.ndarray",
-    num_classes: int,
+    classes: Sequence[str],
     run: Path,
     *,
     ledger: Ledger,
     replay: "ClockRecord | None" = None,
     max_steps: int | None = None,
-) -> None:
+    weights: Path | None = None,
+    about: Mapping[str, object] | None = None,
+) -> int:
     """Trains by the clock, saving as it goes to `run`.
 
     Args:
         images: uint8 [N, H, W, 3]; labels: int64 [N].
+        classes: their names.
         ledger: the books, open since birth; the budget counts from there too.
         replay: train by this record instead of the clock.
-        max_steps: end after so many steps at the latest.
+        max_steps: end after so many steps, whatever the clock says.
+        weights: file for the weights; default: `run/weights.safetensors`.
+        about: facts to store with them.
+
+    Returns:
+        How many images were seen, repetitions included.
     """
+    crew, num_classes = Crew(config.threads or cores()), len(classes)
     with ledger.phase("import"):
         import lightning as L
         import torch
@@ -57,25 +77,32 @@ def train(
         from speedtrain.training import Order, Training
         from timing import BudgetCallback
 
-    budget = Budget(config.budget if replay is None else float("inf"), ledger.born)
+        # Lightning's advice (more data-loader workers, …) is not for this loop
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning")
+
+    unlimited = replay is not None or max_steps is not None
+    budget = Budget(math.inf if unlimited else config.budget, ledger.born)
     with ledger.phase("data"):
         device = torch.device("cuda" if config.device == "cuda" else "cpu")
-        if config.threads:
-            torch.set_num_threads(config.threads)
         if device.type == "cuda":
             torch.use_deterministic_algorithms(True, warn_only=True)  # replay wants the same bits again
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
+            torch.set_float32_matmul_precision("high")  # TF32, as convolutions use by default
         stored = torch.from_numpy(images).to(device)
         targets = torch.from_numpy(labels).to(device)
 
     if replay is None:
         with ledger.phase("plan"):
-            plan = make_plan(config, stored, targets, num_classes, budget.remaining())
+            torch.set_num_threads(crew.muster())
+            plan = make_plan(config, stored, targets, num_classes, max(0.0, config.budget - budget.elapsed()))
             config.batch_size, config.precision = plan.batch_size, plan.precision
             config.width = plan.width or config.width
             send_event({"event": "plan", "plan": plan.as_dict()})
     send_event({"event": "phase", "phases": ledger.phases()})  # should this be the last that is heard
 
     with ledger.phase("build"):
+        torch.set_num_threads(1)  # the whitening's bits must not depend on how busy the machine is now
         torch.manual_seed(config.seed)
         tricks = make_tricks(config)
         width = 0 if config.width == "auto" else config.width
@@ -96,7 +123,9 @@ def train(
         order = Order(len(stored), config.batch_size, config.seed, device)
         pacer = Pacer(budget) if replay is None else RecordedPacer(replay.progress)
         clock = BudgetCallback(budget, lr_schedule=config.lr_factor, ledger=ledger, pacer=pacer)
-        keeper = Keeper(run, training, clock, pacer, replay, say)
+        network = {"model": config.model, "width": config.width, "head_scale": config.head_scale}
+        facts = {**(about or {}), "network": {**network, "tricks": config.tricks}, "classes": list(classes)}
+        keeper = Keeper(run, training, clock, pacer, crew, replay, say, weights=weights, about=facts)
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
@@ -110,40 +139,42 @@ def train(
             enable_model_summary=False,
         )
     trainer.fit(training, order.loader())
-    done = {"steps": training.num_steps, "images_seen": keeper.images_seen, "stopped": clock.stopped}
-    send_event({"event": "done", **done, "phases": ledger.phases()})
+    send_event({"event": "done", "step": training.num_steps, "stopped": clock.stopped, "phases": ledger.phases()})
+    return keeper.images_seen
 
 
 def main(job: Path) -> None:
     """Does the job that the front left in a folder."""
     ledger = Ledger()
+    # Until training begins nothing is there to save. Said so that Lightning does not make an exit of its own of it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     with ledger.phase("import"):
         import numpy as np
 
         from speedtrain.config import Config
-        from speedtrain.keeper import ClockRecord
+        from speedtrain.record import ClockRecord
     with ledger.phase("data"):
         told: dict[str, Any] = json.loads((job / "job.json").read_text(encoding="utf-8"))
         config = Config(**told["config"])
         replay = ClockRecord.read(Path(told["replay"]), told["replay_steps"]) if told["replay"] else None
         images, labels = np.load(job / "images.npy"), np.load(job / "labels.npy")
+        shutil.rmtree(job, ignore_errors=True)  # the images should not lie about, should the front be killed
     train(
         config,
         images,
         labels,
-        told["num_classes"],
+        told["classes"],
         Path(told["run"]),
         ledger=ledger,
         replay=replay,
         max_steps=told["max_steps"],
+        about=told["about"],
     )
 
 
 if __name__ == "__main__":
-    # Lightning's advice (more data-loader workers, …) is not for this loop
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
     main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)  # the interpreter's tidying up would be on the clock, and nothing is left to tidy

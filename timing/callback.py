@@ -19,9 +19,12 @@ class BudgetCallback(L.Callback):
     that would not end in time, counts from the birth of the process (or from `Budget.born`), and gives each
     step its `progress`. Under a distributed strategy rank 0's clock counts for all.
 
+    A validation in the middle counts as part of the step before it; there is none after the last step.
+
     Args:
         budget: seconds from the birth of this process, or a `Budget`.
-        reserve: seconds of the budget to keep for what comes after the fit.
+        reserve: seconds of the budget to keep for what comes after the fit; where the fit validates, at least
+            the length of a validation.
         lr_schedule: progress → factor on each parameter group's initial learning rate, set before every step.
         ledger: where to book the phases `train` and `validate`; default: a new one, in `.ledger`.
         pacer: where progress comes from; default: the clock.
@@ -74,6 +77,7 @@ class BudgetCallback(L.Callback):
             progress = None if told.isnan() else told.item()
         if progress is None:
             trainer.should_stop = True
+            trainer.limit_val_batches = 0  # Lightning would validate once more, which may take any time
             return
         self.progress = progress
         if self._lr_schedule is not None:

@@ -1,6 +1,5 @@
 """The budget: so many seconds of wall-clock time, counted from a process's birth."""
 
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -55,8 +54,3 @@ class Budget:
     def remaining(self) -> float:
         """Seconds to the deadline, negative past it."""
         return self.seconds - self.elapsed()
-
-    @property
-    def window(self) -> float:
-        """Seconds before the deadline in which a run should end: 1 % of the budget or 0.5, whichever is more."""
-        return max(0.5, 0.01 * self.seconds) if math.isfinite(self.seconds) else 0.0

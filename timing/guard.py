@@ -9,8 +9,8 @@ and speaks with the process that started it over two pipes. On its standard outp
 lines: `{"pid", "born"}` when the command is born and `{"reason", "returncode", "wall_seconds"}` when
 nothing of it is left. On its standard input one byte asks for an early end (SIGTERM to the command,
 SIGKILL to all of it GRACE seconds later) and the end of file, which also comes when the starting process
-dies, kills at once. The file descriptor named is handed on to the command; what the command prints goes
-to the guard's standard error.
+dies, kills at once. The file descriptor named, if not negative, is handed on to the command; what the
+command prints goes to the guard's standard error.
 
 `reason` is `exited`, `deadline`, `interrupted` or `abandoned`.
 """
@@ -18,7 +18,6 @@ to the guard's standard error.
 import contextlib
 import ctypes
 import json
-import math
 import os
 import select
 import signal
@@ -86,11 +85,12 @@ def guard(seconds: float, grace: float, descriptor: int, command: list[str]) -> 
         command,
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
-        pass_fds=(descriptor,),
+        pass_fds=() if descriptor < 0 else (descriptor,),
         start_new_session=True,
         preexec_fn=in_child,
     )
-    os.close(descriptor)
+    if descriptor >= 0:
+        os.close(descriptor)
     print(json.dumps({"pid": child.pid, "born": born}), flush=True)
 
     deadline, reason = born + seconds, "exited"
@@ -101,7 +101,7 @@ def guard(seconds: float, grace: float, descriptor: int, command: list[str]) -> 
             if reason == "exited":
                 reason = "deadline"
             break
-        ready = select.select(listening, [], [], wait if math.isfinite(wait) else None)[0]
+        ready = select.select(listening, [], [], min(wait, 3600.0))[0]
         if wake in ready and signal.SIGTERM in os.read(wake, 4096):
             reason = "abandoned"
             break

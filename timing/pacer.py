@@ -3,8 +3,12 @@
 import time
 from collections import deque
 from collections.abc import Sequence
+from statistics import median
 
 from timing.clock import Budget
+
+HICCUP = 3.0
+"""Times the median of the last few steps: what is slower is the machine's doing, not the step's. SAM takes twice."""
 
 
 class Pacer:
@@ -34,10 +38,17 @@ class Pacer:
         else:
             self._steps.append(now - self._last)
             self._last = now
-        # the slowest of the last few: steps vary, and one too many is a kill
-        if now + max(self._steps, default=0.0) > end:
+        if now + self._slowest() > end:
             return None
         return (now - self._begun) / (end - self._begun)
+
+    def _slowest(self) -> float:
+        """Seconds of the slowest of the last few steps: they vary, and one too many is a kill. A lone hiccup does
+        not count, though: it would end a run un-annealed, with time left for many steps."""
+        if not self._steps:
+            return 0.0
+        usual = HICCUP * median(self._steps)
+        return max(seconds for seconds in self._steps if seconds <= usual)
 
 
 class RecordedPacer:

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import select
+import signal
+import stat
 import subprocess
 import sys
 import time
@@ -17,6 +19,9 @@ Event = dict[str, Any]
 
 EVENTS_VARIABLE = "TIMING_EVENTS"
 """Environment variable that tells a guarded command the file descriptor for its events."""
+
+GUARD_IS_LATE = 2.0
+"""Seconds after which a guard that has said nothing is taken to be stopped, and done without."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Guarded:
         env: environment of the command; default: this process's.
         cwd: folder to run in.
         output: where its standard output and error go; default: to this process's standard error.
-        on_event: called, from within `wait`, with each event that the command sends with `send_event`.
+        on_event: called, from within `wait`, with each event that the command sends with `send_event`. Without
+            it the command is given no way to send any: one that is not trusted cannot send what is no event.
     """
 
     def __init__(
@@ -66,22 +72,32 @@ class Guarded:
         output: IO[bytes] | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        self._on_event = on_event or (lambda event: None)
+        self._on_event = on_event
+        self._seconds = seconds
+        self._death: Death | None = None
         self._events, theirs = os.pipe()
         guard = str(Path(__file__).with_name("guard.py"))
+        env = dict(os.environ if env is None else env)
+        env.pop(EVENTS_VARIABLE, None)
+        if on_event is None:
+            os.close(theirs)
+            theirs = -1
+        else:
+            env[EVENTS_VARIABLE] = str(theirs)
         try:
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard, str(seconds), str(grace), str(theirs), *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                env={**(os.environ if env is None else env), EVENTS_VARIABLE: str(theirs)},
+                env=env,
                 cwd=cwd,
-                pass_fds=(theirs,),
+                pass_fds=() if theirs < 0 else (theirs,),
                 start_new_session=True,  # a Ctrl-C at the terminal is for us to handle
             )
         finally:
-            os.close(theirs)
+            if theirs >= 0:
+                os.close(theirs)
         assert self._guard.stdout is not None
         birth = self._guard.stdout.readline()
         if not birth:
@@ -92,10 +108,18 @@ class Guarded:
     def wait(self) -> Death:
         """Blocks until nothing of the command is left, passing on its events as they come."""
         assert self._guard.stdout is not None
+        if self._death is not None:
+            return self._death
+        late = self.born + self._seconds + GUARD_IS_LATE
         said, buffer, verdict = self._guard.stdout.fileno(), b"", b""
         open_pipes = {self._events, said}
         while open_pipes:
-            for pipe in select.select(list(open_pipes), [], [])[0]:
+            ready = select.select(list(open_pipes), [], [], min(max(0.0, late - time.monotonic()), 3600.0))[0]
+            if not ready and time.monotonic() >= late:  # the guard itself is stopped
+                self._kill_without_guard()
+                self._death = Death("deadline", -signal.SIGKILL, time.monotonic() - self.born)
+                return self._death
+            for pipe in ready:
                 chunk = os.read(pipe, 1 << 16)
                 if not chunk:
                     open_pipes.remove(pipe)
@@ -104,11 +128,21 @@ class Guarded:
                 else:
                     *lines, buffer = (buffer + chunk).split(b"\n")
                     for line in lines:
+                        assert self._on_event is not None
                         self._on_event(json.loads(line))
+        if verdict:
+            self._guard.wait()
+            self._death = Death(**json.loads(verdict))
+        else:  # the guard itself was killed
+            self._kill_without_guard()
+            self._death = Death("exited", -signal.SIGKILL, time.monotonic() - self.born)
+        return self._death
+
+    def _kill_without_guard(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._guard.kill()
         self._guard.wait()
-        if not verdict:  # the guard itself was killed, and the command with it
-            return Death("abandoned", -9, time.monotonic() - self.born)
-        return Death(**json.loads(verdict))
 
     def interrupt(self) -> None:
         """Asks the command to end early: SIGTERM now, the kill after the grace."""
@@ -123,7 +157,10 @@ class Guarded:
         if self._events < 0:
             return
         self._guard.stdin.close()
-        self._guard.wait()
+        try:
+            self._guard.wait(GUARD_IS_LATE)
+        except subprocess.TimeoutExpired:
+            self._kill_without_guard()
         self._guard.stdout.close()
         os.close(self._events)
         self._events = -1
@@ -141,11 +178,19 @@ def send_event(event: Event) -> None:
     """From inside a guarded command: sends `event` to whoever guards it, or nowhere.
 
     Never waits: if nobody reads, the event is lost. At most 4,096 bytes as JSON, so that it is sent whole.
+
+    Raises:
+        ValueError: the event is longer.
     """
     told = os.environ.get(EVENTS_VARIABLE)
     if told is None:
         return
+    line = json.dumps(event).encode() + b"\n"
+    if len(line) > select.PIPE_BUF:
+        raise ValueError(f"an event of {len(line)} bytes is more than a pipe takes whole ({select.PIPE_BUF})")
     descriptor = int(told)
     with contextlib.suppress(OSError):
-        os.set_blocking(descriptor, False)
-        os.write(descriptor, json.dumps(event).encode() + b"\n")
+        # a child of the command inherits the variable, but not the pipe
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            os.set_blocking(descriptor, False)
+            os.write(descriptor, line)

@@ -107,7 +107,7 @@ STAGES = ("data", "model", "batch", "loss", "gradient", "step", "weights", "pred
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Inside, training-mode batch norms normalise by their batch but leave running statistics as they are."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:

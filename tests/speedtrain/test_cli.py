@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from speedtrain.cli import main
 
@@ -44,7 +45,9 @@ BAD = {
     "": "--budget is missing",
     "--budget 9 --tricks sma": "did you mean 'sam'",
     "--budget 9 --with flop": "did you mean 'flip'",
-    "--budget 9 --without sam": "not on",
+    "--budget 9 --without sam": "that trick is not on; on are patch_whitening, celu",
+    "--budget 9 --without flop": "did you mean 'flip'",
+    "--budget 9 --set flip=3": "that is a trick; --with flip adds it",
     "--budget 9 --set sam.rho=0.1": "--with sam",
     "--budget 9 --with sam --set sam.roh=0.1": "did you mean 'rho'",
     "--budget 9 --with sam --set sam.rho=big": "sam.rho must be a number, got 'big'",
@@ -59,6 +62,11 @@ BAD = {
     "--budget 9 --set width": "KEY=VALUE",
     "--budget 9 --set schedule=[[0,1]]": "schedule",
     "--budget 9 --set lr=-1": "positive",
+    "--budget 9 --set lr=": "lr must be a number, got None",
+    "--budget 9 --set width=": "whole number or auto",
+    "--budget 9 --set precision=null": "precision must be",
+    "--budget 9 --set schedule=": "schedule must be",
+    "--budget 9 --with sam --set sam.rho=": "sam.rho must be a number",
     "--budget 9 --recipe outo": "did you mean 'auto'",
     "--budget 9 --recipe missing.yaml": "no such file",
     "--budget 9 --device tpu": "auto or cpu or cuda",
@@ -67,7 +75,11 @@ BAD = {
     "--budget 9 --threads 0": "positive",
     "--budget 9 --per-class some": "whole number or all",
     "--budget 9 --model resnet10": "resnet9 or timm:NAME",
-    "--budget 9 --model timm:resnet18x": "resnet18",
+    "--budget 9 --model timm:resnet18x": "did you mean resnet18",
+    "--budget 9 --seed 100000000000000000000000": "below 2**63",
+    "--budget 9 --set momentum=5": "below 1",
+    "--budget 9 --set schedule=[[0,1],[.nan,1],[1,0]]": "schedule",
+    "--budget 9 --with progressive_resizing --set progressive_resizing.scales=[0.125,0.2,1.0]": "does not work on",
     "--budget 9 --model timm:vit_base_patch16_224": "patch_whitening needs",
     "--budget 9 --model timm:vit_base_patch16_224 --tricks none": "does not work on 32×32",
     "--budget 9 --frobnicate 3": "--frobnicate",
@@ -76,6 +88,7 @@ BAD = {
     "tain --budget 9": "did you mean 'train'",
     "predict --run nowhere --images x --out y.npz": "not a run directory",
     "replay --run nowhere": "not a run directory",
+    "plan --budget 9 --set width=100000": "fails here",
 }
 
 
@@ -102,6 +115,7 @@ BAD_RECIPES = {
     "lerning_rate: 1": "unknown key",
     "tricks: [sam]": "tricks must be a mapping",
     "tricks: {sam: 3}": "sam: hyperparameters must be a mapping",
+    "tricks: {sam: false}": "sam: hyperparameters must be a mapping",
     "tricks: {smo: {}}": "did you mean 'sam'",
     "lr: fast": "lr must be a number",
     "nesterov: perhaps": "true or false",
@@ -145,6 +159,44 @@ def test_help_is_quick_it_imports_nothing_heavy(arguments: list[str]) -> None:
     assert "usage: python -m speedtrain" in told
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"wdith": 8}, "did you mean 'width'"),
+        ({"with_trick": ["sam"]}, "unknown option"),
+        ({"tricks": "sam"}, "list of names"),
+        ({"tricks": {"sam": True}}, "must be a mapping"),
+        ({"data": 3}, "data is a int"),
+        ({"settings": [1]}, "settings must be a mapping"),
+    ],
+)
+def test_bad_arguments_from_python_are_refused_alike(arguments: dict, said: str, images: str) -> None:
+    from speedtrain import UserError, train
+
+    with pytest.raises(UserError, match=said):
+        train(**{"budget": 9, "data": images, **arguments})
+
+
+@pytest.mark.parametrize("verb", ["replay", "predict --images x.npz --out y.npz"])
+def test_a_foreign_run_directory_is_refused(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = [*verb.split(), "--run", str(tmp_path)]
+    (tmp_path / "config.yaml").write_text("budget: 9")
+    assert "not a run directory" in refused(command, capsys)
+    (tmp_path / "weights.safetensors").write_bytes(b"not such a file")
+    assert "not a readable weights file" in refused(command, capsys)
+    save_file({"head.weight": np.zeros(3)}, tmp_path / "weights.safetensors")
+    assert "not the weights of a run" in refused(command, capsys)
+
+
+def test_files_in_the_current_folder_are_not_taken_for_ours(tmp_path: Path) -> None:
+    (tmp_path / "timing.py").write_text("raise RuntimeError('not the one')")
+    (tmp_path / "tricks").mkdir()
+    (tmp_path / "tricks" / "__init__.py").write_text("raise RuntimeError('not the one')")
+    command = [sys.executable, "-m", "speedtrain", "tricks"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_tricks_are_listed_with_all_there_is_to_know(capsys: pytest.CaptureFixture[str]) -> None:
     from tricks import TRICKS
 
@@ -183,7 +235,17 @@ def test_a_saved_configuration_gives_itself_again(tmp_path: Path) -> None:
     assert resolve(recipe=tmp_path / "config.yaml") == config
     assert config.tricks["sam"]["rho"] == 0.2
     assert config.lr == 0.01
-    assert list(config.tricks)[-1] == "progressive_resizing"
+
+
+def test_an_added_trick_stands_where_it_wraps_by_default() -> None:
+    from speedtrain.config import resolve
+
+    config = resolve(recipe="auto", budget=60, with_tricks=["sam", "progressive_resizing"])
+    order = list(config.tricks)
+    assert order.index("cutout") < order.index("progressive_resizing") < order.index("label_smoothing")
+    assert order.index("label_smoothing") < order.index("sam") < order.index("gradient_centralization")
+    typed = resolve(recipe="auto", budget=60, tricks=["gradient_centralization", "sam"])
+    assert list(typed.tricks) == ["gradient_centralization", "sam"]
 
 
 def test_the_schedule_is_linear_between_its_knots() -> None:

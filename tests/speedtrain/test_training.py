@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speedtrain.keeper import ClockRecord, Keeper
+from speedtrain.crew import Crew
+from speedtrain.keeper import Keeper
 from speedtrain.network import Classifier
+from speedtrain.record import ClockRecord
 from speedtrain.training import LossScale, Order, Training
 from speedtrain.weights import load_weights
 from timing import Budget, BudgetCallback, RecordedPacer
-from tricks import SAM, GradientCentralization, Trick
+from tricks import SAM, GradientCentralization, Trick, WeightAveraging
 
 CPU = torch.device("cpu")
 HYPERPARAMETERS = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
@@ -275,7 +277,7 @@ def kept_training(run: Path, tricks: list[Trick], steps: int) -> tuple[Training,
     pacer = RecordedPacer([step / steps for step in range(steps)])
     clock = BudgetCallback(Budget(600, time.monotonic()), lr_schedule=lambda progress: 1.0, pacer=pacer)
     said: list[str] = []
-    keeper = Keeper(run, training, clock, pacer, None, said.append)
+    keeper = Keeper(run, training, clock, pacer, Crew(torch.get_num_threads()), None, said.append)
     return training, keeper, said, [keeper, clock]
 
 
@@ -321,3 +323,16 @@ def test_a_loss_that_blows_up_goes_back_halves_the_rate_and_goes_on(tmp_path: Pa
     assert training.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     assert all(value.isfinite().all() for value in classifier.state_dict().values())
     assert keeper.lr_factor == 0.5
+
+
+def test_a_blow_up_in_the_last_step_keeps_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speedtrain.keeper.FIRST_SAVE", 0.0)
+    monkeypatch.setattr("speedtrain.keeper.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("speedtrain.keeper.SAVE_SHARE", 1e9)
+    training, _, said, callbacks = kept_training(tmp_path, [Spoil(at=39), WeightAveraging(interval=1)], 40)
+    fit(training, -1, callbacks=callbacks)
+    assert len(said) == 1
+    saved, facts = load_weights(tmp_path / "weights.safetensors")
+    assert facts["step"] == 40
+    assert all(value.isfinite().all() for value in saved.values())
+    assert not torch.equal(saved["network.0.weight"], training.classifier.network[0].weight)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from speedtrain.errors import UserError
@@ -78,6 +79,11 @@ def test_a_pickle_is_not_weights_and_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a readable weights file"):
         load_weights(tmp_path / "w")
     assert not (tmp_path / "ran").exists()
+
+
+def test_another_programs_header_is_no_hindrance(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "w", {"author": "me"})
+    assert load_weights(tmp_path / "w")[1] == {"author": "me"}
 
 
 def test_a_missing_or_cut_file_is_said(tmp_path: Path) -> None:

@@ -57,6 +57,21 @@ def test_stops_in_time_anneals_fully_and_accounts_for_everything(tmp_path: Path)
     assert phases["validate"] > 0.3
 
 
+def test_no_validation_after_the_last_step(tmp_path: Path) -> None:
+    """Lightning would validate once more when told to stop in the middle of an epoch, here for a second."""
+    budget = Budget(3.0, time.monotonic())
+    module = Slow()
+    module.validation_step = lambda batch, batch_idx: time.sleep(0.1)  # type: ignore[method-assign]
+    loader = DataLoader(TensorDataset(torch.randn(4000, 2)), batch_size=4)
+    quick = DataLoader(TensorDataset(torch.randn(40, 2)), batch_size=4)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=-1, callbacks=[BudgetCallback(budget)], logger=False, num_sanity_val_steps=0,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, loader, quick)
+    assert budget.remaining() > -0.5
+
+
 def test_stop_ends_the_fit_after_the_step_at_hand(tmp_path: Path) -> None:
     clock = BudgetCallback(Budget(600, time.monotonic()))
     module = Slow()

@@ -144,13 +144,36 @@ def test_nothing_outlives_a_killed_front_or_a_killed_guard(victim: str) -> None:
     worker, same, own = map(int, front.stdout.readline().split())
     os.kill(front.pid if victim == "front" else guard, signal.SIGKILL)
     front.wait(20)
-    wait_until(lambda: not alive(guard) and not alive(worker))
-    if victim == "front":  # the guard was there to find them all
-        wait_until(lambda: not alive(same) and not alive(own))
-    for pid in (same, own):
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(guard) and not alive(worker) and not alive(same))
+    if victim == "front":  # the guard was there to find those that had left the group as well
+        wait_until(lambda: not alive(own))
+    elif alive(own):
+        os.kill(own, signal.SIGKILL)
     front.stdout.close()
+
+
+def test_a_stopped_guard_does_not_stop_the_deadline() -> None:
+    job = Guarded(python("import time; time.sleep(600)"), 1.0)
+    os.kill(job._guard.pid, signal.SIGSTOP)
+    with job:
+        death = job.wait()
+    assert (death.reason, death.returncode) == ("deadline", -signal.SIGKILL)
+    assert not alive(job.pid)
+    assert job.wait() == death
+
+
+def test_an_event_too_long_to_be_sent_whole_is_refused() -> None:
+    code = """
+        from timing import send_event
+        try:
+            send_event({"text": "x" * 5000})
+        except ValueError:
+            send_event({"refused": True})
+    """
+    heard: list[dict] = []
+    with Guarded(python(code), 60, on_event=heard.append) as job:
+        job.wait()
+    assert heard == [{"refused": True}]
 
 
 def test_a_reader_who_sleeps_does_not_hold_up_the_command() -> None:

@@ -1,0 +1,51 @@
+"""A small convolutional network in plain PyTorch, which trains until its budget is used up and saves as it goes."""
+
+import argparse
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from network import build
+
+born = time.monotonic()
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--data", required=True)
+parser.add_argument("--net_sav", required=True)
+parser.add_argument("--budget", type=float, default=600.0)
+arguments = parser.parse_args()
+
+torch.manual_seed(int(os.environ.get("SEED", 0)))
+with np.load(arguments.data) as data:
+    images = torch.from_numpy(data["images"]).permute(0, 3, 1, 2).float() / 255
+    labels = torch.from_numpy(data["labels"])
+num_classes = int(labels.max()) + 1
+model = build(num_classes)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+
+
+def save() -> None:
+    """Whole at every instant: the file has its name only when all of it is written."""
+    torch.save({"model": model.state_dict(), "num_classes": num_classes}, arguments.net_sav + ".part")
+    os.replace(arguments.net_sav + ".part", arguments.net_sav)
+
+
+# what came before this clock began, and the last save: imports took their time from the budget too
+end = arguments.budget - 3.0 - 0.02 * arguments.budget
+seen = saved = 0.0
+while (seconds := time.monotonic() - born) < end:
+    optimizer.param_groups[0]["lr"] = 0.05 * (1 - seconds / end)
+    batch = torch.randint(len(images), (64,))
+    loss = F.cross_entropy(model(images[batch]), labels[batch])
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    seen += len(batch)
+    if seconds - saved > 2 or not saved:
+        save()
+        saved = seconds
+        print(f"{seconds:.1f} s: loss {loss.item():.3f}")
+save()
+print(f"images_seen: {seen:.0f}")

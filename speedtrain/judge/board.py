@@ -1,0 +1,178 @@
+"""The board of a judging: scored and written from the stored predictions, without running anything."""
+
+import csv
+import html
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speedtrain.errors import UserError
+from speedtrain.judge.journal import Entry, Journal
+from speedtrain.judge.page import render
+from speedtrain.judge.ranking import METHOD, rank, score
+from speedtrain.weights import write_whole
+
+SCHEMA = 1
+
+Board = dict[str, Any]
+
+
+def write_board(out: Path, labels: np.ndarray) -> Board:
+    """Scores what was judged in `out` and writes leaderboard.json, .csv, .md and index.html.
+
+    Args:
+        labels: of the test images, int64 [N].
+
+    Returns:
+        What leaderboard.json holds.
+
+    Raises:
+        UserError: nothing was judged there, or predictions are missing or of other images.
+    """
+    journal = Journal(out / "private" / "journal.jsonl")
+    try:
+        board = _score(out, journal, labels)
+    finally:
+        journal.close()
+    write_whole(out / "leaderboard.json", (json.dumps(board, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(out / "leaderboard.csv", _as_csv(board).encode())
+    write_whole(out / "leaderboard.md", _as_markdown(board).encode())
+    write_whole(out / "index.html", render(board).encode())
+    return board
+
+
+def _score(out: Path, journal: Journal, labels: np.ndarray) -> Board:
+    header = journal.header
+    if len(labels) != header["num_test_images"]:
+        raise UserError(f"{len(labels)} test images; this board was judged on {header['num_test_images']}")
+    entries: list[Board] = []
+    right: dict[str, np.ndarray] = {}
+    for key, said in header["submissions"].items():
+        runs = _last_attempts(journal, key)
+        rows = [_correct(out, run, labels) for run in runs]
+        facts = {name: said[name] for name in ("name", "authors", "version", "licence", "sha256", "rules", "notes")}
+        entry = {"rank": None, "id": key, **facts, "refused": said["refused"], "accuracy": 0.0, "interval": [0.0, 0.0]}
+        entry |= {"per_class": [], "versus_leader": None, "description": f"descriptions/{key}.md"}
+        entry["runs"] = [_describe(run, row) for run, row in zip(runs, rows, strict=True)]
+        entry["complete"] = bool(said["refused"]) or len(runs) == header["settings"]["runs"]
+        entries.append(entry)
+        if rows:
+            right[key] = np.stack(rows)
+            scored = score(right[key], labels, len(header["classes"]))
+            entry |= {"accuracy": scored.accuracy, "interval": list(scored.interval), "per_class": scored.per_class}
+    entries.sort(key=lambda entry: (entry["id"] not in right, -entry["accuracy"], entry["id"]))
+    placed = [entry for entry in entries if entry["id"] in right]
+    for entry, (place, comparison) in zip(placed, rank([right[entry["id"]] for entry in placed]), strict=True):
+        entry["rank"] = place
+        entry["versus_leader"] = comparison and comparison.as_dict()
+    return {
+        "schema": SCHEMA,
+        **{key: header[key] for key in ("began", "settings", "data", "classes", "num_test_images", "speed")},
+        "method": METHOD,
+        "entries": entries,
+    }
+
+
+def _last_attempts(journal: Journal, key: str) -> list[Entry]:
+    """The runs that count: of each, the last attempt, with the number of all."""
+    latest: dict[int, Entry] = {}
+    for entry in journal.runs:
+        if entry["submission"] == key:
+            latest[entry["run"]] = {**entry, "attempts": latest.get(entry["run"], {"attempts": 0})["attempts"] + 1}
+    return [latest[run] for run in sorted(latest) if not latest[run]["repeat"]]
+
+
+def _correct(out: Path, run: Entry, labels: np.ndarray) -> np.ndarray:
+    """Which images a run got right, bool [N]: none, where it failed."""
+    if run["failed"]:
+        return np.zeros(len(labels), dtype=bool)
+    path = out / "private" / "predictions" / run["predictions"]
+    try:
+        predicted = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    return predicted == labels
+
+
+def _describe(run: Entry, correct: np.ndarray) -> Board:
+    training, testing = run["training"] or {}, run["testing"] or {}
+    return {
+        "run": run["run"],
+        "accuracy": float(correct.mean()),
+        "failed": run["failed"],
+        "verdict": run["verdict"],
+        "training_seconds": training.get("wall_seconds"),
+        "testing_seconds": testing.get("wall_seconds"),
+        "peak_memory": max(training.get("peak_memory", 0), testing.get("peak_memory", 0)),
+        "network_attempts": training.get("network_attempts", 0) + testing.get("network_attempts", 0),
+        "images_seen": run.get("images_seen"),
+        "seed": run["seed"],
+        "drifted": run["drifted"],
+        "attempts": run["attempts"],
+        "log": run["log"],
+    }
+
+
+def _as_csv(board: Board) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    head = ["rank", "team", "authors", "accuracy", "low", "high", "runs", "failed", "mean_training_seconds", "refused"]
+    rows.writerow([*head, *(f"run_{number}" for number in range(1, board["settings"]["runs"] + 1)), "sha256"])
+    for entry in board["entries"]:
+        runs = {run["run"]: run for run in entry["runs"]}
+        seconds = [run["training_seconds"] for run in entry["runs"] if run["training_seconds"] is not None]
+        row = [entry["rank"] or "", _no_formula(entry["name"]), _no_formula(entry["authors"])]
+        row += [f"{value:.5f}" for value in (entry["accuracy"], *entry["interval"])]
+        row += [len(runs), sum(run["failed"] for run in entry["runs"])]
+        row += [f"{np.mean(seconds):.2f}" if seconds else "", _no_formula(entry["refused"] or "")]
+        for number in range(1, board["settings"]["runs"] + 1):
+            row.append(f"{runs[number]['accuracy']:.5f}" if number in runs else "")
+        rows.writerow([*row, entry["sha256"]])
+    return text.getvalue()
+
+
+def _no_formula(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _as_markdown(board: Board) -> str:
+    settings = board["settings"]
+    lines = ["# Leaderboard", ""]
+    lines += [f"{settings['runs']} runs of {settings['budget']:g} s each; {board['num_test_images']} test images.", ""]
+    lines += ["| rank | team | accuracy | 95 % interval | runs | verdict |", "| ---: | --- | ---: | --- | --- | --- |"]
+    for entry in board["entries"]:
+        runs = ", ".join("failed" if run["failed"] else f"{run['accuracy']:.2%}" for run in entry["runs"])
+        low, high = entry["interval"]
+        interval = f"{low:.2%} to {high:.2%}" if entry["runs"] else "–"
+        verdict = _plain(summary(entry))
+        name = f"[{_plain(entry['name'])}]({entry['description']})"
+        lines.append(
+            f"| {entry['rank'] or '–'} | {name} | {entry['accuracy']:.2%} | {interval} | {runs or '–'} | {verdict} |"
+        )
+    return "\n".join([*lines, "", board["method"], ""])
+
+
+def _plain(text: str) -> str:
+    """A stranger's text as it is: nothing in it is Markdown or HTML."""
+    escaped = re.sub(r"([\\`*_{}\[\]()#+!|~>:-])", r"\\\1", text)
+    return html.escape(escaped, quote=False)
+
+
+def summary(entry: Board) -> str:
+    """What became of a submission, in a few words."""
+    if entry["refused"]:
+        return f"refused: {entry['refused']}"
+    failed = [run for run in entry["runs"] if run["failed"]]
+    said = [f"{len(failed)} of {len(entry['runs'])} runs failed: {failed[-1]['verdict']}"] if failed else ["sound"]
+    if any(run["network_attempts"] for run in entry["runs"]):
+        said.append("rule broken: tried to reach the network")
+    if any(run["drifted"] for run in entry["runs"]):
+        said.append("judged while the machine drifted")
+    if not entry["complete"]:
+        said.append("not all runs are judged yet")
+    return "; ".join(said)

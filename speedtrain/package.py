@@ -1,0 +1,177 @@
+"""A submission: one zip that trains and predicts on any machine, whoever it is judged by.
+
+The same inputs give the same bytes: files are sorted and stored as they are, without dates or owners.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from speedtrain import __version__
+from speedtrain.config import Config, resolve
+from speedtrain.errors import UserError
+from speedtrain.weights import write_whole
+
+INTERFACE = 1
+"""Version of the interface that docs/submission.md describes."""
+
+MODULES = (
+    "__init__",
+    "config",
+    "crew",
+    "data",
+    "errors",
+    "keeper",
+    "network",
+    "planner",
+    "record",
+    "scoring",
+    "training",
+    "weights",
+    "worker",
+)
+"""Of speedtrain, what training and predicting need. Of tricks and timing, everything is taken."""
+
+REQUIREMENTS = ("torch", "torchvision", "numpy", "timm", "lightning", "pillow", "pyyaml", "safetensors")
+
+
+def package(
+    out: Path,
+    *,
+    recipe: str | Path = "auto",
+    run: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    authors: str = "",
+    version: str = "1",
+    description: Path | None = None,
+) -> dict[str, Any]:
+    """Writes a submission to the file `out`.
+
+    Args:
+        recipe: name, or path of a YAML file.
+        run: a run directory, whose settled configuration is taken instead of a recipe.
+        settings: dotted key → value, as `--set` gives.
+        name: of the entry on the board; default: speedtrain and the recipe's name.
+        description: a text file to begin the description with.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: no such recipe or run, or `out` cannot be written.
+    """
+    if run is not None:
+        recipe = run / "config.yaml"
+        if not recipe.is_file():
+            raise UserError(f"--run {run}: not a run directory (it has no config.yaml)")
+    config = resolve(recipe=recipe, settings=settings, budget=600.0)
+    # where the entrant's images lie is the entrant's business, and the judge says what machine there is
+    config.data, config.test, config.data_root = "auto", None, None
+    config.seed, config.device, config.threads = 0, "auto", None
+    told = _read_text(description) if description else ""
+    name = name or f"speedtrain {run.resolve().name if run else Path(recipe).stem}"
+    files = {f"{folder}/{path.name}": path.read_bytes() for folder, path in _source()}
+    scripts = Path(__file__).with_name("submission")
+    files |= {script: (scripts / script).read_bytes() for script in ("training.py", "test.py")}
+    files["recipe.yaml"] = config.as_yaml().encode()
+    files["requirements.txt"] = "".join(f"{line}\n" for line in _requirements()).encode()
+    files["DESCRIPTION.md"] = _describe(name, authors, told, config).encode()
+    files["LICENSE"] = _licence().encode()
+    manifest = {
+        "interface": INTERFACE,
+        "name": name,
+        "authors": authors,
+        "version": version,
+        "licence": "MIT",
+        "made_by": f"speedtrain {__version__}",
+        "files": {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())},
+    }
+    files["manifest.json"] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+    try:
+        write_whole(out, _zip(files))
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+    return manifest
+
+
+def _source() -> list[tuple[str, Path]]:
+    """The source files, each with the folder of the zip it goes to."""
+    here = Path(__file__).parent
+    found = [("speedtrain", here / f"{module}.py") for module in MODULES]
+    for folder in ("tricks", "timing"):
+        found += [(folder, path) for path in sorted((here.parent / folder).glob("*.py"))]
+    return found
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for path in sorted(files):
+            entry = zipfile.ZipInfo(path)  # its date is 1980's; stored, since compressors differ in their bytes
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16
+            archive.writestr(entry, files[path])
+    return content.getvalue()
+
+
+def _requirements() -> list[str]:
+    """What it was tested with: the versions that are installed here, without a build's own suffix."""
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+
+
+def _licence() -> str:
+    beside = Path(__file__).parent.parent / "LICENSE"
+    if beside.is_file():
+        return beside.read_text(encoding="utf-8")
+    text = metadata.distribution("speedtrain").read_text("licenses/LICENSE")
+    if text is None:
+        raise UserError("this installation of speedtrain has lost its LICENSE file; install it again")
+    return text
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--description {path}: cannot be read ({error})") from None
+
+
+def _describe(name: str, authors: str, told: str, config: Config) -> str:
+    """One page for people: what is trained, how, and with which tricks."""
+    from tricks import TRICKS
+
+    def choice(value: object) -> str:
+        return "chosen by measuring the machine" if value == "auto" else str(value)
+
+    facts = {
+        "network": config.model,
+        "width": choice(config.width),
+        "batch size": choice(config.batch_size),
+        "precision": choice(config.precision),
+        "optimizer": f"SGD, peak learning rate {config.lr:g}, momentum {config.momentum:g}"
+        f"{' (Nesterov)' if config.nesterov else ''}, weight decay {config.weight_decay:g}",
+        "schedule": ", ".join(f"×{factor:g} at {progress:.0%}" for progress, factor in config.schedule)
+        + " of the time, linear in between",
+    }
+    lines = [f"# {name}", ""]
+    lines += [f"By {authors}.", ""] if authors else []
+    lines += [told, ""] if told else []
+    lines += ["Trains by the clock, from random weights, on the training images alone.", ""]
+    lines += [f"- {key}: {value}" for key, value in facts.items()]
+    lines += ["", "## Tricks", ""]
+    for key, values in config.tricks.items():
+        trick = TRICKS[key]
+        summary = " ".join((trick.__doc__ or "").strip().partition("\n\n")[0].split())
+        given = ", ".join(f"{field} {value}" for field, value in values.items())
+        paper = f" Source: {trick.paper}." if trick.paper else ""
+        lines.append(f"- **{key}**{f' ({given})' if given else ''}: {summary}{paper}")
+    lines += [] if config.tricks else ["None."]
+    lines += ["", "## To run it", "", "```", "pip install -r requirements.txt"]
+    lines += ["python training.py --data TRAIN.npz --net_sav weights --budget 600"]
+    lines += ["python test.py --data IMAGES.npz --net_sav weights --predictions predictions.npy", "```", ""]
+    return "\n".join(lines)

@@ -1,0 +1,59 @@
+"""Predicts images with the weights that `training.py` saved.
+
+    python test.py --data IMAGES.npz --net_sav CKPT --predictions OUT.npy
+
+IMAGES.npz holds `images` uint8 [N, H, W, C], and may hold `labels`; without it, the test images of CIFAR-10 as
+torchvision keeps it. OUT.npy gets int64 [N], a class index an image. With labels, the accuracy is printed.
+"""
+
+import argparse
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from speedtrain.config import Config
+from speedtrain.data import load_data, load_images
+from speedtrain.errors import UserError
+from speedtrain.scoring import load_classifier, predict
+from speedtrain.weights import load_facts, write_whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", metavar="IMAGES.npz", type=Path)
+    parser.add_argument("--net_sav", metavar="CKPT", type=Path, required=True)
+    parser.add_argument("--predictions", metavar="OUT.npy", type=Path)
+    told = parser.parse_args()
+
+    if told.data is None:
+        test = load_data("cifar10").test
+        images, labels = test.images, test.labels
+    else:
+        images, given, _ = load_images(told.data)
+        labels = np.empty(0) if given is None else given
+    network = dict(load_facts(told.net_sav).get("network") or {})  # type: ignore[call-overload]
+    if not network:
+        raise UserError(f"{told.net_sav}: not the weights of a training.py of this kind")
+    config = Config(budget=1.0, **network)
+    if hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    classifier, _ = load_classifier(config, told.net_sav)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    predicted = predict(classifier, config, images, device).argmax(1).astype(np.int64)
+    if told.predictions is not None:
+        content = io.BytesIO()
+        np.save(content, predicted)
+        write_whole(told.predictions, content.getvalue())
+    if len(labels):
+        print(f"accuracy: {(predicted == labels).mean():.4f}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"test.py: {error}")

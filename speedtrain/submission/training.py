@@ -1,0 +1,62 @@
+"""Trains on labelled images until the budget is used up, saving as it goes.
+
+    python training.py --data TRAIN.npz --net_sav CKPT [--budget 600] [--seed 0]
+
+TRAIN.npz holds `images` uint8 [N, H, W, C] and `labels` int [N]; without it, CIFAR-10 as torchvision keeps it. The
+budget counts from the birth of this process. A kill at any instant leaves the last saved weights whole.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from speedtrain.crew import cores
+from speedtrain.errors import UserError
+from speedtrain.worker import MALLOC, train
+from timing import Ledger
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", metavar="TRAIN.npz", type=Path)
+    parser.add_argument("--net_sav", metavar="CKPT", type=Path, required=True)
+    parser.add_argument("--budget", metavar="SECONDS", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED", 0)))
+    told = parser.parse_args()
+    if "GLIBC_TUNABLES" not in os.environ:  # only read at the start of a program: the same process starts over
+        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.execv(sys.executable, sys.orig_argv)
+
+    ledger = Ledger()
+    with ledger.phase("import"):
+        import torch
+        import yaml
+
+        from speedtrain.config import Config
+        from speedtrain.data import load_data, load_images
+    with ledger.phase("data"):
+        recipe = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text(encoding="utf-8"))
+        config = Config(**{**recipe, "budget": told.budget, "seed": told.seed})
+        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+        config.threads = cores()
+        if told.data is None:
+            cifar10 = load_data("cifar10", per_class=config.per_class).train
+            images, labels, classes = cifar10.images, cifar10.labels, cifar10.classes
+        else:
+            images, read_labels, names = load_images(told.data, need_labels=True)
+            assert read_labels is not None
+            labels, classes = read_labels, names or tuple(map(str, range(int(read_labels.max()) + 1)))
+    with tempfile.TemporaryDirectory(prefix="speedtrain-") as records:
+        seen = train(config, images, labels, classes, Path(records), ledger=ledger, weights=told.net_sav.absolute())
+    print(f"images_seen: {seen}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"training.py: {error}")
+    sys.stdout.flush()
+    os._exit(0)  # the interpreter's tidying up would be on the clock

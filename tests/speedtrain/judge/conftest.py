@@ -1,0 +1,87 @@
+"""Small real submissions: they learn the mean image of each class, in a tenth of a second."""
+
+import json
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from speedtrain.judge.sandbox import works
+
+TRAIN = """
+    import argparse, os, sys, time
+    import numpy as np
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data"); parser.add_argument("--net_sav"); parser.add_argument("--budget", type=float)
+    told = parser.parse_args()
+    with np.load(told.data) as data:
+        images, labels = data["images"].astype(np.float32), data["labels"]
+    means = np.stack([images[labels == k].mean(0) for k in range(labels.max() + 1)])
+    with open(told.net_sav, "wb") as file:
+        np.save(file, means)
+    print("images_seen:", len(images))
+"""
+TEST = """
+    import argparse, os, sys, time
+    import numpy as np
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data"); parser.add_argument("--net_sav"); parser.add_argument("--predictions")
+    told = parser.parse_args()
+    with np.load(told.data) as data:
+        images, names = data["images"].astype(np.float32), data.files
+    with open(told.net_sav, "rb") as file:
+        means = np.load(file)
+    distances = [((images - mean) ** 2).mean((1, 2, 3)) for mean in means]
+    predicted = np.stack(distances).argmin(0)
+    np.save(told.predictions, predicted)
+"""
+
+
+def submission(path: Path, training: str = "", test: str = "", name: str | None = None, **manifest: object) -> Path:
+    """A zip whose two scripts do the honest thing, and then what is added here."""
+    said = {"interface": 1, "name": name or path.stem, "licence": "MIT", "authors": "a stranger", **manifest}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("training.py", textwrap.dedent(TRAIN) + textwrap.dedent(training))
+        archive.writestr("test.py", textwrap.dedent(TEST) + textwrap.dedent(test))
+        archive.writestr("manifest.json", json.dumps(said))
+        archive.writestr("DESCRIPTION.md", "# Means\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Four classes of noisy colours, easy enough to be told apart by their means."""
+    folder = tmp_path_factory.mktemp("secret")
+    generator = np.random.default_rng(0)
+    colours = generator.integers(0, 256, (4, 1, 1, 3))
+    paths = {}
+    for name, count in (("train", 80), ("test", 60)):
+        labels = np.sort(generator.integers(0, 4, count))
+        images = np.clip(colours[labels] + generator.normal(0, 60, (count, 32, 32, 3)), 0, 255).astype(np.uint8)
+        paths[name] = folder / f"{name}.npz"
+        np.savez(paths[name], images=images, labels=labels)
+    return SimpleNamespace(folder=folder, **paths)
+
+
+def judge(data: SimpleNamespace, out: Path, *zips: Path, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    """The command, with small limits."""
+    command = [sys.executable, "-m", "speedtrain", "judge", *map(str, zips), "--train", str(data.train)]
+    command += ["--test", str(data.test), "--out", str(out), "--budget", "5", "--test-budget", "4", "--drift", "1000"]
+    command += ["--memory", "600M", "--disk", "64M", "--processes", "64", "--cpus", "1", *more]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def board_of(out: Path) -> dict:
+    """leaderboard.json, its entries by name."""
+    board = json.loads((out / "leaderboard.json").read_text())
+    board["by_name"] = {entry["name"]: entry for entry in board["entries"]}
+    return board
+
+
+needs_bwrap = pytest.mark.skipif(not works(), reason="bubblewrap cannot make a sandbox here")
+SANDBOX = "bwrap" if works() else "none"

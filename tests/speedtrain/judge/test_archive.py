@@ -1,0 +1,165 @@
+"""Zips that no one should unpack, and rules that can be read off a zip."""
+
+import json
+import stat
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from speedtrain.errors import UserError
+from speedtrain.judge.archive import MOST_BYTES, read_submission
+
+from .conftest import submission
+
+
+def with_entry(tmp_path: Path, name: str, content: bytes = b"x", mode: int = 0) -> Path:
+    path = submission(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        entry = zipfile.ZipInfo(name)
+        entry.create_system, entry.external_attr = 3, mode << 16
+        archive.writestr(entry, content)
+    return path
+
+
+def test_an_honest_one_is_not_refused_and_unpacks_to_what_was_packed(tmp_path: Path) -> None:
+    found = read_submission(submission(tmp_path / "a.zip", name="Team A"))
+    assert found.refused is None
+    assert found.name == "Team A"
+    found.unpack(tmp_path / "unpacked")
+    assert sorted(path.name for path in (tmp_path / "unpacked").iterdir()) == sorted(found.files)
+    assert (tmp_path / "unpacked" / "training.py").read_bytes() == found.files["training.py"]
+
+
+UNSAFE = {
+    "../outside.py": "leads out",
+    "a/../../outside.py": "leads out",
+    "/etc/cron.d/job": "leads out",
+    "..\\outside.py": "leads out",
+    "C:/windows.py": "leads out",
+    "new\nline.py": "leads out",
+    "a/" * 30 + "b.py": "folders deep",
+    "training.py": "in it twice",
+    "Training.PY": "in it twice",
+    "training.py/inside": "lies in what is a file",
+}
+
+
+@pytest.mark.parametrize("name", list(UNSAFE))
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_path_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    found = read_submission(with_entry(tmp_path, name))
+    assert UNSAFE[name] in (found.refused or "")
+    assert found.files == {}
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK])
+def test_links_and_devices_are_refused(kind: int, tmp_path: Path) -> None:
+    found = read_submission(with_entry(tmp_path, "innocent", b"/etc/passwd", kind | 0o777))
+    assert "innocent is a" in (found.refused or "")
+
+
+def test_a_bomb_is_refused_without_being_unpacked(tmp_path: Path) -> None:
+    path = submission(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(40):
+            archive.writestr(f"{number}.py", bytes(10 << 20))
+    assert path.stat().st_size < MOST_BYTES
+    assert "unpacks to more than" in (read_submission(path).refused or "")
+
+
+def test_a_bomb_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("large.py", bytes(64 << 20))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(struct.pack("<I", 64 << 20), struct.pack("<I", 10)))
+    assert read_submission(path).refused
+
+
+def test_too_many_files_are_refused(tmp_path: Path) -> None:
+    path = submission(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        for number in range(2000):
+            archive.writestr(f"{number}.py", "")
+    assert "1000 at most" in (read_submission(path).refused or "")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04" + bytes(100)])
+def test_what_is_no_zip_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(content)
+    assert "not a whole zip" in (read_submission(tmp_path / "a.zip").refused or "")
+
+
+def test_a_truncated_zip_is_refused(tmp_path: Path) -> None:
+    content = submission(tmp_path / "a.zip").read_bytes()
+    (tmp_path / "b.zip").write_bytes(content[: len(content) // 2])
+    assert read_submission(tmp_path / "b.zip").refused
+
+
+def test_a_zip_that_is_not_there_is_the_organisers_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_submission(tmp_path / "missing.zip")
+
+
+BAD_MANIFESTS = {
+    "{": "not JSON",
+    "[1]": "not an object",
+    '{"name": "A", "licence": "MIT"}': '"interface": 1',
+    '{"interface": 1, "licence": "MIT"}': "no name",
+    '{"interface": 1, "name": "A"}': "a declared licence: none",
+    '{"interface": 1, "name": "A", "licence": "MIT", "files": {"training.py": "00"}}': "not the file of the manifest",
+    "[" * 100_000: "not JSON",
+}
+
+
+@pytest.mark.parametrize("text", list(BAD_MANIFESTS), ids=range(len(BAD_MANIFESTS)))
+def test_a_bad_manifest_is_refused(text: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, content in {"training.py": "", "test.py": "", "manifest.json": text}.items():
+            archive.writestr(name, content)
+    assert BAD_MANIFESTS[text] in (read_submission(tmp_path / "a.zip").refused or "")
+
+
+CARRIED = {
+    "weights.pt": b"x",
+    "net.safetensors.txt": b"x",
+    "prior.txt": b"\x80\x04\x95" + bytes(100),
+    "hidden.py": b"\x93NUMPY" + bytes(100),
+    "large.py": b"#" * (2 << 20),
+    "images.PNG": b"x",
+}
+
+
+@pytest.mark.parametrize("name", list(CARRIED))
+def test_what_may_hold_weights_is_refused(name: str, tmp_path: Path) -> None:
+    found = read_submission(with_entry(tmp_path, name, CARRIED[name]))
+    assert "no weights and no data" in (found.refused or "")
+
+
+def test_imports_and_large_constants_are_listed_for_a_human(tmp_path: Path) -> None:
+    code = f"""
+    import requests, base64
+    from torchvision.models import resnet50
+    weights = "{"QUJD" * 2000}"
+    numbers = [{"1, " * 3000}]
+    prose = "{"a word and another " * 300}"
+    """
+    notes = "\n".join(read_submission(submission(tmp_path / "a.zip", training=code)).notes)
+    assert "requests" in notes
+    assert "torchvision" in notes
+    assert "base64" in notes
+    assert notes.count("a constant of") == 2
+
+
+def test_source_that_is_hard_to_parse_is_no_obstacle(tmp_path: Path) -> None:
+    path = with_entry(tmp_path, "deep.py", b"(" * 50_000)
+    assert any("deep.py: not readable" in note for note in read_submission(path).notes)
+
+
+def test_text_of_a_stranger_is_one_printable_line(tmp_path: Path) -> None:
+    found = read_submission(submission(tmp_path / "a.zip", name="A\u202e\x1b[31m\n\nB" + "x" * 500))
+    assert found.name.startswith("A [31m B")
+    assert len(found.name) == 80
+    assert json.dumps(found.name)

@@ -1,0 +1,243 @@
+"""Submissions that attack: each ends as a clear verdict of its own, and nobody else is harmed."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from .conftest import board_of, judge, needs_bwrap, submission
+
+MARK = "speedtrain-attack-314159"
+
+IN_TRAINING = {
+    "fork bomb": ("while True: os.fork()", "processes and threads"),
+    "memory of one": ("hog = np.ones(1 << 30, np.uint8)", "of memory"),
+    "memory of many": (
+        """
+        for _ in range(4):
+            if os.fork() == 0:
+                hog = np.ones(300 << 20, np.uint8)
+                time.sleep(60)
+        time.sleep(60)
+        """,
+        "used more than the limit of 600 MiB of memory",
+    ),
+    "disk": (
+        """
+        for number in range(10_000):
+            open(f"{number}", "wb").write(bytes(8 << 20))
+            time.sleep(0.02)
+        """,
+        "to disk",
+    ),
+    "one large file": ("open('large', 'wb').write(bytes(100 << 20))", "the limit of 64 MiB"),
+    "small files": (
+        """
+        for number in range(10**9):
+            open(f"/dev/shm/{number}", "wb")
+        """,
+        "to disk",
+    ),
+    "deleted files": (
+        """
+        files = []
+        for number in range(12):
+            files.append(open("hidden", "wb"))
+            os.unlink("hidden")
+            files[-1].write(bytes(16 << 20))
+        time.sleep(60)
+        """,
+        "deleted files",
+    ),
+    "deep folders": (
+        """
+        for _ in range(3000):
+            os.mkdir("d")
+            os.chdir("d")
+        time.sleep(60)
+        """,
+        "cannot be looked into",
+    ),
+    "huge log": ("while True: sys.stdout.write('spam ' * 10000)", "printed more than the limit"),
+    "crash before saving": ("os.unlink(told.net_sav); raise ValueError('what a pity')", "ValueError: what a pity"),
+    "saves nothing": ("os.unlink(told.net_sav); time.sleep(60)", "killed at the deadline"),
+    "link as weights": ("os.unlink(told.net_sav); os.symlink('/etc/passwd', told.net_sav)", "symbolic link"),
+    "pipe as weights": ("os.unlink(told.net_sav); os.mkfifo(told.net_sav)", "not a plain file"),
+    "folder as weights": ("os.unlink(told.net_sav); os.mkdir(told.net_sav)", "not a plain file"),
+}
+IN_TESTING = {
+    "pickle": (
+        """
+        class Payload:
+            def __reduce__(self):
+                return os.system, ("touch PWNED",)
+        np.save(told.predictions, np.array([Payload()] * len(images), dtype=object), allow_pickle=True)
+        """,
+        "holds object, not int64",
+    ),
+    "wrong count": ("np.save(told.predictions, predicted[:-1])", "one class index an image"),
+    "huge shape": (
+        """
+        with open(told.predictions, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
+        """,
+        "one class index an image",
+    ),
+    "not numbers": ("np.save(told.predictions, np.full(len(images), np.nan))", "holds float64, not int64"),
+    "no such class": ("np.save(told.predictions, predicted - 1)", "not 0 to 3"),
+    "text": ("open(told.predictions, 'w').write('trust me')", "not an .npy file"),
+    "too long": ("open(told.predictions, 'ab').write(bytes(20000))", "bytes; at most"),
+    "link as predictions": (
+        "os.unlink(told.predictions); os.symlink('SECRET/test.npz', told.predictions)",
+        "symbolic link",
+    ),
+    "hangs": ("os.unlink(told.predictions); time.sleep(60)", "test.py: killed at the deadline"),
+}
+SPY = """
+    import socket
+    names = data.files[:1]
+    def attempt(what, do):
+        try:
+            print("LEAK", what, do())
+        except Exception as error:
+            print("kept from", what, type(error).__name__)
+    for path in ("SECRET", "BOARD", "BOARD/private/journal.jsonl", "/etc/shadow", "/var", "/root/.bashrc"):
+        attempt("reading " + path, lambda: os.listdir(path) if os.path.isdir(path) else open(path).read(10))
+    for path in ("/", "/usr", "/etc", "/submission", "/inputs", "/dev", "SECRET", sys.prefix):
+        attempt("writing " + path, lambda: open(path + "/planted", "w"))
+    attempt("the network", lambda: socket.create_connection(("192.0.2.7", 80), 1))
+    attempt("names", lambda: socket.getaddrinfo("example.org", 80))
+    attempt("becoming root", lambda: os.setuid(0))
+    attempt("processes", lambda: [pid for pid in os.listdir("/proc") if pid.isdigit()][20])
+    attempt("environment", lambda: os.environ["ORGANISERS_TOKEN"])
+    due = {"train.npz"} if "training" in sys.argv[0] else {"images.npz", "weights"}
+    attempt("other inputs", lambda: sorted(set(os.listdir("/inputs")) - due)[0])
+    attempt("labels", lambda: names[1])
+    attempt("descriptors", lambda: [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3, 100)])
+    for fd in range(3, 100):
+        attempt("descriptor", lambda: os.write(fd, b"not an event"))
+    left = ("/tmp/left", "/dev/shm/left", "left")
+    attempt("earlier runs", lambda: [path for path in left if os.path.exists(path)][0])
+    for path in left:
+        open(path, "w").write("for the next run")
+    print("SPIED")
+"""
+DAEMON = f"""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(3600)", "{MARK}"])
+        os._exit(0)
+    os.wait()
+"""
+
+
+def marked() -> list[int]:
+    """Processes of the daemon that are still there."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and MARK.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """One judging of all the attackers, with an honest submission before and one after them."""
+    folder = tmp_path_factory.mktemp("judging")
+    out, zips = folder / "board", []
+
+    def add(name: str, training: str = "", test: str = "") -> None:
+        texts = (text.replace("SECRET", str(data.folder)).replace("BOARD", str(out)) for text in (training, test))
+        zips.append(submission(folder / f"{len(zips)}.zip", *texts, name=name))
+
+    add("honest first")
+    for name, (code, _) in IN_TRAINING.items():
+        add(name, training=code)
+    for name, (code, _) in IN_TESTING.items():
+        add(name, test=code)
+    add("daemon", training=DAEMON, test=DAEMON)
+    add("spy", training=SPY, test=SPY)
+    add("second spy", training=SPY, test=SPY)
+    add("honest last")
+    os.environ["ORGANISERS_TOKEN"] = "secret"
+    try:
+        done = judge(data, out, *zips, more=("--runs", "1"))
+    finally:
+        del os.environ["ORGANISERS_TOKEN"]
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(out=out, board=board_of(out), said=done.stderr)
+
+
+@needs_bwrap
+@pytest.mark.parametrize("name", [*IN_TRAINING, *IN_TESTING])
+def test_an_attack_ends_as_a_clear_verdict(name: str, judged: SimpleNamespace) -> None:
+    (run,) = judged.board["by_name"][name]["runs"]
+    assert run["failed"]
+    assert run["accuracy"] == 0
+    assert {**IN_TRAINING, **IN_TESTING}[name][1] in run["verdict"], run["verdict"]
+
+
+@needs_bwrap
+@pytest.mark.parametrize("name", ["honest first", "honest last", "daemon", "spy", "second spy"])
+def test_the_others_are_unharmed(name: str, judged: SimpleNamespace) -> None:
+    (run,) = judged.board["by_name"][name]["runs"]
+    assert not run["failed"], run["verdict"]
+    assert run["accuracy"] > 0.9  # whatever order the test images were given in
+    assert run["images_seen"] == 80
+
+
+@needs_bwrap
+@pytest.mark.parametrize("name", ["spy", "second spy"])
+def test_a_spy_finds_nothing(name: str, judged: SimpleNamespace) -> None:
+    entry = judged.board["by_name"][name]
+    training = (judged.out / entry["runs"][0]["log"]).read_text()
+    testing = (judged.out / "private" / "test-logs" / f"{entry['id']}-run-1.txt").read_text()
+    for log in (training, testing):
+        assert "SPIED" in log
+        assert "LEAK" not in log
+    assert entry["runs"][0]["network_attempts"] > 0
+    assert judged.board["by_name"]["honest first"]["runs"][0]["network_attempts"] == 0
+
+
+@needs_bwrap
+def test_nothing_outlives_its_run_and_nothing_is_left_on_the_host(judged: SimpleNamespace) -> None:
+    assert marked() == []
+    assert not (judged.out / "private" / "work").exists()
+    assert not list(judged.out.rglob("PWNED"))
+    assert not Path("PWNED").exists()
+
+
+@needs_bwrap
+def test_limits_are_told_and_logs_are_cut(judged: SimpleNamespace) -> None:
+    log = judged.out / judged.board["by_name"]["huge log"]["runs"][0]["log"]
+    assert 1 << 20 < log.stat().st_size <= 8 << 20
+    memory = judged.board["by_name"]["memory of many"]["runs"][0]["peak_memory"]
+    assert 600 << 20 < memory < 3 << 30
+
+
+@needs_bwrap
+def test_a_log_is_whole_up_to_the_kill(data: SimpleNamespace, tmp_path: Path) -> None:
+    code = """
+        import signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        began = float(open("/proc/uptime").read().split()[0])
+        while True:
+            print("alive", float(open("/proc/uptime").read().split()[0]))
+            time.sleep(0.01)
+    """
+    done = judge(data, tmp_path / "board", submission(tmp_path / "chatty.zip", training=code), more=("--runs", "1"))
+    assert done.returncode == 0, done.stderr
+    entry = board_of(tmp_path / "board")["by_name"]["chatty"]
+    assert not entry["runs"][0]["failed"]  # killed, but it had saved
+    lines = (tmp_path / "board" / entry["runs"][0]["log"]).read_text().split("\n")
+    alive = [float(line.split()[1]) for line in lines if line.startswith("alive") and len(line.split()) > 1]
+    assert alive[-1] - alive[0] > 3.5  # of a budget of 5, with the start of Python in it
+    journal = [json.loads(line) for line in (tmp_path / "board/private/journal.jsonl").read_text().splitlines()]
+    assert 5 <= journal[1]["training"]["wall_seconds"] < 6
+    assert journal[1]["training"]["reason"] == "deadline"

@@ -1,0 +1,241 @@
+"""Turns, resuming after a crash, scoring again; with real processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from speedtrain.cli import main
+
+from .conftest import SANDBOX, board_of, judge, submission
+
+HOSTILE = "<script>alert(1)</script>|\"&'="
+
+
+def journal_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "private" / "journal.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Two runs of an honest submission, of one with a hostile name that guesses, and of one that is refused."""
+    folder = tmp_path_factory.mktemp("judging")
+    guesses = "np.save(told.predictions, np.random.default_rng(int(os.environ['SEED'])).integers(0, 4, len(images)))"
+    zips = [
+        submission(folder / "a.zip", name="Ångström & sons"),
+        submission(folder / "b.zip", name=HOSTILE, authors="=1+1", test=guesses),
+        submission(folder / "c.zip", name="no licence", licence=""),
+    ]
+    more = ("--runs", "2", "--sandbox", SANDBOX)
+    done = judge(data, folder / "board", *zips, more=more)
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(out=folder / "board", zips=zips, done=done, more=more, board=board_of(folder / "board"))
+
+
+def test_submissions_take_turns_each_run_with_a_seed_of_its_own(judged: SimpleNamespace) -> None:
+    runs = journal_of(judged.out)[1:]
+    assert [(run["submission"][:2], run["run"]) for run in runs] == [("01", 1), ("02", 1), ("01", 2), ("02", 2)]
+    assert len({run["seed"] for run in runs}) == 2  # the same for all submissions of one turn
+    assert all(run["speed_before"] > 0 and run["speed_after"] > 0 for run in runs)
+
+
+def test_accuracies_are_those_of_the_stored_predictions(judged: SimpleNamespace, data: SimpleNamespace) -> None:
+    with np.load(data.test) as stored:
+        labels = stored["labels"]
+    for entry in judged.board["entries"]:
+        for run in entry["runs"]:
+            predicted = np.load(judged.out / "private" / "predictions" / f"{entry['id']}-run-{run['run']}.npy")
+            assert run["accuracy"] == pytest.approx((predicted == labels).mean())
+    best = judged.board["by_name"]["Ångström & sons"]
+    assert best["rank"] == 1
+    assert best["accuracy"] == pytest.approx(np.mean([run["accuracy"] for run in best["runs"]]))
+    assert judged.board["by_name"][HOSTILE]["rank"] == 2
+    assert judged.board["by_name"][HOSTILE]["accuracy"] < 0.6
+
+
+def test_a_refused_submission_is_not_run_and_says_why(judged: SimpleNamespace) -> None:
+    entry = judged.board["by_name"]["no licence"]
+    assert entry["rank"] is None
+    assert entry["runs"] == []
+    assert "licence" in entry["refused"]
+    assert "no licence: refused" in judged.done.stderr
+
+
+def test_progress_is_told_with_the_time_left(judged: SimpleNamespace) -> None:
+    assert "run 3 of 4: Ångström & sons, its run 2; about 0 min left" in judged.done.stderr
+
+
+def test_text_of_strangers_is_escaped_everywhere(judged: SimpleNamespace) -> None:
+    page = (judged.out / "index.html").read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;|&quot;&amp;&#x27;=" in page
+    markdown = (judged.out / "leaderboard.md").read_text()
+    assert "<script>" not in markdown
+    assert "\\|" in markdown
+    with open(judged.out / "leaderboard.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["team"] for row in rows] == ["Ångström & sons", HOSTILE, "no licence"]
+    assert rows[1]["authors"] == "'=1+1"  # which a spreadsheet shows, and does not compute
+
+
+def test_what_may_be_published_names_no_label_and_no_test_log(judged: SimpleNamespace) -> None:
+    published = {path.relative_to(judged.out).parts[0] for path in judged.out.rglob("*")}
+    assert published == {
+        "descriptions", "index.html", "leaderboard.csv", "leaderboard.json", "leaderboard.md", "logs", "private",
+    }  # fmt: skip
+    for entry in judged.board["entries"]:
+        assert (judged.out / entry["description"]).is_file()
+        for run in entry["runs"]:
+            assert "images_seen: 80" in (judged.out / run["log"]).read_text()
+
+
+def test_a_finished_judging_is_resumed_without_running_anything(judged: SimpleNamespace, data: SimpleNamespace) -> None:
+    before = (judged.out / "private" / "journal.jsonl").read_bytes()
+    done = judge(data, judged.out, *judged.zips, more=(*judged.more, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 runs were judged before" in done.stderr
+    assert (judged.out / "private" / "journal.jsonl").read_bytes() == before
+
+
+def test_a_board_is_not_judged_over_nor_resumed_with_other_rules(
+    judged: SimpleNamespace, data: SimpleNamespace
+) -> None:
+    again = judge(data, judged.out, *judged.zips, more=judged.more)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "--resume" in again.stderr
+    other = judge(data, judged.out, *judged.zips, more=(*judged.more, "--resume", "--disk", "65M"))
+    assert other.returncode == 2
+    assert "settings is not what it was" in other.stderr
+    fewer = judge(data, judged.out, *judged.zips[:2], more=(*judged.more, "--resume"))
+    assert fewer.returncode == 2
+    assert "submissions is not what it was" in fewer.stderr
+
+
+def test_a_board_is_scored_again_with_corrected_labels(
+    judged: SimpleNamespace, data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = (judged.out / "private" / "journal.jsonl").read_bytes()
+    with np.load(data.test) as stored:
+        images, labels = stored["images"], stored["labels"]
+    np.savez(tmp_path / "corrected.npz", images=images, labels=(labels + 1) % 4)
+    assert main(["board", "--out", str(judged.out), "--test", str(tmp_path / "corrected.npz")]) == 0
+    assert board_of(judged.out)["by_name"]["Ångström & sons"]["accuracy"] < 0.1
+    assert main(["board", "--out", str(judged.out), "--test", str(data.test)]) == 0
+    assert board_of(judged.out) == judged.board
+    assert (judged.out / "private" / "journal.jsonl").read_bytes() == journal
+    np.savez(tmp_path / "other.npz", images=images[::-1], labels=labels)
+    capsys.readouterr()
+    assert main(["board", "--out", str(judged.out), "--test", str(tmp_path / "other.npz")]) == 2
+    assert "not the images" in capsys.readouterr().err
+
+
+def test_a_killed_judge_is_resumed_and_repeats_and_loses_nothing(data: SimpleNamespace, tmp_path: Path) -> None:
+    out, slow = tmp_path / "board", "time.sleep(1.5)"
+    zips = [submission(tmp_path / f"{name}.zip", training=slow) for name in "ab"]
+    more = ("--runs", "2", "--sandbox", SANDBOX)
+    command = [sys.executable, "-m", "speedtrain", "judge", *map(str, zips), "--train", str(data.train)]
+    command += ["--test", str(data.test), "--out", str(out), "--budget", "5", "--test-budget", "4", "--drift", "1000"]
+    command += ["--memory", "600M", "--disk", "64M", "--processes", "64", "--cpus", "1", *more]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    journal = out / "private" / "journal.jsonl"
+    end = time.monotonic() + 120
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2 or not list(out.rglob("work/training/weights")):
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)  # in the middle of the second run
+    process.wait()
+    before = journal.read_bytes()
+    assert before.count(b"\n") == 2
+    with open(journal, "ab") as file:
+        file.write(b'{"submission": "02-b", "run": 1, "predic')  # and the disk got a part of a line
+    done = judge(data, out, *zips, more=(*more, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert "1 of 4 runs were judged before" in done.stderr
+    assert journal.read_bytes().startswith(before)
+    runs = journal_of(out)[1:]
+    assert [(run["submission"], run["run"]) for run in runs] == [("01-a", 1), ("02-b", 1), ("01-a", 2), ("02-b", 2)]
+    assert all(entry["complete"] and entry["accuracy"] > 0.9 for entry in board_of(out)["entries"])
+
+
+def test_runs_on_a_drifting_machine_are_repeated_and_marked(data: SimpleNamespace, tmp_path: Path) -> None:
+    # no machine's speed is the same to a billionth: every run is repeated as often as is allowed
+    more = ("--runs", "1", "--sandbox", SANDBOX, "--drift", "1e-9")
+    done = judge(data, tmp_path / "board", submission(tmp_path / "a.zip"), more=more)
+    assert done.returncode == 0, done.stderr
+    runs = journal_of(tmp_path / "board")[1:]
+    assert [run["repeat"] for run in runs] == [True, True, False]
+    (run,) = board_of(tmp_path / "board")["by_name"]["a"]["runs"]
+    assert run["drifted"]
+    assert run["attempts"] == 3
+
+
+BAD = {
+    "--budget 0": "--budget must be a positive number",
+    "--budget inf": "--budget must be a positive number",
+    "--runs 1.5": "--runs must be a positive whole number",
+    "--memory lots": "--memory must be a size",
+    "--memory 900T": "--memory 900 TiB",
+    "--disk 900T": "--disk",
+    "--cpus 4096": "--cpus 4096: this machine gives",
+    "--sandbox docker": "--sandbox must be bwrap or none",
+    "--train missing.npz": "missing.npz: no such file",
+    f"--resume --sandbox {SANDBOX}": "nothing was judged",
+}
+
+
+@pytest.mark.parametrize("arguments", list(BAD))
+def test_bad_input_gets_one_clear_line(
+    arguments: str, data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zip_ = str(submission(tmp_path / "a.zip"))
+    command = ["judge", zip_, "--train", str(data.train), "--test", str(data.test), "--out", str(tmp_path / "board")]
+    assert main([*command, *arguments.split()]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    assert BAD[arguments] in said
+    assert not (tmp_path / "board").exists()
+
+
+def test_without_bubblewrap_the_judge_refuses_and_says_what_to_do(
+    data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("taskset", "prlimit", "setpriv"):
+        (tools / tool).symlink_to(f"/usr/bin/{tool}")
+    monkeypatch.setenv("PATH", str(tools))
+    command = ["judge", str(submission(tmp_path / "a.zip")), "--train", str(data.train), "--test", str(data.test)]
+    assert main([*command, "--out", str(tmp_path / "board")]) == 2
+    said = capsys.readouterr().err
+    assert "bubblewrap (bwrap) is not installed" in said
+    assert "--sandbox none" in said
+
+
+@pytest.mark.skipif(SANDBOX == "none", reason="bubblewrap cannot make a sandbox here")
+def test_images_that_submissions_could_read_are_refused(
+    data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(data.folder))  # as if the images lay in the virtual environment
+    command = ["judge", str(submission(tmp_path / "a.zip")), "--train", str(data.train), "--test", str(data.test)]
+    assert main([*command, "--out", str(tmp_path / "board")]) == 2
+    assert "submissions can read all of" in capsys.readouterr().err
+
+
+def test_without_a_sandbox_it_warns_and_still_keeps_the_time(data: SimpleNamespace, tmp_path: Path) -> None:
+    endless = submission(tmp_path / "endless.zip", training="time.sleep(600)")
+    done = judge(data, tmp_path / "board", endless, more=("--runs", "1", "--sandbox", "none"))
+    assert done.returncode == 0, done.stderr
+    assert "warning: --sandbox none" in done.stderr
+    (run,) = board_of(tmp_path / "board")["by_name"]["endless"]["runs"]
+    assert 5 <= run["training_seconds"] < 6.5
+    assert run["accuracy"] > 0.9
+    assert "Judged without a sandbox" in (tmp_path / "board" / "index.html").read_text()

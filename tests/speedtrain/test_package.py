@@ -1,0 +1,140 @@
+"""A packaged submission, run as an organiser would: elsewhere, with little installed, and judged."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from speedtrain.cli import main
+from speedtrain.data import load_data
+
+SMALL = ["--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
+NOT_THERE = ("jsonargparse", "rich", "matplotlib", "mpl_toolkits", "sklearn", "scikit_learn", "scipy", "speedtrain")
+"""What an organiser need not have installed."""
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("package") / "submission.zip"
+    assert main(["package", "--out", str(path), *SMALL, "--name", "Team A", "--authors", "Ada"]) == 0
+    return path
+
+
+def test_the_same_inputs_give_the_same_bytes(packed: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "speedtrain", "package", "--out", "again.zip", *SMALL]
+    subprocess.run([*command, "--name", "Team A", "--authors", "Ada"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "again.zip").read_bytes() == packed.read_bytes()
+
+
+def test_the_manifest_tells_every_file(packed: Path) -> None:
+    with zipfile.ZipFile(packed) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(content.pop("manifest.json"))
+    assert manifest["files"] == {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    assert {key: manifest[key] for key in ("name", "authors", "licence", "interface")} == {
+        "name": "Team A", "authors": "Ada", "licence": "MIT", "interface": 1,
+    }  # fmt: skip
+    assert all(line.count("==") == 1 for line in content["requirements.txt"].decode().splitlines())
+    description = content["DESCRIPTION.md"].decode()
+    assert "By Ada." in description
+    assert "arXiv 2004.01461" in description  # gradient centralization's paper, as it is in the recipe
+    assert yaml.safe_load(content["recipe.yaml"])["width"] == 8
+
+
+def test_nothing_of_the_entrants_disk_is_in_it(packed: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("data: /home/ada/secret.npz\ntest: /home/ada/test.npz\ndata_root: /home/ada\nwidth: 8\n")
+    assert main(["package", "--out", str(tmp_path / "a.zip"), "--recipe", str(recipe)]) == 0
+    content = (tmp_path / "a.zip").read_bytes()
+    assert b"/home/ada" not in content
+    assert str(Path.home()).encode() not in packed.read_bytes()
+
+
+def test_it_trains_and_predicts_with_little_installed_from_a_read_only_folder(packed: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(source)
+    for path in [*source.rglob("*"), source]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    data = load_data("digits")
+    np.savez(tmp_path / "train.npz", images=data.train.images, labels=data.train.labels)
+    np.savez(tmp_path / "images.npz", images=data.test.images)
+    np.savez(tmp_path / "test.npz", images=data.test.images, labels=data.test.labels)
+    little = tmp_path / "little"  # what is installed here, without what need not be there
+    little.mkdir()
+    for path in Path(np.__file__).parents[1].iterdir():
+        if path.name.split("-")[0].partition(".")[0] not in NOT_THERE and path.suffix != ".pth":
+            (little / path.name).symlink_to(path)
+    environment = {**os.environ, "PYTHONPATH": str(little), "PYTHONDONTWRITEBYTECODE": "1"}
+    absent = "import importlib.util as u; print([name for name in {NOT_THERE} if u.find_spec(name)])"
+    command = [sys.executable, "-S", "-c", absent.replace("{NOT_THERE}", repr(NOT_THERE))]
+    assert subprocess.check_output(command, cwd=tmp_path, env=environment, text=True) == "[]\n"
+
+    def run(script: str, *arguments: str) -> str:
+        command = [sys.executable, "-S", str(source / script), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = run("training.py", "--data", "train.npz", "--net_sav", "weights", "--budget", "15")
+    assert int(said.split("images_seen: ")[1]) > len(data.train.images)
+    run("test.py", "--data", "images.npz", "--net_sav", "weights", "--predictions", "out.npy")
+    predicted = np.load(tmp_path / "out.npy")
+    assert predicted.dtype == np.int64
+    accuracy = (predicted == data.test.labels).mean()
+    assert accuracy > 0.5
+    said = run("test.py", "--data", "test.npz", "--net_sav", "weights", "--predictions", "out2.npy")
+    assert f"accuracy: {accuracy:.4f}" in said
+
+
+def test_verify_finds_the_example_of_a_plain_script_in_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = Path(__file__).parents[2] / "examples" / "plain_submission"
+    with zipfile.ZipFile(tmp_path / "plain.zip", "w") as archive:
+        for path in sorted(example.iterdir()):
+            archive.write(path, path.name)
+    assert main(["verify", str(tmp_path / "plain.zip"), "--budget", "12", "--memory", "2G"]) == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "BROKEN" not in said
+    assert "every rule is kept" in said
+
+
+def test_verify_lists_what_is_broken(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(packed) as before, zipfile.ZipFile(tmp_path / "a.zip", "w") as after:
+        for name in before.namelist():
+            after.writestr(name, before.read(name))
+        after.writestr("weights.pt", b"x")
+    assert main(["verify", str(tmp_path / "a.zip")]) == 1
+    said = capsys.readouterr().out
+    assert "BROKEN  no weights and no data: weights.pt" in said
+    assert "BROKEN  files as in the manifest" in said
+    assert "kept    a declared licence" in said
+
+
+BAD = {
+    "--recipe outo": "did you mean 'auto'",
+    "--run nowhere": "not a run directory",
+    "--set sam.rho=1": "--with sam",
+    "--description missing.md": "cannot be read",
+    "--out nowhere/a.zip": "cannot be written",
+}
+
+
+@pytest.mark.parametrize("arguments", list(BAD))
+def test_bad_input_gets_one_clear_line(
+    arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["package", "--out", "a.zip", *arguments.split()]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert BAD[arguments] in said
+    assert list(tmp_path.iterdir()) == []

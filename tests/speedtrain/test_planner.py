@@ -1,0 +1,60 @@
+"""The planner on this very machine: it measures, and what it chooses follows from what it measured."""
+
+import pytest
+import torch
+
+from speedtrain.config import Config, resolve
+from speedtrain.planner import WIDTHS, Plan, make_plan
+
+CPU = torch.device("cpu")
+
+
+def planned(seconds: float, num_images: int = 5000, **settings: object) -> tuple[Plan, Config]:
+    config = resolve(recipe="auto", budget=seconds, settings=settings, device="cpu")
+    images = torch.randint(0, 256, (num_images, 32, 32, 3), dtype=torch.uint8)
+    labels = torch.arange(num_images) % 10
+    return make_plan(config, images, labels, 10, seconds), config
+
+
+def test_too_little_time_gets_the_narrowest_and_plenty_the_widest() -> None:
+    assert planned(0.5, precision="fp32")[0].width == WIDTHS[0]
+    plan = planned(1e6, precision="fp32")[0]
+    assert plan.width == WIDTHS[-1]
+    assert plan.epochs > 40
+
+
+def test_the_choice_is_the_widest_measured_with_enough_epochs() -> None:
+    plan, config = planned(400.0, precision="fp32")
+    enough = [row["width"] for row in plan.alternatives if row["epochs"] >= config.epochs]
+    assert plan.width == (max(enough) if enough else WIDTHS[0])
+    assert len(plan.alternatives) >= 2
+    assert any(f"width {plan.width}" in reason for reason in plan.reasons)
+
+
+def test_the_precision_is_the_faster_one() -> None:
+    plan, _ = planned(60.0)
+    rates = {row["precision"]: row["images_per_second"] for row in plan.alternatives if row["width"] == 16}
+    if "bf16" in rates:  # else this processor has no fast bf16, and it was not tried
+        assert plan.precision == max(rates, key=lambda name: rates[name])
+    else:
+        assert plan.precision == "fp32"
+
+
+def test_what_is_pinned_is_kept() -> None:
+    plan, _ = planned(60.0, width=12, batch_size=32, precision="fp32")
+    assert (plan.width, plan.batch_size, plan.precision) == (12, 32, "fp32")
+    assert [row["width"] for row in plan.alternatives] == [12]
+
+
+def test_fewer_images_are_seen_more_often() -> None:
+    """1,000 images are to be seen five times as often as 5,000: as many steps, so as narrow a network."""
+    plan, config = planned(60.0, num_images=1000, precision="fp32")
+    rows = {row["width"]: row for row in plan.alternatives}
+    assert rows[plan.width]["epochs"] == pytest.approx(rows[plan.width]["images_per_second"] * 60 / 1000, rel=0.01)
+    assert plan.width == WIDTHS[0] or rows[plan.width]["epochs"] >= 5 * config.epochs
+
+
+def test_progressive_resizing_is_in_the_plan() -> None:
+    config = resolve(recipe="auto", budget=5, with_tricks=["progressive_resizing"], settings={"width": 8})
+    images = torch.zeros(100, 32, 32, 3, dtype=torch.uint8)
+    assert make_plan(config, images, torch.arange(100) % 10, 10, 5.0).resolutions == [16, 24, 32]
