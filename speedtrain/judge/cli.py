@@ -50,8 +50,9 @@ def add_options(parsers: Mapping[str, ArgumentParser]) -> None:
         add("--disk", metavar="SIZE", default="2G", help="for all that is written (default: 2G)")
         add("--cpus", metavar="N", help="cores (default: all)")
         add("--processes", metavar="N", default="1024", help="processes and threads (default: 1024)")
-    judge.add_argument("--sandbox", metavar="bwrap|none", default="bwrap", help="confine by bubblewrap, or not at all (default: bwrap)")
-    verify.add_argument("--sandbox", metavar="bwrap|none", help="confine by bubblewrap, or not (default: bwrap where it works)")
+    confine = "confine by bubblewrap, or not at all (default: bwrap"
+    judge.add_argument("--sandbox", metavar="bwrap|none", default="bwrap", help=f"{confine})")
+    verify.add_argument("--sandbox", metavar="bwrap|none", help=f"{confine} where it works)")
     board.add_argument("--out", metavar="BOARD", required=True, help="folder of the board")
     board.add_argument("--test", metavar="PATH", required=True, help="test images; only their labels may have changed")
 
