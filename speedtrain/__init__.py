@@ -12,9 +12,10 @@ from speedtrain.errors import UserError
 
 if TYPE_CHECKING:
     from speedtrain.ablation.sweep import ablate
+    from speedtrain.ablation.tune import tune
     from speedtrain.run import train
 
-__all__ = ["UserError", "ablate", "train"]
+__all__ = ["UserError", "ablate", "train", "tune"]
 __version__ = "0.1.0"
 
 
@@ -27,4 +28,8 @@ def __getattr__(name: str) -> Any:
         from speedtrain.ablation.sweep import ablate
 
         return ablate
+    if name == "tune":
+        from speedtrain.ablation.tune import tune
+
+        return tune
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

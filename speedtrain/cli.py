@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from speedtrain.ablation.options import ablate_command, add_ablate_options
+from speedtrain.ablation.options import ablate_command, add_ablate_options, add_tune_options, tune_command
 from speedtrain.config import nearest
 from speedtrain.errors import UserError
 from speedtrain.judge import cli as judging
@@ -22,6 +22,7 @@ VERBS = {
     "predict": "predict images with a run's weights",
     "replay": "train again by a run's record of the clock, to the same weights",
     "ablate": "say what each trick is worth, with paired seeds and intervals",
+    "tune": "search hyperparameters on a holdout, and confirm the winner on fresh seeds",
     "package": "make a submission of a recipe or a run: one zip that trains and predicts elsewhere",
     **judging.VERBS,
 }
@@ -54,6 +55,8 @@ def build_parser() -> ArgumentParser:
     _add_run_options(parsers["plan"])
     _add_run_options(parsers["ablate"])
     add_ablate_options(parsers["ablate"])
+    _add_run_options(parsers["tune"])
+    add_tune_options(parsers["tune"])
     train, predict, replay = parsers["train"], parsers["predict"], parsers["replay"]
     train.add_argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one in runs/)")
     train.add_argument("--quiet", action="store_true", help="show no progress")
@@ -224,6 +227,10 @@ def _ablate(options: Namespace) -> int:
     return ablate_command(options, _told(options))
 
 
+def _tune(options: Namespace) -> int:
+    return tune_command(options, _told(options))
+
+
 def _package(options: Namespace) -> int:
     from speedtrain.package import package
 
@@ -270,6 +277,7 @@ _COMMANDS = {
     "plan": _plan,
     "tricks": _tricks,
     "ablate": _ablate,
+    "tune": _tune,
     "package": _package,
     **judging.COMMANDS,
 }

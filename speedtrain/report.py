@@ -51,7 +51,7 @@ def write_report(
     _draw_curve(run / "curve.png", result, _read_metrics(run / "metrics.csv"))
     curve = (run / "curve.png").read_bytes()
     alt = "Training loss, learning rate and images a second against time."
-    sections = [_headline(result), tag("img", src=_data_uri(curve), alt=alt, class_="curve")]
+    sections = [_headline(result), tag("img", src=data_uri(curve), alt=alt, class_="curve")]
     sections += [_section("Said during the run", _list(result.get("events"))), _time(result)]
     if images is not None and labels is not None and probabilities is not None and len(labels):
         pairs = labels * len(classes) + probabilities.argmax(1)
@@ -60,7 +60,7 @@ def write_report(
         sections += [_each_class(counts, classes), _mistakes(images, labels, probabilities, classes)]
     sections.append(_what_was_run(result))
     name = (result.get("data") or {}).get("name") or "a run"
-    head = tag("head", _META, tag("title", f"{_accuracy(result)}, {name}"), tag("style", _STYLE))
+    head = tag("head", _META, tag("title", f"{_accuracy(result)}, {name}"), tag("style", STYLE))
     page = tag("html", head, tag("body", tag("main", *sections)), lang="en")
     (run / "report.html").write_text(f"<!doctype html>\n{page}\n", encoding="utf-8")
 
@@ -129,7 +129,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
@@ -244,7 +244,7 @@ def _mistakes(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray,
         png = io.BytesIO()
         Image.fromarray(images[i]).save(png, "PNG")
         true, guess = classes[labels[i]], classes[predicted[i]]
-        picture = tag("img", src=_data_uri(png.getvalue()), alt=f"Image {i}: {true}, taken for {guess}")
+        picture = tag("img", src=data_uri(png.getvalue()), alt=f"Image {i}: {true}, taken for {guess}")
         caption = tag("figcaption", f"{true} → {guess} ", tag("span", f"({_percent(confidence[i])})"))
         figures.append(tag("figure", picture, caption))
     said = f"Of {len(wrong):,} wrong among {len(labels):,}, those it was surest of: true → predicted (probability)."
@@ -375,7 +375,7 @@ _META = Html("""<meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><link rel="icon" href="data:,">""")
 
-_STYLE = Html("""
+STYLE = Html("""
 :root { --page: #fff; --ink: #1b1f24; --faint: #5b6570; --line: #d9dee4; --soft: #f4f6f8; --good: #00704f;
   --bad: #b34700; --blue: 0 114 178; --orange: 213 94 0 }
 @media (prefers-color-scheme: dark) {

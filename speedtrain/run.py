@@ -213,16 +213,28 @@ def plan(
     config = resolve(budget=budget, data=_named(data), test=_named(test), **told)
     loaded = _load(config)
     notes = [*loaded.notes, *_idle(config, {**told, **(told.get("settings") or {})}), *_settle_machine(config)]
-    crew = Crew(config.threads or 1)
     check_network(config, loaded.train)
+    return config, measure_plan(config, loaded.train), notes
+
+
+def measure_plan(config: Config, train: Images) -> dict[str, Any]:
+    """What the planner makes of a configuration, whose device and threads it settles, on this machine.
+
+    Raises:
+        UserError: a training step fails.
+    """
+    _settle_machine(config)
+    crew = Crew(config.threads or 1)
+    before = torch.get_num_threads()
     torch.set_num_threads(crew.muster())
     device = torch.device(config.device)
-    images, labels = (torch.tensor(array, device=device) for array in (loaded.train.images, loaded.train.labels))
+    images, labels = (torch.tensor(array, device=device) for array in (train.images, train.labels))
     try:
-        chosen = make_plan(config, images, labels, len(loaded.train.classes), config.budget).as_dict()
+        return make_plan(config, images, labels, len(train.classes), config.budget).as_dict()
     except RuntimeError as error:  # of memory, mostly
         raise UserError(f"a training step fails here: {' '.join(str(error).split())[:200]}") from None
-    return config, chosen, notes
+    finally:
+        torch.set_num_threads(before)
 
 
 def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:

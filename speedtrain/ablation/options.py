@@ -15,12 +15,48 @@ def add_ablate_options(parser: ArgumentParser) -> None:
     add("--design", metavar="drop-one|add-one|all-subsets|pairs", default="drop-one", help="default: drop-one")
     add("--vary", metavar="KEY=a,b,c", action="append", help="any hyperparameter, crossed with the design")
     add("--subset", metavar="N", help="draw N training images a class anew for each seed")
-    add("--workers", metavar="N", default="1", help="trials at a time; they share out the cores (default: 1)")
+    add("--engine", metavar="local|ray", default="local", help="where trials run (default: local)")
+    add("--workers", metavar="N", default="1", help="trials at a time here; they share out the cores (default: 1)")
+    add("--address", metavar="ADDRESS", help="of the Ray cluster (default: $RAY_ADDRESS, or one of this machine)")
     add("--out", metavar="DIR", default="ablation", help="directory of the sweep (default: ablation/)")
     add("--resume", action="store_true", help="go on with the sweep in --out")
     add("--dry-run", action="store_true", help="print the trials and how long they will take")
     add("--yes", action="store_true", help="really run a design of very many trials")
     add("--quiet", action="store_true", help="show no progress")
+
+
+def add_tune_options(parser: ArgumentParser) -> None:
+    """Adds what `tune` takes beside the options of a run."""
+    add = parser.add_argument
+    where = "where to look: LOW..HIGH, log:LOW..HIGH or a,b,c"
+    add("--search", metavar="KEY=WHERE", action="append", help=where)
+    add("--trials", metavar="N", default="40", help="settings to try (default: 40)")
+    add("--seeds", metavar="N", default="1", help="runs a setting (default: 1)")
+    add("--confirm", metavar="N", default="5", help="fresh seeds to confirm the winner with (default: 5)")
+    add("--engine", metavar="local|ray", default="local", help="where runs take place (default: local)")
+    add("--workers", metavar="N", default="1", help="runs at a time here; they share out the cores (default: 1)")
+    add("--address", metavar="ADDRESS", help="of the Ray cluster (default: $RAY_ADDRESS, or one of this machine)")
+    add("--out", metavar="DIR", default="tuning", help="directory of the search (default: tuning/)")
+    add("--resume", action="store_true", help="go on with the search in --out")
+    add("--quiet", action="store_true", help="show no progress")
+
+
+def tune_command(options: Namespace, told: dict[str, Any]) -> int:
+    """Runs `tune`; `told` is what it shares with `train`. Returns the exit code."""
+    from speedtrain.ablation.tune import print_winner, tune
+
+    search: dict[str, str] = {}
+    for text in options.search or []:
+        key, equals, where = text.partition("=")
+        if not equals or not key or not where:
+            raise UserError(f"--search {text}: must be KEY=WHERE, as in --search sam.rho=log:0.01..0.5")
+        search[key.strip()] = where.strip()
+    numbers: dict[str, Any] = {
+        name: _whole(f"--{name}", options[name]) for name in ("trials", "seeds", "confirm", "workers")
+    }
+    others: dict[str, Any] = {key: options[key] for key in ("engine", "address", "out", "resume", "quiet")}
+    print_winner(tune(**told, search=search, **numbers, **others))
+    return 0
 
 
 def ablate_command(options: Namespace, told: dict[str, Any]) -> int:
@@ -34,7 +70,7 @@ def ablate_command(options: Namespace, told: dict[str, Any]) -> int:
         seeds=_whole("--seeds", options.seeds),
         subset=None if options.subset is None else _whole("--subset", options.subset),
         workers=_whole("--workers", options.workers),
-        **{key: options[key] for key in ("out", "resume", "yes", "dry_run", "quiet")},
+        **{key: options[key] for key in ("engine", "address", "out", "resume", "yes", "dry_run", "quiet")},
     )
     if options.dry_run:
         return 0

@@ -11,8 +11,7 @@ import pandas as pd
 from speedtrain.ablation.design import Comparison
 from speedtrain.ablation.statistics import ENOUGH, compare, records, summarise
 from speedtrain.ablation.trials import SCHEMA, Row
-from speedtrain.report import _STYLE as RUN_STYLE
-from speedtrain.report import BLUE, VERMILION, Html, _data_uri, tag
+from speedtrain.report import BLUE, STYLE, VERMILION, Html, data_uri, tag
 from speedtrain.weights import write_whole
 
 COLUMNS = (
@@ -33,7 +32,7 @@ def write_tables(
 
     Args:
         rows: results, of which some may be failures.
-        facts: about the sweep: budget_seconds, design, workers, data, notes.
+        facts: about the sweep: budget_seconds, design, where, plans, data, notes.
         planned: how many trials there will be.
 
     Returns:
@@ -78,9 +77,10 @@ def _state(told: Mapping[str, Any]) -> str:
     """How far it is, on what."""
     failed = f", {told['failed']} of them failed" if told["failed"] else ""
     budget = "" if told.get("budget_seconds") is None else f" of {told['budget_seconds']:g} s each"
-    at_once = f", {told['workers']} at a time on shares of the cores" if told.get("workers", 1) > 1 else ""
+    plans = (", ".join(f"{key} {value}" for key, value in plan.items()) for plan in (told.get("plans") or {}).values())
+    planned = "".join(f"; planned once: {plan}" for plan in plans if plan)
     done = "all" if told["done"] == told["planned"] else f"{told['done']} of"
-    return f"{done} {told['planned']} trials{budget} done{failed}; data {told.get('data')}{at_once}"
+    return f"{done} {told['planned']} trials{budget}, {told.get('where')}{failed}; data {told.get('data')}{planned}"
 
 
 def _points(value: float, sign: bool = True) -> str:
@@ -195,7 +195,7 @@ def _page(
     sections = [
         tag("h1", "What is it worth?"),
         tag("p", state[0].upper() + state[1:] + "."),
-        tag("img", src=_data_uri((out / "ablation.png").read_bytes()), alt=alt, class_="curve"),
+        tag("img", src=data_uri((out / "ablation.png").read_bytes()), alt=alt, class_="curve"),
         _sortable("Accuracy gained by having it", ANSWER_HEAD, [_answer_cells(row) for row in _sorted(answers)]),
         tag("p", TEST),
         tag("h2", "Variants"),
@@ -203,7 +203,7 @@ def _page(
         tag("h2", "Trials"),
         _sortable("Every trial", ("trial", "accuracy (%)", "images/s", "epochs", "status", "error"), listed),
     ]
-    head = tag("head", _META, tag("title", "Ablation"), tag("style", RUN_STYLE, _MORE_STYLE))
+    head = tag("head", _META, tag("title", "Ablation"), tag("style", STYLE, _MORE_STYLE))
     page = tag("html", head, tag("body", tag("main", *sections), tag("script", _SORT)), lang="en")
     return f"<!doctype html>\n{page}\n"
 

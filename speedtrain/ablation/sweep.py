@@ -1,12 +1,12 @@
 """An ablation from the outside: design, data, trials on an engine, tables."""
 
 import io
+import json
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from speedtrain.ablation.design import Design, make_design, with_threads
 from speedtrain.ablation.report import write_tables
-from speedtrain.ablation.trials import Row, Trial, make_trials, run_local, settle, sole_owner, split_cores
+from speedtrain.ablation.trials import Engine, Local, make_trials, settle, sole_owner
+from speedtrain.config import Config, nearest
 from speedtrain.data import Data, Images, load_data
 from speedtrain.errors import UserError
 from speedtrain.run import check_network
 from speedtrain.weights import write_whole
 
-Engine = Callable[[Sequence[Trial]], Generator[Row, None, None]]
-
 START = 15.0
 """Seconds that a trial takes around its budget, to start and to score: a guess, until one has been measured."""
+
+
+NOT_FOR_THE_PLANNER = ("tricks", "seed", "lr", "momentum", "nesterov", "weight_decay", "schedule", "head_scale")
 
 
 @dataclass
@@ -69,7 +71,9 @@ def ablate(
     vary: Mapping[str, Sequence[Any]] | None = None,
     seeds: int = 5,
     subset: int | None = None,
+    engine: str = "local",
     workers: int = 1,
+    address: str | None = None,
     out: str | Path = "ablation",
     resume: bool = False,
     yes: bool = False,
@@ -84,7 +88,9 @@ def ablate(
         design, tricks, vary: which variants; see `make_design`.
         seeds: how many; they are 0, 1, 2, …, or begin at `seed`.
         subset: draw so many training images a class anew for each seed.
+        engine: local, or ray: the cluster at `address`.
         workers: trials at a time on this machine; they share out its cores.
+        address: of a Ray cluster, as `ray.init` takes it; default: $RAY_ADDRESS, or one of this machine alone.
         out: directory of the sweep, new or empty.
         resume: go on with the sweep in `out`.
         yes: do not refuse a design of very many trials.
@@ -110,23 +116,47 @@ def ablate(
     _check_subset(loaded.train, subset)
     for config in planned.variants.values():
         check_network(config, loaded.train)
-    planned, shares = _share_out(planned, workers)
-    budgets = sum(config.budget for config in planned.variants.values()) * seeds
-    facts = {"budget_seconds": budget, "design": design, "workers": workers}
-    sweep = Sweep(planned, numbers, loaded, subset, {**facts, "data": loaded.train.name, "notes": list(loaded.notes)})
-    if dry_run:
-        _print_plan(planned, seeds, budgets, workers)
-        return pd.DataFrame(columns=["variant", "seed"])
-    engine = partial(run_local, cores=shares)
-    return run_sweep(sweep, Path(out).absolute(), engine, resume=resume, quiet=quiet)
+    with make_engine(engine, next(iter(planned.variants.values())), workers, address) as place:
+        planned = with_threads(planned, place.threads)
+        budgets = sum(config.budget for config in planned.variants.values()) * seeds
+        if dry_run:
+            _print_plan(planned, seeds, budgets, place)
+            return pd.DataFrame(columns=["variant", "seed"])
+        facts: dict[str, Any] = {"budget_seconds": budget, "design": design, "where": place.where}
+        facts |= {"data": loaded.train.name, "notes": list(loaded.notes)}
+        sweep = Sweep(planned, numbers, loaded, subset, facts)
+        return run_sweep(sweep, Path(out).absolute(), place, resume=resume, quiet=quiet)
+
+
+@contextmanager
+def make_engine(name: str, config: Config, workers: int, address: str | None) -> Iterator[Engine]:
+    """The engine of that name, for trials like `config`; what it holds is let go at the end.
+
+    Raises:
+        UserError: no such engine, or it cannot be had like this.
+    """
+    if name == "local":
+        if address is not None:
+            raise UserError("--address is of a Ray cluster; say --engine ray too")
+        yield Local(config, workers)
+    elif name == "ray":
+        if workers != 1:
+            raise UserError("--workers is for --engine local; Ray runs as many trials as fit, of --threads cores each")
+        from speedtrain.ablation.cluster import RayCluster
+
+        with RayCluster(config, address) as cluster:
+            yield cluster
+    else:
+        raise UserError(f"--engine {name}: no such engine{nearest(name, ('local', 'ray'))}")
 
 
 def run_sweep(sweep: Sweep, out: Path, engine: Engine, *, resume: bool, quiet: bool) -> pd.DataFrame:
     """Runs what is not done yet; the tables are up to date after every trial. See `ablate`."""
     with sole_owner(out):
         settle(out, sweep.identity(), resume)
-        _write_images(sweep, out / "data")
-        trials = make_trials(sweep.design, sweep.seeds, out, sweep.subset is not None)
+        write_images(sweep, out / "data")
+        design, sweep.facts["plans"] = pinned(sweep, out / "plan.json", engine)
+        trials = make_trials(design, sweep.seeds, out, sweep.subset is not None)
         order = {(trial.variant, trial.config.seed): place for place, trial in enumerate(trials)}
         rows = [row for row in (trial.done() for trial in trials) if row is not None]
         missing = [trial for trial in trials if trial.done() is None]
@@ -137,7 +167,7 @@ def run_sweep(sweep: Sweep, out: Path, engine: Engine, *, resume: bool, quiet: b
         hidden = quiet or not console.is_terminal
         with ExitStack() as stack, Progress(*columns, console=console, transient=True, disable=hidden) as bar:
             task = bar.add_task("trials", total=len(trials), completed=before)
-            for row in stack.enter_context(closing(engine(missing))):
+            for row in stack.enter_context(closing(engine.run(missing))):
                 rows.append(row)
                 rows.sort(key=lambda row: order[row["variant"], row["seed"]])
                 each = (time.monotonic() - begun) / (len(rows) - before)
@@ -150,29 +180,42 @@ def run_sweep(sweep: Sweep, out: Path, engine: Engine, *, resume: bool, quiet: b
     return table
 
 
-def _share_out(design: Design, workers: int) -> tuple[Design, list[list[int]]]:
-    """The design with its threads decided, and the cores of each worker."""
-    shares = split_cores(workers)
-    config = next(iter(design.variants.values()))
-    if config.device != "cpu" and workers > 1:
-        import torch
+def pinned(sweep: Sweep, path: Path, engine: Engine) -> tuple[Design, dict[str, dict[str, Any]]]:
+    """The design with what is `auto` planned once for all variants that differ only in their tricks or in how they
+    step, since a trick compared at another width would be a comparison of widths; and the plans, by their first
+    variant.
 
-        if torch.cuda.is_available():
-            raise UserError("--workers shares out CPU cores, not the GPU; use --device cpu, or one worker")
-    threads = config.threads or len(shares[0])
-    if workers > 1 and threads > len(shares[0]):
-        raise UserError(f"--threads {threads}: {workers} workers get {len(shares[0])} cores each")
-    return with_threads(design, threads), shares
+    Args:
+        path: where the plans are kept, so that a sweep gone on with is the same sweep.
+    """
+    train = sweep.data.train
+    if sweep.subset is not None:  # only their number matters to the planner
+        number = sweep.subset * len(train.classes)
+        train = replace(train, images=train.images[:number], labels=train.labels[:number])
+    plans: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    first: dict[str, str] = {}
+    variants = {}
+    for name, config in sweep.design.variants.items():
+        left = [key for key in ("width", "batch_size", "precision") if getattr(config, key) == "auto"]
+        same = {key: value for key, value in asdict(config).items() if key not in NOT_FOR_THE_PLANNER}
+        kind = first.setdefault(json.dumps(same), name)
+        if left and kind not in plans:
+            plan = engine.plan(replace(config), train)
+            plans[kind] = {key: plan[key] for key in left if plan[key] is not None}
+        variants[name] = replace(config, **plans.get(kind, {}))
+    if not path.exists():
+        write_whole(path, json.dumps(plans, indent=2).encode())
+    return replace(sweep.design, variants=variants), plans
 
 
-def _print_plan(design: Design, seeds: int, budgets: float, workers: int) -> None:
+def _print_plan(design: Design, seeds: int, budgets: float, engine: Engine) -> None:
     number = len(design.variants) * seeds
     for name, config in design.variants.items():
         tricks = ", ".join(config.tricks) or "no trick"
         print(f"{seeds} × {name}: {config.budget:g} s, {config.threads} threads, {tricks}")
     print(f"{len(design.comparisons)} comparisons: {', '.join(question.label for question in design.comparisons)}")
-    total = (budgets + START * number) / workers
-    print(f"{number} trials, {workers} at a time: {_clock(total)} (budgets, and about {START:g} s around each)")
+    total = (budgets + START * number) / engine.at_once
+    print(f"{number} trials, {engine.where}: {_clock(total)} (budgets, and about {START:g} s around each)")
 
 
 def _clock(seconds: float) -> str:
@@ -186,7 +229,7 @@ def _check_subset(train: Images, subset: int | None) -> None:
         raise UserError(f"--subset {subset}: must be from 1 to {smallest - 1}, as the smallest class has {smallest}")
 
 
-def _write_images(sweep: Sweep, folder: Path) -> None:
+def write_images(sweep: Sweep, folder: Path) -> None:
     """The images of all trials, so that nothing can change under a sweep."""
     folder.mkdir(exist_ok=True)
     train = sweep.data.train

@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import speedtrain
 from speedtrain.ablation.design import Design
 from speedtrain.config import Config
+from speedtrain.data import Images
 from speedtrain.errors import UserError
 from speedtrain.weights import write_whole
 from timing import Guarded
@@ -103,9 +104,7 @@ def run_trial(
         if on_start is not None:
             on_start(job)
         death = job.wait()
-    row: Row = {"variant": trial.variant, "seed": trial.config.seed, "status": "failed", "accuracy": None}
-    row |= {"images_per_second": None, "epochs": None, "seconds": None, "threads": trial.config.threads, "error": None}
-    row["run"] = str(Path(*run.parts[-4:]))
+    row = failed_row(trial, None)
     if (run / "result.json").exists():
         result = json.loads((run / "result.json").read_text(encoding="utf-8"))
         row |= {key: result.get(key) for key in ("status", "accuracy", "images_per_second", "epochs", "error")}
@@ -118,12 +117,71 @@ def run_trial(
     return row
 
 
-def run_local(trials: Sequence[Trial], cores: Sequence[Sequence[int]]) -> Generator[Row, None, None]:
-    """Runs trials on this machine, one on each share of the cores at a time; yields results as they come.
+def failed_row(trial: Trial, error: str | None) -> Row:
+    """The result of a trial of which nothing is known but why."""
+    row: Row = {"variant": trial.variant, "seed": trial.config.seed, "status": "failed", "accuracy": None}
+    row |= {"images_per_second": None, "epochs": None, "seconds": None, "threads": trial.config.threads, "error": error}
+    return {**row, "run": str(Path(*trial.folder.parts[-3:], "run"))}
+
+
+class Engine(Protocol):
+    """Where trials run.
+
+    Attributes:
+        at_once: trials at a time.
+        threads: of each trial.
+        where: in words.
+    """
+
+    at_once: int
+    threads: int
+    where: str
+
+    def plan(self, config: Config, train: Images) -> dict[str, Any]:
+        """What the planner makes of a configuration where the trials run."""
+        ...
+
+    def run(self, trials: Sequence[Trial]) -> Generator[Row, None, None]:
+        """Runs trials and makes each result last; yields them as they come."""
+        ...
+
+
+class Local:
+    """This machine, its cores shared out to `workers` trials at a time.
 
     Raises:
-        UserError: a trial was ended early by someone else's signal.
+        UserError: more workers than cores, more threads than a share has, or several workers and one GPU.
     """
+
+    def __init__(self, config: Config, workers: int = 1) -> None:
+        self._shares = split_cores(workers)
+        if config.device != "cpu" and workers > 1:
+            import torch
+
+            if torch.cuda.is_available():
+                raise UserError("--workers shares out CPU cores, not the GPU; use --device cpu, or one worker")
+        self.at_once = workers
+        self.threads = config.threads or len(self._shares[0])
+        if workers > 1 and self.threads > len(self._shares[0]):
+            raise UserError(f"--threads {self.threads}: {workers} workers get {len(self._shares[0])} cores each")
+        self.where = "one at a time" if workers == 1 else f"{workers} at a time on shares of the cores"
+
+    def plan(self, config: Config, train: Images) -> dict[str, Any]:
+        """What the planner makes of a configuration on this machine."""
+        from speedtrain.run import measure_plan  # brings torch
+
+        return measure_plan(config, train)
+
+    def run(self, trials: Sequence[Trial]) -> Generator[Row, None, None]:
+        """Runs trials, one on each share of the cores at a time; yields results as they come.
+
+        Raises:
+            UserError: a trial was ended early by someone else's signal.
+        """
+        yield from _run_local(trials, self._shares)
+
+
+def _run_local(trials: Sequence[Trial], cores: Sequence[Sequence[int]]) -> Generator[Row, None, None]:
     free = list(cores)
     live: set[Guarded] = set()
     stopping = threading.Event()

@@ -1,0 +1,94 @@
+"""Trials on a real Ray cluster of several nodes on this machine, one of which is killed at work."""
+
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from speedtrain import UserError, ablate
+from speedtrain.ablation.cluster import RayCluster
+from speedtrain.config import resolve
+
+ray = pytest.importorskip("ray")
+
+SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
+SWEEP = {"budget": 14, "data": "digits", "tricks": ["flip"], "seeds": 2, "settings": SETTINGS}
+
+
+@pytest.fixture
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def training() -> set[int]:
+    """Process ids of everything that trains here."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if b"speedtrain.worker" in (entry / "cmdline").read_bytes().split(b"\0"):
+                    found.add(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_a_node_that_dies_costs_only_the_trials_on_it(cluster, tmp_path: Path) -> None:
+    doomed, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    begun: set[int] = set()
+    killed = threading.Event()
+    over = threading.Event()
+
+    def kill_a_node_at_work() -> None:
+        while not over.wait(0.2):
+            begun.update(training())
+            if len(begun) >= 2 and not killed.is_set():
+                time.sleep(3)
+                cluster.remove_node(doomed, allow_graceful=False)
+                killed.set()
+
+    watch = threading.Thread(target=kill_a_node_at_work)
+    watch.start()
+    try:
+        table = ablate(**SWEEP, engine="ray", address=cluster.address, out=tmp_path / "ray")
+    finally:
+        over.set()
+        watch.join()
+    assert killed.is_set()
+    assert len(begun) > len(table)  # what the dead node was at was begun again elsewhere
+    assert len(table) == 4
+    assert table["error"].isna().all()
+    assert (table["threads"] == 1).all()
+    for run in table["run"]:  # everything came back by Ray
+        assert (tmp_path / "ray" / run / "report.html").exists()
+    assert not training()
+
+    here = ablate(**SWEEP, workers=2, out=tmp_path / "local")
+    columns = ["variant", "seed", "status", "threads", "run"]
+    pd.testing.assert_frame_equal(table[columns], here[columns])
+    assert table["accuracy"].mean() == pytest.approx(here["accuracy"].mean(), abs=0.2)
+
+
+def test_each_trial_gets_the_cores_of_the_smallest_node(cluster) -> None:
+    cluster.add_node(num_cpus=4)
+    cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    with RayCluster(resolve(budget=9), cluster.address) as engine:
+        assert (engine.threads, engine.at_once) == (2, 3)
+    with RayCluster(resolve(budget=9, threads=3), cluster.address) as engine:
+        assert (engine.threads, engine.at_once) == (3, 1)
+    with pytest.raises(UserError, match="largest node"):
+        RayCluster(resolve(budget=9, threads=5), cluster.address)
+
+
+def test_no_cluster_at_the_address() -> None:
+    with pytest.raises(UserError, match="no Ray cluster"):
+        RayCluster(resolve(budget=9), "127.0.0.1:1")

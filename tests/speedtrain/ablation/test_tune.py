@@ -1,0 +1,114 @@
+"""Tuning with real runs: the test images must not matter to it, and a kill must cost little."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.datasets import load_digits
+
+from speedtrain import UserError, tune
+from speedtrain.ablation.tune import Dimension
+from speedtrain.cli import main
+
+SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("0.1..0.5", Dimension("k", 0.1, 0.5)),
+        ("log:1e-3..0.5", Dimension("k", 0.001, 0.5, log=True)),
+        ("8..64", Dimension("k", 8, 64)),
+        ("1,2,4", Dimension("k", choices=(1, 2, 4))),
+        (["bf16", "fp32"], Dimension("k", choices=("bf16", "fp32"))),
+    ],
+)
+def test_where_to_look(told: object, expected: Dimension) -> None:
+    assert Dimension.parse("k", told) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--search"),
+        (["--search", "lr"], "KEY=WHERE"),
+        (["--search", "lr=5"], "LOW..HIGH"),
+        (["--search", "lr=0.5..0.1"], "LOW must be below HIGH"),
+        (["--search", "lr=log:0..1"], "above 0"),
+        (["--search", "lr=a..b"], "LOW..HIGH"),
+        (["--search", "rl=0.1..0.2"], "no such key"),
+        (["--search", "sam.rho=0.1..0.2"], "--with sam"),
+        (["--search", "flip.probability=0.5..2"], "probability"),
+        (["--search", "lr=0.1..0.2", "--trials", "0"], "--trials"),
+        (["--search", "lr=0.1..0.2", "--engine", "slurm"], "no such engine"),
+        (["--search", "lr=0.1..0.2", "--address", "auto"], "--engine ray"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", "--budget", "9", "--data", "digits", "--out", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "study.log").exists()
+
+
+def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(tmp_path: Path) -> None:
+    digits = load_digits()
+    images = (digits.images * 15).astype(np.uint8)
+    np.savez(tmp_path / "train.npz", images=images[:1200], labels=digits.target[:1200])
+    wrong = (digits.target[1200:] + 1) % 10  # a search that looked at these would go for the worst
+    np.savez(tmp_path / "test.npz", images=images[1200:], labels=wrong)
+    out = tmp_path / "tuning"
+    command = ["tune", "--budget", "11", "--trials", "2", "--confirm", "1", "--search", "lr=0.00001,0.2", "--out", out]
+    command += [
+        "--data",
+        tmp_path / "train.npz",
+        "--test",
+        tmp_path / "test.npz",
+        "--without",
+        "muon",
+        "--workers",
+        "2",
+    ]
+    command += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    words = [sys.executable, "-m", "speedtrain", *map(str, command)]
+
+    search = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 120
+    while not list(out.glob("trials/*/*/run/config.yaml")):
+        assert search.poll() is None, search.communicate()[0].decode()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.kill(search.pid, signal.SIGKILL)
+    search.wait()
+
+    done = subprocess.run([*words, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(out / "tune.csv")
+    assert len(table) == 2
+    assert (table["state"] == "complete").all()
+    assert table["accuracy"].max() > 0.5
+    winner = yaml.safe_load((out / "winner.yaml").read_text())
+    assert winner["lr"] == table.loc[table["accuracy"].idxmax(), "lr"]
+    assert "budget" not in winner
+    confirmed = json.loads((out / "confirm" / "ablation.json").read_text())
+    assert {row["seed"] for row in confirmed["trials"]} == {1000}
+    assert all(row["accuracy"] < 0.5 for row in confirmed["trials"])  # that, and only that, is on the test images
+    assert "fresh seeds" in done.stdout
+    assert (out / "tune.png").read_bytes().startswith(b"\x89PNG")
+
+    with pytest.raises(UserError, match="search is not what it was"):
+        tune(
+            11, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": "0.1,0.3"}, workers=2, out=out,
+            resume=True, without=["muon"], settings=SETTINGS,
+        )  # fmt: skip
