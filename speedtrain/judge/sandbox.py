@@ -104,6 +104,7 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
             arguments.append(str(argument))
     wrap = [_tool("bwrap"), "--die-with-parent", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     wrap += ["--unshare-cgroup-try"] if as_root else ["--unshare-cgroup-try", "--unshare-user"]
+    wrap += ["--bind", str(step.scratch / "tmp"), "/tmp"]  # first: this Python may live in a folder of /tmp
     for path in visible():
         for parent in reversed(path.parents[:-1]):  # made by a bind, they would be closed to others
             wrap += ["--dir", str(parent)]
@@ -124,7 +125,7 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
     wrap += ["--ro-bind", str(step.source), "/submission"]
     for path in step.inputs:
         wrap += ["--ro-bind", str(path), paths[path]]
-    wrap += ["--bind", str(step.scratch), "/scratch", "--bind", str(step.scratch / "tmp"), "/tmp"]
+    wrap += ["--bind", str(step.scratch), "/scratch"]
     wrap += ["--bind", str(step.scratch / "shm"), "/dev/shm", "--remount-ro", "/dev", "--remount-ro", "/"]
     wrap += ["--chdir", "/scratch", "--"]
     wrap += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if as_root else []

@@ -258,6 +258,7 @@ def test_a_closed_terminal_ends_early_and_scores(tmp_path: Path) -> None:
 
     def in_child() -> None:
         os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     command = [sys.executable, "-m", "speedtrain", "--budget", "120", *SMALL, "--out", str(out)]
