@@ -1,6 +1,7 @@
 """Trials on a Ray cluster: each asks for its cores, or its GPU; results come back by Ray, not by a shared disk."""
 
 import logging
+import socket
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -18,6 +19,9 @@ from speedtrain.weights import write_whole
 
 TRIES = 5
 """Times that a trial is begun again elsewhere because the machine below it went away."""
+
+PATIENCE = 10.0
+"""Seconds to wait for the cluster's address to answer."""
 
 
 class RayCluster:
@@ -40,8 +44,9 @@ class RayCluster:
         self._ours = not ray.is_initialized()
         if self._ours:
             try:
+                _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
                 reason = str(error).partition("\n")[0]
                 raise UserError(f"--address {address}: no Ray cluster can be reached there ({reason})") from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
@@ -113,6 +118,13 @@ class RayCluster:
     ) -> None:
         if self._ours:
             self._ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError where nobody listens: Ray itself would go on trying for a quarter of an hour."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
 
 
 def _plan_there(told: Mapping[str, Any], train: Images) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def ablate(
     loaded = load_data(data, test, per_class="all" if subset else per_class, data_root=data_root)
     _check_subset(loaded.train, subset)
     for config in planned.variants.values():
-        check_network(config, loaded.train)
+        check_network(replace(config, device="cpu"), loaded.train)  # trials may run elsewhere
     with make_engine(engine, next(iter(planned.variants.values())), workers, address) as place:
         planned = with_threads(planned, place.threads)
         budgets = sum(config.budget for config in planned.variants.values()) * seeds

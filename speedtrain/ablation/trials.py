@@ -155,10 +155,12 @@ class Local:
 
     def __init__(self, config: Config, workers: int = 1) -> None:
         self._shares = split_cores(workers)
-        if config.device != "cpu" and workers > 1:
+        if config.device == "cuda" or (config.device != "cpu" and workers > 1):
             import torch
 
-            if torch.cuda.is_available():
+            if config.device == "cuda" and not torch.cuda.is_available():
+                raise UserError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or auto")
+            if workers > 1 and torch.cuda.is_available():
                 raise UserError("--workers shares out CPU cores, not the GPU; use --device cpu, or one worker")
         self.at_once = workers
         self.threads = config.threads or len(self._shares[0])

@@ -14,7 +14,7 @@ from speedtrain.config import resolve
 ray = pytest.importorskip("ray")
 
 SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
-SWEEP = {"budget": 14, "data": "digits", "tricks": ["flip"], "seeds": 2, "settings": SETTINGS}
+SWEEP = {"budget": 12, "data": "digits", "tricks": ["flip"], "seeds": 1, "settings": SETTINGS}
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_node_that_dies_costs_only_the_trials_on_it(cluster, tmp_path: Path) -
         watch.join()
     assert killed.is_set()
     assert len(begun) > len(table)  # what the dead node was at was begun again elsewhere
-    assert len(table) == 4
+    assert len(table) == 2
     assert table["error"].isna().all()
     assert (table["threads"] == 1).all()
     for run in table["run"]:  # everything came back by Ray

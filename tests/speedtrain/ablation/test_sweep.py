@@ -14,7 +14,7 @@ import pytest
 from speedtrain import UserError, ablate
 
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
-TWO_TRIALS = ["ablate", "--budget", "20", "--seeds", "1", "--tricks", "flip", *SMALL]
+TWO_TRIALS = ["ablate", "--budget", "10", "--seeds", "1", "--tricks", "flip", *SMALL]
 
 
 def start(out: Path, *more: str) -> subprocess.Popen:
@@ -93,7 +93,7 @@ def test_a_killed_sweep_goes_on_where_it_was(killed_and_resumed: tuple[Path, flo
     for row in table.to_dict("records"):
         result = json.loads((out / str(row["run"]) / "result.json").read_text())
         assert result["accuracy"] == pytest.approx(row["accuracy"])
-        assert result["wall_seconds"] <= 20
+        assert result["wall_seconds"] <= 10
         assert ("flip" in result["tricks"]) == (row["variant"] == "reference")
         assert result["seed"] == 0
     assert not processes_of(out)
@@ -102,7 +102,7 @@ def test_a_killed_sweep_goes_on_where_it_was(killed_and_resumed: tuple[Path, flo
 def test_a_finished_sweep_is_read_again_without_training(killed_and_resumed: tuple[Path, float]) -> None:
     out, done = killed_and_resumed
     settings = {"width": 8, "precision": "fp32", "batch_size": 64}
-    table = ablate(20, "digits", tricks=["flip"], seeds=1, settings=settings, out=out, resume=True)
+    table = ablate(10, "digits", tricks=["flip"], seeds=1, settings=settings, out=out, resume=True)
     assert len(table) == 2
     assert table.attrs["comparisons"][0]["verdict"] == "too few seeds to conclude"
     assert (out / "trials/000-reference/seed-0/done.json").stat().st_mtime == done
