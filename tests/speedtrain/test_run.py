@@ -100,7 +100,7 @@ def assert_sound(out: Path, result: dict) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One ordinary run, used by several tests."""
     out = tmp_path_factory.mktemp("runs") / "finished"
-    code, said = finish(start(out, 15))
+    code, said = finish(start(out, 11))
     assert code == 0, said
     return out
 
@@ -108,7 +108,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_ends_in_time_and_writes_everything(finished: Path) -> None:
     result = result_of(finished)
     assert result["status"] == "finished"
-    assert 13.5 < result["wall_seconds"] <= 15
+    assert 9.5 < result["wall_seconds"] <= 11
     assert sum(result["phases"].values()) == pytest.approx(result["wall_seconds"], rel=0.01)
     assert_sound(finished, result)
     assert result["accuracy"] > 0.5  # a tenth would be chance
@@ -186,7 +186,7 @@ def test_predict_gives_what_scoring_gave(finished: Path, tmp_path: Path) -> None
 
 
 def test_the_saved_configuration_runs_again(finished: Path, tmp_path: Path) -> None:
-    command = ["--recipe", str(finished / "config.yaml"), "--budget", "12", "--out", str(tmp_path / "run"), "--quiet"]
+    command = ["--recipe", str(finished / "config.yaml"), "--budget", "9", "--out", str(tmp_path / "run"), "--quiet"]
     done = subprocess.run([sys.executable, "-m", "speedtrain", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     first, second = result_of(finished), result_of(tmp_path / "run")
@@ -213,7 +213,7 @@ def test_ctrl_c_and_sigterm_end_early_and_score(number: signal.Signals, tmp_path
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
 def test_a_signal_to_the_worker_at_any_instant(number: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(out, 14)
+    process = start(out, 11)
     wait_for(out / "weights.safetensors", process)
     (worker,) = workers_of(out)
     time.sleep(random.Random(number).uniform(0, 2))
@@ -225,7 +225,7 @@ def test_a_signal_to_the_worker_at_any_instant(number: signal.Signals, tmp_path:
     assert code == (143 if number == signal.SIGTERM else 0), said
     assert sum(result["phases"].values()) == pytest.approx(result["wall_seconds"], rel=0.01)
     if number == signal.SIGSTOP:
-        assert 14 <= result["wall_seconds"] < 15.5
+        assert 11 <= result["wall_seconds"] < 12.5
     assert workers_of(out) == []
 
 
@@ -281,7 +281,7 @@ def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path) -> None:
     # room for the configuration and the log, not for the weights
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(out)], check=True)
     try:
-        code, said = finish(start(out, 12))
+        code, said = finish(start(out, 9))
     finally:
         subprocess.run(["umount", str(out)], check=True)
     assert code == 1
@@ -292,7 +292,7 @@ def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path) -> None:
 
 def test_a_busy_machine_ends_on_time_and_anneals(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(out, 20)
+    process = start(out, 16)
     wait_for(out / "weights.safetensors", process)
     time.sleep(3)
     hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
@@ -304,7 +304,7 @@ def test_a_busy_machine_ends_on_time_and_anneals(tmp_path: Path) -> None:
             hog.wait()
     assert code == 0, said
     result = result_of(out)
-    assert result["wall_seconds"] <= 20
+    assert result["wall_seconds"] <= 16
     with open(out / "clock.csv") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["progress"]) > 0.85
@@ -335,7 +335,7 @@ def result_of_run(out: Path, budget: float) -> dict:
 
 @pytest.mark.parametrize("tricks", ["none", ",".join(TRICKS)])
 def test_no_trick_and_all_tricks(tricks: str, tmp_path: Path) -> None:
-    code, said = finish(start(tmp_path / "run", 15, "--tricks", tricks))
+    code, said = finish(start(tmp_path / "run", 10, "--tricks", tricks))
     assert code == 0, said
     result = result_of(tmp_path / "run")
     assert list(result["tricks"]) == ([] if tricks == "none" else list(TRICKS))
@@ -347,7 +347,7 @@ def test_from_python_with_arrays_fewer_than_a_batch_and_two_classes(tmp_path: Pa
     chosen = np.flatnonzero(digits.target < 2)[:40]
     images = (digits.images[chosen] * 15).astype(np.uint8)
     result = train(
-        12, (images, digits.target[chosen]), tricks=["flip", "sam"], settings={"width": 8, "sam.rho": 0.1},
+        9, (images, digits.target[chosen]), tricks=["flip", "sam"], settings={"width": 8, "sam.rho": 0.1},
         out=tmp_path / "run", precision="fp32",
     )  # fmt: skip
     assert result["status"] == "finished"
@@ -359,7 +359,7 @@ def test_from_python_with_arrays_fewer_than_a_batch_and_two_classes(tmp_path: Pa
 
 def test_a_timm_model_trains_too(tmp_path: Path) -> None:
     command = ["--data", "digits", "--per-class", "20", "--model", "timm:resnet10t", "--set", "batch_size=16"]
-    command += ["--budget", "25", "--out", str(tmp_path / "run"), "--quiet"]
+    command += ["--budget", "15", "--out", str(tmp_path / "run"), "--quiet"]
     done = subprocess.run([sys.executable, "-m", "speedtrain", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = result_of(tmp_path / "run")
