@@ -3,9 +3,10 @@
 import signal
 import sys
 from argparse import Action
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
@@ -121,21 +122,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"speedtrain: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("speedtrain: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as error:
+        _say("speedtrain: interrupted", sys.stderr)
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
     except BrokenPipeError:  # `… | head` has seen enough
         return 128 + signal.SIGPIPE
     except OSError as error:  # the disk filled up after the checks, say
-        print(f"speedtrain: {error}", file=sys.stderr)
+        _say(f"speedtrain: {error}", sys.stderr)
         return 1
+
+
+def _say(line: str, stream: TextIO | None = None) -> None:
+    """Prints, unless the terminal is gone: what was done is done all the same."""
+    with suppress(OSError):
+        print(line, file=stream, flush=True)
 
 
 def _told(options: Namespace) -> dict[str, Any]:
     """The options that `train` and `plan` share, as arguments of `speedtrain.train`."""
-    seconds = options.budget
     return {
-        "budget": seconds if seconds is None else _value(seconds),
+        "budget": _number(options.budget),
         "data": options.data,
         "test": options.test,
         "recipe": options.recipe,
@@ -143,7 +149,7 @@ def _told(options: Namespace) -> dict[str, Any]:
         "with_tricks": _names(options["with"]),
         "without": _names(options.without),
         "settings": dict(map(_setting, options.set or [])),
-        **{key: _value(options[key]) for key in ("per_class", "seed", "threads")},
+        **{key: _number(options[key]) for key in ("per_class", "seed", "threads")},
         **{key: options[key] for key in ("data_root", "model", "device")},
     }
 
@@ -152,10 +158,17 @@ def _names(lists: Sequence[str] | None) -> list[str]:
     return [name.strip() for names in lists or [] for name in names.split(",") if name.strip()]
 
 
-def _value(text: str | None) -> Any:
-    """A number where it looks like one, by YAML's rules: what a recipe would make of the text."""
-    if text is None:
-        return None
+def _number(text: str | None) -> int | float | str | None:
+    """A number where the text is one, else the text, for the checks to name."""
+    kinds: tuple[Callable[[str], int | float], ...] = (int, float)
+    for kind in kinds:
+        with suppress(ValueError, TypeError):
+            return kind(text)  # type: ignore[arg-type]
+    return text
+
+
+def _value(text: str) -> Any:
+    """What a recipe would make of the text, by YAML's rules."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -174,7 +187,7 @@ def _train(options: Namespace) -> int:
 
     result = train(**_told(options), out=options.out, quiet=options.quiet)
     if options.quiet and result["accuracy"] is not None:
-        print(f"accuracy {result['accuracy']:.2%} in {result['out']}")
+        _say(f"accuracy {result['accuracy']:.2%} in {result['out']}")
     return _exit_code(result)
 
 
@@ -183,7 +196,7 @@ def _replay(options: Namespace) -> int:
 
     result = replay(Path(options.run), options.out, quiet=options.quiet)
     same = result["identical_weights"]
-    print(f"the weights are {'bit for bit the same' if same else 'NOT the same'} as in {options.run}")
+    _say(f"the weights are {'bit for bit the same' if same else 'NOT the same'} as in {options.run}")
     return _exit_code(result) or (0 if same else 1)
 
 

@@ -74,12 +74,14 @@ class Data:
         test: the test images, every class among them, numbered as the training classes.
         test_is_holdout: whether the test images were held out of the training images given.
         notes: lines a person must be told.
+        root: the folder in which CIFAR-10 lies, None where it was not needed.
     """
 
     train: Images
     test: Images
     test_is_holdout: bool
     notes: tuple[str, ...]
+    root: str | None = None
 
 
 def load_data(
@@ -138,7 +140,8 @@ def load_data(
             f"{seen} of the {len(held.labels)} test images are also among the training images: "
             "the accuracy will flatter"
         )
-    return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)))
+    root = source.root or (test_source.root if test_source is not None else None)
+    return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root)
 
 
 def load_images(
@@ -209,6 +212,7 @@ class _Source:
         notes: what was done to the images.
         by_name: whether the numbers mean nothing but the order of the names, as in a folder.
         default_per_class: training images a class where a person asks for no number.
+        root: as in `Data`.
     """
 
     name: str
@@ -219,6 +223,7 @@ class _Source:
     notes: tuple[str, ...] = ()
     by_name: bool = False
     default_per_class: int | None = None
+    root: str | None = None
 
 
 def _error(where: object, what: str) -> UserError:
@@ -298,6 +303,7 @@ def _torchvision_cifar10(root: Path, download: bool) -> tuple[_Source, _Source]:
             images=np.ascontiguousarray(split.data),
             labels=np.array(split.targets, dtype=np.int64),
             classes=tuple(split.classes),
+            root=str(root),
             notes=(f"CIFAR-10 was downloaded to {root}",) if download else (),
             default_per_class=CIFAR10_PER_CLASS,
         )

@@ -82,6 +82,8 @@ class Keeper(L.Callback):
         signal.signal(signal.SIGTERM, lambda *_: self.clock.stop())  # ends early, and still saves
         self._averaging: Sequence[Trick] = [trick for trick in self.training.tricks if "weights" in trick.stages()]
         self._kept = self._live = dict(self.training.classifier.state_dict())
+        for group in self.training.optimizer.param_groups:  # here, so that what is fallen back on has it too
+            group.setdefault("initial_lr", group["lr"])
         self._snapshot()
         self._rate_since = (time.monotonic(), 0)
         self._next_save = time.monotonic() + FIRST_SAVE
@@ -183,7 +185,8 @@ class Keeper(L.Callback):
                 self._disk_full = False
             except OSError as error:
                 if not self._disk_full:
-                    self.say(f"step {self.training.num_steps}: could not save ({error}); the last whole save is kept")
+                    kept = "the last whole save is kept" if self.weights.exists() else "nothing is saved yet"
+                    self.say(f"step {self.training.num_steps}: could not save ({error}); {kept}")
                     send_event({"event": "unsaved", "error": str(error)[:600]})
                 self._disk_full = True
         seconds = time.monotonic() - begun

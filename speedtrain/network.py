@@ -139,7 +139,7 @@ def build_classifier(
     return classifier.to(memory_format=torch.channels_last)
 
 
-STATISTICS_IMAGES = 2000
+STATISTICS_IMAGES = 10_000
 """As many images tell a covariance as well as all of them."""
 
 

@@ -55,6 +55,8 @@ def make_plan(
     labels: Tensor,
     num_classes: int,
     seconds: float,
+    *,
+    forecast: bool = False,
 ) -> Plan:
     """Decides what the configuration leaves to `auto`.
 
@@ -64,6 +66,7 @@ def make_plan(
     Args:
         images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].
         seconds: left for planning and training.
+        forecast: measure even where nothing is left to decide.
     """
     probe = _Probe(config, images, labels, num_classes, seconds)
     plan = Plan(
@@ -77,8 +80,9 @@ def make_plan(
         plan.precision = probe.fastest_precision(plan)
     if plan.width is not None and config.width == "auto":
         plan.width = probe.widest(plan)
-    measured = probe.measure(plan.width, plan.precision)
-    plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
+    if forecast or "auto" in (config.width if plan.width else None, config.precision):
+        measured = probe.measure(plan.width, plan.precision)
+        plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
     plan.alternatives = probe.measured
     return plan
 

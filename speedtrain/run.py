@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -130,6 +131,8 @@ def execute(
         death = worker.work(signals)
         begun = time.monotonic()
         worker.catch_up()
+        with _may_fail(display):
+            _write_config(run, config)  # settled; while training the disk may have been full
         result = _describe(config, data, worker, death, notes)
         if signals.received is not None:
             result["signal"] = signals.received
@@ -149,6 +152,8 @@ def execute(
                 or (worker.unsaved and f"nothing of the training could be saved: {worker.unsaved}")
                 or _too_small(config, data.train, display, signals)
             )
+            if signals.received is not None:
+                result |= {"status": "interrupted", "signal": signals.received, "error": "nothing was trained"}
         if result["status"] == "failed" and "error" not in result:
             result["error"] = worker.failure(death)
         off_clock["score"] = time.monotonic() - begun
@@ -224,17 +229,32 @@ def measure_plan(config: Config, train: Images) -> dict[str, Any]:
         UserError: a training step fails.
     """
     _settle_machine(config)
+    seconds = max(0.1, config.budget - _start_seconds())
     crew = Crew(config.threads or 1)
     before = torch.get_num_threads()
     torch.set_num_threads(crew.muster())
     device = torch.device(config.device)
     images, labels = (torch.tensor(array, device=device) for array in (train.images, train.labels))
     try:
-        return make_plan(config, images, labels, len(train.classes), config.budget).as_dict()
+        return make_plan(config, images, labels, len(train.classes), seconds, forecast=True).as_dict()
     except RuntimeError as error:  # of memory, mostly
         raise UserError(f"a training step fails here: {' '.join(str(error).split())[:200]}") from None
     finally:
         torch.set_num_threads(before)
+
+
+def _start_seconds() -> float:
+    """How long the process that trains takes to start here, which is on its clock."""
+    begun = time.monotonic()
+    command = [sys.executable, "-P", "-c", "import lightning, speedtrain.keeper, speedtrain.planner"]
+    subprocess.run(command, env=_environment(), check=False, capture_output=True)
+    return time.monotonic() - begun
+
+
+def _environment() -> dict[str, str]:
+    """This process's, in which `speedtrain` is found as it was here."""
+    here = str(Path(__file__).parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
 
 
 def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
@@ -291,7 +311,7 @@ def check_network(config: Config, train: Images) -> None:
     Raises:
         UserError: a trick cannot act on this model, or the model not on these images.
     """
-    tricks, num_classes = make_tricks(config), len(train.classes)
+    tricks, num_classes, side = make_tricks(config), len(train.classes), train.images.shape[1]
     device = torch.device(config.device)
     images = torch.tensor(train.images[:64], device=device)
     labels = torch.tensor(train.labels[:64], device=device)
@@ -306,13 +326,15 @@ def check_network(config: Config, train: Images) -> None:
             training.differentiate = torch.Tensor.backward
             training.configure_optimizers()
             for training.progress in (0.0, 0.5, 1.0):
-                training.gradient(training.make_batch(torch.arange(batch_size, device=device) % len(images)))
+                batch = training.make_batch(torch.arange(batch_size, device=device) % len(images))
+                side = batch.images.shape[-1]
+                training.gradient(batch)
     except TrickError as error:
         raise UserError(str(error)) from None
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(
-            f"{config.model} does not work on 32×32 images ({' '.join(str(error).split())[:200]})"
-        ) from None
+        why = " ".join(str(error).split())[:200]
+        smaller = "" if side == train.images.shape[1] else ", which a trick makes of them,"
+        raise UserError(f"{config.model} does not work on {side}×{side} images{smaller} ({why})") from None
 
 
 def _idle(config: Config, told: Mapping[str, Any]) -> list[str]:
@@ -323,7 +345,7 @@ def _idle(config: Config, told: Mapping[str, Any]) -> list[str]:
         idle += [f"{key} has no effect on {config.model}" for key in ("width", "head_scale", "epochs") if key in given]
     elif config.width != "auto" and "epochs" in given:
         idle += ["epochs has no effect where width is given: it is what width=auto aims at"]
-    if config.data not in ("auto", "cifar10", "digits") and "data_root" in given:
+    if not {"auto", "cifar10"} & {config.data, config.test} and "data_root" in given:
         idle += [f"--data-root has no effect on --data {config.data}"]
     return [f"warning: {line}" for line in idle]
 
@@ -340,6 +362,7 @@ def _settle_machine(config: Config) -> list[str]:
     config.threads = config.threads or cores()
     if config.threads > cores():
         notes.append(f"warning: {config.threads} threads asked for on {cores()} cores: no more than that will be used")
+        config.threads = cores()
     return notes
 
 
@@ -360,6 +383,7 @@ def _load(config: Config, data: Any = None, test: Any = None) -> Data:
     )
     if config.data == "auto":
         config.data = loaded.train.name
+    config.data_root = _absolute(loaded.root)
     return loaded
 
 
@@ -432,7 +456,9 @@ class _Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            raise KeyboardInterrupt
+            if number == signal.SIGHUP:  # a terminal that closes may send several, itself and by its shell
+                return
+            raise KeyboardInterrupt(number)
         self.received = number
         if self.job is not None:
             self.job.interrupt()
@@ -515,10 +541,8 @@ class _Worker:
         return f"{lines[-1] if lines else 'the training process failed'} (see {self.run / 'log.txt'})"
 
     def _environment(self) -> dict[str, str]:
-        here = str(Path(__file__).parent.parent)
         return {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
+            **_environment(),
             "OMP_NUM_THREADS": str(self.config.threads),
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its results bit for bit only with this
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC),

@@ -92,13 +92,12 @@ def train(
         stored = torch.from_numpy(images).to(device)
         targets = torch.from_numpy(labels).to(device)
 
-    if replay is None:
-        with ledger.phase("plan"):
-            torch.set_num_threads(crew.muster())
-            plan = make_plan(config, stored, targets, num_classes, max(0.0, config.budget - budget.elapsed()))
-            config.batch_size, config.precision = plan.batch_size, plan.precision
-            config.width = plan.width or config.width
-            send_event({"event": "plan", "plan": plan.as_dict()})
+    with ledger.phase("plan"):  # in a replay nothing is left to decide
+        torch.set_num_threads(crew.muster())
+        plan = make_plan(config, stored, targets, num_classes, max(0.0, config.budget - budget.elapsed()))
+        config.batch_size, config.precision = plan.batch_size, plan.precision
+        config.width = plan.width or config.width
+        send_event({"event": "plan", "plan": plan.as_dict()})
     send_event({"event": "phase", "phases": ledger.phases()})  # should this be the last that is heard
 
     with ledger.phase("build"):

@@ -52,6 +52,7 @@ class BudgetCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.ledger.switch("train")
+        self._limit_val_batches = trainer.limit_val_batches
         self._advance(trainer)
 
     def on_train_batch_end(
@@ -67,6 +68,9 @@ class BudgetCallback(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.ledger.switch()
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        trainer.limit_val_batches = self._limit_val_batches  # the trainer may validate afterwards
 
     def _advance(self, trainer: L.Trainer) -> None:
         progress = None if self.stopped else self._pacer.next()

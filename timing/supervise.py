@@ -20,6 +20,9 @@ Event = dict[str, Any]
 EVENTS_VARIABLE = "TIMING_EVENTS"
 """Environment variable that tells a guarded command the file descriptor for its events."""
 
+EVENT_BYTES = 4096
+_unsent = b""
+
 GUARD_IS_LATE = 2.0
 """Seconds after which a guard that has said nothing is taken to be stopped, and done without."""
 
@@ -177,7 +180,7 @@ class Guarded:
 def send_event(event: Event) -> None:
     """From inside a guarded command: sends `event` to whoever guards it, or nowhere.
 
-    Never waits: if nobody reads, the event is lost. At most 4,096 bytes as JSON, so that it is sent whole.
+    Never waits: if nobody reads, the event is lost. At most 4,096 bytes as JSON. One process sends.
 
     Raises:
         ValueError: the event is longer.
@@ -186,11 +189,15 @@ def send_event(event: Event) -> None:
     if told is None:
         return
     line = json.dumps(event).encode() + b"\n"
-    if len(line) > select.PIPE_BUF:
-        raise ValueError(f"an event of {len(line)} bytes is more than a pipe takes whole ({select.PIPE_BUF})")
+    if len(line) > EVENT_BYTES:
+        raise ValueError(f"an event of {len(line)} bytes is longer than {EVENT_BYTES}")
+    global _unsent
     descriptor = int(told)
     with contextlib.suppress(OSError):
         # a child of the command inherits the variable, but not the pipe
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             os.set_blocking(descriptor, False)
-            os.write(descriptor, line)
+            # Linux takes up to 4,096 bytes whole or not at all; macOS may take a part, whose rest goes first next time
+            while _unsent:
+                _unsent = _unsent[os.write(descriptor, _unsent) :]
+            _unsent = line[os.write(descriptor, line) :]

@@ -9,11 +9,11 @@ from speedtrain.planner import WIDTHS, Plan, make_plan
 CPU = torch.device("cpu")
 
 
-def planned(seconds: float, num_images: int = 5000, **settings: object) -> tuple[Plan, Config]:
+def planned(seconds: float, num_images: int = 5000, forecast: bool = False, **settings: object) -> tuple[Plan, Config]:
     config = resolve(recipe="auto", budget=seconds, settings=settings, device="cpu")
     images = torch.randint(0, 256, (num_images, 32, 32, 3), dtype=torch.uint8)
     labels = torch.arange(num_images) % 10
-    return make_plan(config, images, labels, 10, seconds), config
+    return make_plan(config, images, labels, 10, seconds, forecast=forecast), config
 
 
 def test_too_little_time_gets_the_narrowest_and_plenty_the_widest() -> None:
@@ -43,7 +43,10 @@ def test_the_precision_is_the_faster_one() -> None:
 def test_what_is_pinned_is_kept() -> None:
     plan, _ = planned(60.0, width=12, batch_size=32, precision="fp32")
     assert (plan.width, plan.batch_size, plan.precision) == (12, 32, "fp32")
-    assert [row["width"] for row in plan.alternatives] == [12]
+    assert plan.alternatives == []  # with nothing to decide no time is spent on measuring
+    forecast, _ = planned(60.0, width=12, batch_size=32, precision="fp32", forecast=True)
+    assert [row["width"] for row in forecast.alternatives] == [12]
+    assert forecast.epochs > 0
 
 
 def test_fewer_images_are_seen_more_often() -> None:

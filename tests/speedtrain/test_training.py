@@ -325,6 +325,17 @@ def test_a_loss_that_blows_up_goes_back_halves_the_rate_and_goes_on(tmp_path: Pa
     assert keeper.lr_factor == 0.5
 
 
+def test_a_blow_up_before_the_first_save_goes_back_to_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speedtrain.keeper.REPORT_EVERY", 0.0)
+    training, keeper, said, callbacks = kept_training(tmp_path, [Spoil(at=2)], 10)
+    fit(training, -1, callbacks=callbacks)
+    assert "back to the weights of step 0" in said[0]
+    assert training.num_steps == 10
+    assert load_weights(tmp_path / "weights.safetensors")[1]["repairs"] == keeper.repairs == 1
+
+
 def test_a_blow_up_in_the_last_step_keeps_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("speedtrain.keeper.FIRST_SAVE", 0.0)
     monkeypatch.setattr("speedtrain.keeper.SAVE_EVERY", 0.0)

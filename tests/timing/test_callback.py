@@ -70,6 +70,10 @@ def test_no_validation_after_the_last_step(tmp_path: Path) -> None:
     )  # fmt: skip
     trainer.fit(module, loader, quick)
     assert budget.remaining() > -0.5
+    seen: list[int] = []
+    module.validation_step = lambda batch, batch_idx: seen.append(batch_idx)  # type: ignore[method-assign]
+    trainer.validate(module, quick, verbose=False)
+    assert len(seen) == 10  # validating afterwards is nobody's business but the user's
 
 
 def test_stop_ends_the_fit_after_the_step_at_hand(tmp_path: Path) -> None:
