@@ -38,7 +38,7 @@ BAD = {
     "--budget 0": "positive",
     "--budget -5": "positive",
     "--budget nan": "positive",
-    "--budget .nan": "number",
+    "--budget .nan": "positive",
     "--budget inf": "positive",
     "--budget soon": "must be a number, got 'soon'",
     "": "--budget is missing",
