@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from speedtrain.errors import UserError
 
 if TYPE_CHECKING:
+    from speedtrain.ablation.curve import curve
     from speedtrain.ablation.sweep import ablate
     from speedtrain.ablation.tune import tune
     from speedtrain.run import train
 
-__all__ = ["UserError", "ablate", "train", "tune"]
+__all__ = ["UserError", "ablate", "curve", "train", "tune"]
 __version__ = "0.1.0"
 
 
@@ -28,6 +29,10 @@ def __getattr__(name: str) -> Any:
         from speedtrain.ablation.sweep import ablate
 
         return ablate
+    if name == "curve":
+        from speedtrain.ablation.curve import curve
+
+        return curve
     if name == "tune":
         from speedtrain.ablation.tune import tune
 

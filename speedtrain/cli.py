@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TextIO
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from speedtrain.ablation.options import ablate_command, add_ablate_options, add_tune_options, tune_command
+from speedtrain.ablation import options as ablation
 from speedtrain.config import nearest
 from speedtrain.errors import UserError
 from speedtrain.judge import cli as judging
@@ -24,6 +24,7 @@ VERBS = {
     "replay": "train again by a run's record of the clock, to the same weights",
     "ablate": "say what each trick is worth, with paired seeds and intervals",
     "tune": "search hyperparameters on a holdout, and confirm the winner on fresh seeds",
+    "curve": "say what accuracy a budget buys, recipes side by side",
     "package": "make a submission of a recipe or a run: one zip that trains and predicts elsewhere",
     **judging.VERBS,
 }
@@ -55,9 +56,11 @@ def build_parser() -> ArgumentParser:
     _add_run_options(parsers["train"])
     _add_run_options(parsers["plan"])
     _add_run_options(parsers["ablate"])
-    add_ablate_options(parsers["ablate"])
+    ablation.add_ablate_options(parsers["ablate"])
     _add_run_options(parsers["tune"])
-    add_tune_options(parsers["tune"])
+    ablation.add_tune_options(parsers["tune"])
+    _add_run_options(parsers["curve"])
+    ablation.add_curve_options(parsers["curve"])
     train, predict, replay = parsers["train"], parsers["predict"], parsers["replay"]
     train.add_argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one in runs/)")
     train.add_argument("--quiet", action="store_true", help="show no progress")
@@ -237,11 +240,15 @@ def _plan(options: Namespace) -> int:
 
 
 def _ablate(options: Namespace) -> int:
-    return ablate_command(options, _told(options))
+    return ablation.ablate_command(options, _told(options))
 
 
 def _tune(options: Namespace) -> int:
-    return tune_command(options, _told(options))
+    return ablation.tune_command(options, _told(options))
+
+
+def _curve(options: Namespace) -> int:
+    return ablation.curve_command(options, _told(options))
 
 
 def _package(options: Namespace) -> int:
@@ -291,6 +298,7 @@ _COMMANDS = {
     "tricks": _tricks,
     "ablate": _ablate,
     "tune": _tune,
+    "curve": _curve,
     "package": _package,
     **judging.COMMANDS,
 }

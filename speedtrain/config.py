@@ -34,7 +34,8 @@ class Config:
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
         batch_size: images a step, or auto.
         precision: fp32, bf16 or fp16 (automatic mixed precision), or auto: the fastest here.
-        epochs: what auto width aims at: the widest network that still sees every image so often.
+        epochs: what auto width aims at in 600 s: the widest network that still sees every image so often. In
+            other budgets it counts times √(budget / 600).
         lr: peak learning rate of SGD.
         momentum: of SGD.
         nesterov: whether SGD's momentum is Nesterov's.

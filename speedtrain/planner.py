@@ -15,7 +15,7 @@ from tricks import ProgressiveResizing, Trick
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 START_WIDTH = 16
-REFERENCE_IMAGES = 5000
+REFERENCE_IMAGES, REFERENCE_SECONDS = 5000, 600.0
 PROBE_BATCH = 64
 PROBE_SHARE = 0.02
 BATCH_SIZE = 128
@@ -60,8 +60,9 @@ def make_plan(
 ) -> Plan:
     """Decides what the configuration leaves to `auto`.
 
-    The rule: the fastest precision; then the widest ResNet-9 that still sees every image `config.epochs`
-    times, counting a training set of fewer than 5,000 images as 5,000.
+    The rule: the fastest precision; then the widest ResNet-9 that still sees every image `config.epochs` times in
+    600 seconds; in other budgets times by its square root, so that more time goes half into width and half into
+    epochs. A training set of fewer than 5,000 images counts as 5,000.
 
     Args:
         images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].
@@ -171,7 +172,8 @@ class _Probe:
 
     def widest(self, plan: Plan) -> int:
         """The widest of `WIDTHS` with enough epochs, searched upwards or downwards from the one first tried."""
-        wanted = self.config.epochs * max(1.0, REFERENCE_IMAGES / len(self.images))
+        share = (self.config.budget / REFERENCE_SECONDS) ** 0.5
+        wanted = self.config.epochs * share * max(1.0, REFERENCE_IMAGES / len(self.images))
         place = WIDTHS.index(START_WIDTH)
 
         def enough(width: int) -> bool:

@@ -41,6 +41,38 @@ def add_tune_options(parser: ArgumentParser) -> None:
     add("--quiet", action="store_true", help="show no progress")
 
 
+def add_curve_options(parser: ArgumentParser) -> None:
+    """Adds what `curve` takes beside the options of a run."""
+    add = parser.add_argument
+    add("--budgets", metavar="a,b,c", required=True, help="seconds")
+    add("--recipes", metavar="a,b", help="recipes side by side (default: the one of --recipe)")
+    add("--seeds", metavar="N", default="3", help="for every recipe and budget, the same ones (default: 3)")
+    add("--engine", metavar="local|ray", default="local", help="where trials run (default: local)")
+    add("--workers", metavar="N", default="1", help="trials at a time here; they share out the cores (default: 1)")
+    add("--address", metavar="ADDRESS", help="of the Ray cluster (default: $RAY_ADDRESS, or one of this machine)")
+    add("--out", metavar="DIR", default="curve", help="directory of the curve (default: curve/)")
+    add("--resume", action="store_true", help="go on with the curve in --out")
+    add("--quiet", action="store_true", help="show no progress")
+
+
+def curve_command(options: Namespace, told: dict[str, Any]) -> int:
+    """Runs `curve`; `told` is what it shares with `train`. Returns the exit code: 1 if no trial was scored."""
+    from pathlib import Path
+
+    from speedtrain.ablation.curve import curve
+
+    if told.pop("budget") is not None:
+        raise UserError("curve takes --budgets, as in --budgets 15,30,60")
+    recipe = told.pop("recipe")
+    recipes = [name.strip() for name in (options.recipes or recipe).split(",") if name.strip()]
+    others: dict[str, Any] = {key: options[key] for key in ("engine", "address", "out", "resume", "quiet")}
+    numbers = {name: _whole(f"--{name}", options[name]) for name in ("seeds", "workers")}
+    others |= {"budgets": parse_vary([f"budget={options.budgets}"])["budget"], "recipes": recipes, **numbers}
+    table = curve(**told, **others)
+    print(Path(options.out, "curve.md").read_text(encoding="utf-8"), end="")
+    return 0 if table["seeds"].any() else 1
+
+
 def tune_command(options: Namespace, told: dict[str, Any]) -> int:
     """Runs `tune`; `told` is what it shares with `train`. Returns the exit code."""
     from speedtrain.ablation.tune import print_winner, tune

@@ -15,7 +15,8 @@ from speedtrain.report import BLUE, STYLE, VERMILION, Html, data_uri, tag
 from speedtrain.weights import write_whole
 
 COLUMNS = (
-    "variant", "seed", "status", "accuracy", "images_per_second", "epochs", "seconds", "threads", "error", "run",
+    "variant", "seed", "status", "accuracy", "images_per_second", "epochs", "width", "seconds", "threads", "error",
+    "run",
 )  # fmt: skip
 GREY = "#5b6570"
 TEST = (
@@ -172,7 +173,7 @@ def _draw(path: Path, answers: pd.DataFrame, told: Mapping[str, Any]) -> None:
 # ---- the page ----
 
 
-def _sortable(caption: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
+def sortable(caption: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
     """A table whose columns sort by a button in their heads."""
     columns = tag("tr", *(tag("th", tag("button", name or "what", type="button"), scope="col") for name in head))
     body = (tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows)
@@ -196,25 +197,25 @@ def _page(
         tag("h1", "What is it worth?"),
         tag("p", state[0].upper() + state[1:] + "."),
         tag("img", src=data_uri((out / "ablation.png").read_bytes()), alt=alt, class_="curve"),
-        _sortable("Accuracy gained by having it", ANSWER_HEAD, [_answer_cells(row) for row in _sorted(answers)]),
+        sortable("Accuracy gained by having it", ANSWER_HEAD, [_answer_cells(row) for row in _sorted(answers)]),
         tag("p", TEST),
         tag("h2", "Variants"),
-        _sortable("Means over seeds", VARIANT_HEAD, [_variant_cells(row) for row in records(variants)]),
+        sortable("Means over seeds", VARIANT_HEAD, [_variant_cells(row) for row in records(variants)]),
         tag("h2", "Trials"),
-        _sortable("Every trial", ("trial", "accuracy (%)", "images/s", "epochs", "status", "error"), listed),
+        sortable("Every trial", ("trial", "accuracy (%)", "images/s", "epochs", "status", "error"), listed),
     ]
-    head = tag("head", _META, tag("title", "Ablation"), tag("style", STYLE, _MORE_STYLE))
-    page = tag("html", head, tag("body", tag("main", *sections), tag("script", _SORT)), lang="en")
+    head = tag("head", META, tag("title", "Ablation"), tag("style", STYLE, MORE_STYLE))
+    page = tag("html", head, tag("body", tag("main", *sections), tag("script", SORT)), lang="en")
     return f"<!doctype html>\n{page}\n"
 
 
-_META = Html("""<meta charset="utf-8">
+META = Html("""<meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <link rel="icon" href="data:,">""")
 
-_MORE_STYLE = Html("""
+MORE_STYLE = Html("""
 main { max-width: 72rem }
 h1 { font-size: 2rem }
 a { color: inherit }
@@ -225,7 +226,7 @@ a { color: inherit }
 .plain th, .plain td { max-width: 24rem }
 """)
 
-_SORT = Html("""
+SORT = Html("""
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   const key = (row, i) => {

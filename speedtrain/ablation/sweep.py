@@ -4,7 +4,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +29,9 @@ START = 15.0
 
 
 NOT_FOR_THE_PLANNER = ("tricks", "seed", "lr", "momentum", "nesterov", "weight_decay", "schedule", "head_scale")
+
+
+Source = str | Path | tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -63,8 +66,8 @@ class Sweep:
 
 def ablate(
     budget: float | None = None,
-    data: str | Path | tuple[np.ndarray, np.ndarray] = "auto",
-    test: str | Path | tuple[np.ndarray, np.ndarray] | None = None,
+    data: Source | None = None,
+    test: Source | None = None,
     *,
     design: str = "drop-one",
     tricks: Sequence[str] | None = None,
@@ -99,7 +102,7 @@ def ablate(
         told: as for `train`: recipe, with_tricks, without, settings, model, …
 
     Returns:
-        A row a trial (`variant`, `seed`, `status`, `accuracy`, `images_per_second`, `epochs`, `seconds`,
+        A row a trial (`variant`, `seed`, `status`, `accuracy`, `images_per_second`, `epochs`, `width`, `seconds`,
         `threads`, `error`, `run`). Its `attrs` hold `comparisons`, a list of dicts (see `compare`), and `out`.
 
     Raises:
@@ -108,11 +111,9 @@ def ablate(
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"--seeds must be a whole number from 1, got {seeds!r}")
     first = told.pop("seed", None) or 0
-    per_class = told.pop("per_class", None)
-    data_root = told.pop("data_root", None)
     planned = make_design(design, tricks, vary, seeds=seeds, many=yes, budget=budget, **told)
     numbers = list(range(first, first + seeds))
-    loaded = load_data(data, test, per_class="all" if subset else per_class, data_root=data_root)
+    loaded = load(next(iter(planned.variants.values())), data, test, all_images=subset is not None)
     _check_subset(loaded.train, subset)
     for config in planned.variants.values():
         check_network(replace(config, device="cpu"), loaded.train)  # trials may run elsewhere
@@ -126,6 +127,16 @@ def ablate(
         facts |= {"data": loaded.train.name, "notes": list(loaded.notes)}
         sweep = Sweep(planned, numbers, loaded, subset, facts)
         return run_sweep(sweep, Path(out).absolute(), place, resume=resume, quiet=quiet)
+
+
+def load(config: Config, data: Source | None, test: Source | None, all_images: bool = False) -> Data:
+    """The images given, or those that the configuration names."""
+    return load_data(
+        config.data if data is None else data,
+        config.test if test is None else test,
+        per_class="all" if all_images else config.per_class,
+        data_root=config.data_root,
+    )
 
 
 @contextmanager
@@ -150,12 +161,28 @@ def make_engine(name: str, config: Config, workers: int, address: str | None) ->
         raise UserError(f"--engine {name}: no such engine{nearest(name, ('local', 'ray'))}")
 
 
-def run_sweep(sweep: Sweep, out: Path, engine: Engine, *, resume: bool, quiet: bool) -> pd.DataFrame:
-    """Runs what is not done yet; the tables are up to date after every trial. See `ablate`."""
+def run_sweep(
+    sweep: Sweep,
+    out: Path,
+    engine: Engine,
+    *,
+    resume: bool,
+    quiet: bool,
+    write: Callable[..., pd.DataFrame] = write_tables,
+    plan_once: bool = True,
+) -> pd.DataFrame:
+    """Runs what is not done yet; the tables are up to date after every trial. See `ablate`.
+
+    Args:
+        write: writes the tables and returns a row a trial; called as `write_tables`.
+        plan_once: see `pinned`; otherwise every trial plans for itself.
+    """
     with sole_owner(out):
         settle(out, sweep.identity(), resume)
         write_images(sweep, out / "data")
-        design, sweep.facts["plans"] = pinned(sweep, out / "plan.json", engine)
+        design = sweep.design
+        if plan_once:
+            design, sweep.facts["plans"] = pinned(sweep, out / "plan.json", engine)
         trials = make_trials(design, sweep.seeds, out, sweep.subset is not None)
         order = {(trial.variant, trial.config.seed): place for place, trial in enumerate(trials)}
         rows = [row for row in (trial.done() for trial in trials) if row is not None]
@@ -163,7 +190,7 @@ def run_sweep(sweep: Sweep, out: Path, engine: Engine, *, resume: bool, quiet: b
         console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         columns = (BarColumn(30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
         begun, before = time.monotonic(), len(rows)
-        table = write_tables(out, rows, sweep.design.comparisons, sweep.facts, len(trials))
+        table = write(out, rows, sweep.design.comparisons, sweep.facts, len(trials))
         hidden = quiet or not console.is_terminal
         with ExitStack() as stack, Progress(*columns, console=console, transient=True, disable=hidden) as bar:
             task = bar.add_task("trials", total=len(trials), completed=before)
@@ -176,7 +203,7 @@ def run_sweep(sweep: Sweep, out: Path, engine: Engine, *, resume: bool, quiet: b
                 bar.update(task, completed=len(rows), description=f"{left} left")
                 line = f"{len(rows)}/{len(trials)}  {row['variant']}, seed {row['seed']}: {said}  ({left} left)"
                 console.print(line, markup=False)
-                table = write_tables(out, rows, sweep.design.comparisons, sweep.facts, len(trials))
+                table = write(out, rows, sweep.design.comparisons, sweep.facts, len(trials))
     return table
 
 

@@ -27,7 +27,7 @@ GRACE = 1.0
 """Seconds from the end of a sweep to that of its trials: they are trained anew in any case."""
 
 Row = dict[str, Any]
-"""A trial's result: variant, seed, status, accuracy, images_per_second, epochs, seconds, threads, error, run."""
+"""A trial's result: variant, seed, status, accuracy, images_per_second, epochs, width, seconds, threads, error, run."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def run_trial(
     if (run / "result.json").exists():
         result = json.loads((run / "result.json").read_text(encoding="utf-8"))
         row |= {key: result.get(key) for key in ("status", "accuracy", "images_per_second", "epochs", "error")}
-        row["seconds"] = result.get("wall_seconds")
+        row["seconds"], row["width"] = result.get("wall_seconds"), result["plan"]["width"]
     elif death.reason in ("interrupted", "abandoned"):
         row["status"] = "interrupted"
     if row["accuracy"] is None and not row["error"]:
@@ -120,7 +120,14 @@ def run_trial(
 def failed_row(trial: Trial, error: str | None) -> Row:
     """The result of a trial of which nothing is known but why."""
     row: Row = {"variant": trial.variant, "seed": trial.config.seed, "status": "failed", "accuracy": None}
-    row |= {"images_per_second": None, "epochs": None, "seconds": None, "threads": trial.config.threads, "error": error}
+    row |= {
+        "images_per_second": None,
+        "epochs": None,
+        "width": None,
+        "seconds": None,
+        "threads": trial.config.threads,
+        "error": error,
+    }
     return {**row, "run": str(Path(*trial.folder.parts[-3:], "run"))}
 
 

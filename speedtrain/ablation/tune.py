@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from speedtrain.ablation.design import Comparison, Design, with_threads
-from speedtrain.ablation.sweep import Sweep, make_engine, pinned, run_sweep, write_images
+from speedtrain.ablation.sweep import Source, Sweep, load, make_engine, pinned, run_sweep, write_images
 from speedtrain.ablation.trials import Engine, Row, Trial, settle, sole_owner
 from speedtrain.config import Config, resolve
 from speedtrain.data import Data, load_data
@@ -80,8 +80,8 @@ class Dimension:
 
 def tune(
     budget: float | None = None,
-    data: str | Path | tuple[np.ndarray, np.ndarray] = "auto",
-    test: str | Path | tuple[np.ndarray, np.ndarray] | None = None,
+    data: Source | None = None,
+    test: Source | None = None,
     *,
     search: Mapping[str, str | Sequence[Any]],
     trials: int = 40,
@@ -130,7 +130,6 @@ def tune(
         raise UserError("nothing to search; say where, as in --search sam.rho=log:0.01..0.5")
     dimensions = [Dimension.parse(key, where) for key, where in search.items()]
     first = told.pop("seed", None) or 0
-    per_class, data_root = told.pop("per_class", None), told.pop("data_root", None)
     settings = dict(told.pop("settings", None) or {})
 
     def configured(**values: Any) -> Config:
@@ -140,7 +139,7 @@ def tune(
     for dimension in dimensions:
         for value in dimension.ends():
             configured(**{dimension.key: value})
-    loaded = load_data(data, test, per_class=per_class, data_root=data_root)
+    loaded = load(base, data, test)
     inner = load_data((loaded.train.images, loaded.train.labels))
     out = Path(out).absolute()
     identity = {

@@ -25,7 +25,8 @@ def test_too_little_time_gets_the_narrowest_and_plenty_the_widest() -> None:
 
 def test_the_choice_is_the_widest_measured_with_enough_epochs() -> None:
     plan, config = planned(400.0, precision="fp32")
-    enough = [row["width"] for row in plan.alternatives if row["epochs"] >= config.epochs]
+    wanted = config.epochs * (400 / 600) ** 0.5
+    enough = [row["width"] for row in plan.alternatives if row["epochs"] >= wanted]
     assert plan.width == (max(enough) if enough else WIDTHS[0])
     assert len(plan.alternatives) >= 2
     assert any(f"width {plan.width}" in reason for reason in plan.reasons)
@@ -54,7 +55,15 @@ def test_fewer_images_are_seen_more_often() -> None:
     plan, config = planned(60.0, num_images=1000, precision="fp32")
     rows = {row["width"]: row for row in plan.alternatives}
     assert rows[plan.width]["epochs"] == pytest.approx(rows[plan.width]["images_per_second"] * 60 / 1000, rel=0.01)
-    assert plan.width == WIDTHS[0] or rows[plan.width]["epochs"] >= 5 * config.epochs
+    assert plan.width == WIDTHS[0] or rows[plan.width]["epochs"] >= 5 * config.epochs * (60 / 600) ** 0.5
+
+
+def test_more_time_goes_into_width_and_into_epochs() -> None:
+    short, long = (planned(seconds, precision="fp32")[0] for seconds in (150.0, 15_000.0))
+    assert short.width is not None
+    assert long.width is not None
+    assert long.width > short.width
+    assert long.epochs > short.epochs
 
 
 def test_progressive_resizing_is_in_the_plan() -> None:

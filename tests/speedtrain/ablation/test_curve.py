@@ -1,0 +1,66 @@
+"""A real, tiny curve, and its arithmetic."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from speedtrain import UserError
+from speedtrain.ablation.curve import _table as table_of
+from speedtrain.ablation.curve import curve
+from speedtrain.cli import main
+
+
+def test_a_curve_of_two_recipes(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("width: 8\nbatch_size: 64\nprecision: fp32\ntricks: {flip: {}}\n")
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("width: 8\nbatch_size: 64\nprecision: fp32\n")
+    out = tmp_path / "curve"
+    table = curve([9], "digits", recipes=[plain, bare], seeds=1, workers=2, out=out)
+    assert list(table["recipe"]) == ["plain", "bare"]
+    assert (table["width"] == 8).all()
+    trials = pd.read_csv(out / "trials.csv")
+    assert table["accuracy"].tolist() == pytest.approx(trials["accuracy"].tolist())
+    for run, recipe in zip(trials["run"], ("plain", "bare"), strict=True):
+        result = json.loads((out / run / "result.json").read_text())
+        assert ("flip" in result["tricks"]) == (recipe == "plain")
+        assert result["budget_seconds"] == 9
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "plain" in (out / "curve.html").read_text()
+
+
+def test_the_interval_is_student_s() -> None:
+    scores = [0.70, 0.74, 0.72, 0.71]
+    rows = [{"variant": "a", "seed": seed, "accuracy": score, "width": 8} for seed, score in enumerate(scores)]
+    columns = ["variant", "seed", "accuracy", "width", "epochs", "images_per_second"]
+    (row,) = table_of(pd.DataFrame(rows, columns=columns), {"a": ("a", 9.0)}).to_dict("records")
+    expected = stats.ttest_1samp(scores, 0.0).confidence_interval(0.95)
+    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+    assert row["sd"] == pytest.approx(np.std(scores, ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--budgets", "a,b"], "budget must be"),
+        (["--budgets", "9", "--budget", "9"], "--budgets"),
+        (["--budgets", "9", "--recipes", "outo"], "did you mean 'auto'"),
+        (["--budgets", "9", "--seeds", "0"], "--seeds"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["curve", "--data", "digits", "--out", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_no_budget() -> None:
+    with pytest.raises(UserError, match="no budget"):
+        curve([], "digits")
