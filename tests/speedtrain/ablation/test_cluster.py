@@ -1,5 +1,6 @@
 """Trials on a real Ray cluster of several nodes on this machine, one of which is killed at work."""
 
+import sys
 import threading
 import time
 from pathlib import Path
@@ -92,3 +93,10 @@ def test_each_trial_gets_the_cores_of_the_smallest_node(cluster) -> None:
 def test_no_cluster_at_the_address() -> None:
     with pytest.raises(UserError, match="no Ray cluster"):
         RayCluster(resolve(budget=9), "127.0.0.1:1")
+
+
+def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # what an import finds where there is none
+    with pytest.raises(UserError, match=r"speedtrain\[ray\]"):
+        ablate(**SWEEP, engine="ray", out=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()

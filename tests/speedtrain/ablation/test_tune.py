@@ -62,6 +62,12 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "out" / "study.log").exists()
 
 
+def test_optuna_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"speedtrain\[tune\]"):
+        tune(9, "digits", search={"lr": "0.1..0.2"}, out=tmp_path / "tuning")
+
+
 def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(tmp_path: Path) -> None:
     digits = load_digits()
     images = (digits.images * 15).astype(np.uint8)
