@@ -103,7 +103,7 @@ def _add_run_options(parser: ArgumentParser) -> None:
 def _add_package_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", metavar="ZIP", required=True, help="file to write")
-    add("--recipe", metavar="NAME|PATH", default="auto", help="recipe: auto, paper, or a YAML file (default: auto)")
+    add("--recipe", metavar="NAME|PATH", help="recipe: auto, paper, or a YAML file (default: auto)")
     add("--run", metavar="DIR", help="take the settled configuration of this run instead of a recipe")
     add("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter, dotted: sam.rho=0.1, lr=0.2")
     add("--name", metavar="TEAM", help="as it stands on the board (default: speedtrain and the recipe's name)")
@@ -255,9 +255,11 @@ def _package(options: Namespace) -> int:
     from speedtrain.package import package
 
     out = Path(options.out)
+    if options.recipe and options.run:
+        raise UserError("--recipe and --run: a submission is of one of the two")
     manifest = package(
         out,
-        recipe=options.recipe,
+        recipe=options.recipe or "auto",
         run=options.run and Path(options.run),
         settings=dict(map(_setting, options.set or [])),
         name=options.name,

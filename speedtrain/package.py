@@ -66,6 +66,8 @@ def package(
     Raises:
         UserError: no such recipe or run, or `out` cannot be written.
     """
+    if name is not None and not (name.strip() and name.isprintable()):
+        raise UserError(f"--name must be one line of text, got {name!r}")
     if run is not None:
         recipe = run / "config.yaml"
         if not recipe.is_file():

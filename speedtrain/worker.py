@@ -89,8 +89,8 @@ def train(
             torch.use_deterministic_algorithms(True, warn_only=True)  # replay wants the same bits again
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
             torch.set_float32_matmul_precision("high")  # TF32, as convolutions use by default
-        stored = torch.from_numpy(images).to(device)
-        targets = torch.from_numpy(labels).to(device)
+        stored = torch.tensor(images, device=device)
+        targets = torch.tensor(labels, device=device)
 
     with ledger.phase("plan"):  # in a replay nothing is left to decide
         torch.set_num_threads(crew.muster())

@@ -91,15 +91,11 @@ def make_design(
             if "." not in key or key.partition(".")[0] in on
         }
         hyperparameters = {name: base.tricks.get(name, {}) for name in on}
-        config = resolve(
-            **{
-                **told,
-                "tricks": hyperparameters,
-                "settings": {**told_settings, **applying},
-                "with_tricks": (),
-                "without": (),
-            }
-        )
+        fixed = {**told, "tricks": hyperparameters, "with_tricks": (), "without": ()}
+        try:
+            config = resolve(**{**fixed, "settings": {**told_settings, **applying}})
+        except UserError as error:  # what was told without --vary has been resolved already
+            raise UserError(str(error).replace("--set ", "--vary ", 1)) from None
         name = ", ".join([_cell_name(kind, cell, varied), *(f"{key}={value}" for key, value in applying.items())])
         variants.setdefault(name, config)
         return name

@@ -158,12 +158,17 @@ def _draw(path: Path, answers: pd.DataFrame, told: Mapping[str, Any]) -> None:
         if rows and max(row["seeds"] for row in rows) < ENOUGH:
             reach = 2 * max(abs(100 * row["difference"]) for row in rows) or 1.0
             axes.set_xlim(-reach, reach)
+            for place, row in enumerate(rows):  # an arrow where the interval goes on
+                for edge, beyond in ((-reach, 100 * row["low"] < -reach), (reach, 100 * row["high"] > reach)):
+                    if beyond:
+                        axes.plot(edge, place, "<" if edge < 0 else ">", color=_colour(row), clip_on=False)
         axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="x", color="#e0e0e0")
         axes.set_axisbelow(True)
-        axes.set_xlabel("accuracy gained by having it, in percentage points (mean and 95 % interval, paired by seed)")
+        label = "accuracy gained by having it, in percentage points (mean and 95 % interval, paired by seed)"
+        figure.supxlabel(label, fontsize=11)
         figure.suptitle(_state(told), x=0.01, ha="left", fontsize=11)
         temporary = path.with_name(".ablation.png")
         figure.savefig(temporary, dpi=140, format="png")
@@ -223,7 +228,7 @@ a { color: inherit }
   text-decoration: underline dotted }
 .sortable th[aria-sort=ascending] button::after { content: " ↑" }
 .sortable th[aria-sort=descending] button::after { content: " ↓" }
-.plain th, .plain td { max-width: 24rem }
+.plain th, .plain td { max-width: 24rem; padding-inline: .4rem; font-size: .9rem }
 """)
 
 SORT = Html("""

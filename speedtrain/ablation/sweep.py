@@ -252,8 +252,8 @@ def _clock(seconds: float) -> str:
 
 def _check_subset(train: Images, subset: int | None) -> None:
     smallest = int(np.bincount(train.labels).min())
-    if subset is not None and not 0 < subset < smallest:
-        raise UserError(f"--subset {subset}: must be from 1 to {smallest - 1}, as the smallest class has {smallest}")
+    if subset is not None and not 0 < subset <= smallest:
+        raise UserError(f"--subset {subset}: must be from 1 to {smallest}, the images of the smallest class")
 
 
 def write_images(sweep: Sweep, folder: Path) -> None:

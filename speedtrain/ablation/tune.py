@@ -138,7 +138,11 @@ def tune(
     base = configured()
     for dimension in dimensions:
         for value in dimension.ends():
-            configured(**{dimension.key: value})
+            try:
+                configured(**{dimension.key: value})
+            except UserError as error:
+                why = str(error).removeprefix(f"--set {dimension.key}: ")
+                raise UserError(f"--search {dimension.key}: {why}") from None
     loaded = load(base, data, test)
     inner = load_data((loaded.train.images, loaded.train.labels))
     out = Path(out).absolute()
@@ -299,6 +303,7 @@ def _draw(path: Path, table: pd.DataFrame, dimensions: Sequence[Dimension]) -> N
     """Accuracy against each hyperparameter; the best setting stands out."""
     import matplotlib.style
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     scored = table.dropna(subset=["accuracy"])
     with matplotlib.style.context(["default", {"axes.spines.top": False, "axes.spines.right": False}]):
@@ -311,7 +316,11 @@ def _draw(path: Path, table: pd.DataFrame, dimensions: Sequence[Dimension]) -> N
             if len(scored):
                 best = int(scored["accuracy"].argmax())
                 axes.scatter([values.iloc[best]], [100 * scored["accuracy"].iloc[best]], color="#d55e00", s=70)
-            axes.set_xscale("log" if dimension.log else axes.get_xscale())
+            if dimension.log:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(dimension.key)
             axes.grid(color="#e0e0e0")
             axes.set_axisbelow(True)

@@ -210,7 +210,8 @@ def _check(files: dict[str, bytes], manifest: dict[str, Any], manifest_problem: 
         wrong, detail = ["files"], '"files" must map paths to SHA-256'
     yield Rule("files as in the manifest", not wrong, detail)
     licence = manifest.get("licence") or manifest.get("license")
-    yield Rule("a declared licence", isinstance(licence, str) and bool(licence.strip()), "" if licence else "none")
+    declared = isinstance(licence, str) and bool(_cut(licence, 80))
+    yield Rule("a declared licence", declared, "" if declared else "none")
     carried = [_cut(name, 80) for name, content in sorted(files.items()) if _may_hold_weights(name, content)]
     detail = f"{carried[0]} could hold some ({len(carried)} such files)" if carried else ""
     yield Rule("no weights and no data", not carried, detail)

@@ -168,7 +168,9 @@ def summary(entry: Board) -> str:
     if entry["refused"]:
         return f"refused: {entry['refused']}"
     failed = [run for run in entry["runs"] if run["failed"]]
-    said = [f"{len(failed)} of {len(entry['runs'])} runs failed: {failed[-1]['verdict']}"] if failed else ["sound"]
+    runs = f"{len(entry['runs'])} run{'s' if len(entry['runs']) > 1 else ''}"
+    why = failed[-1]["verdict"].removeprefix("failed: ") if failed else ""
+    said = [f"{len(failed)} of {runs} failed: {why}"] if failed else ["sound"]
     if any(run["network_attempts"] for run in entry["runs"]):
         said.append("rule broken: tried to reach the network")
     if any(run["drifted"] for run in entry["runs"]):

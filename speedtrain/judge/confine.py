@@ -92,6 +92,7 @@ def run(step: Step, limits: Limits, kind: Kind, log: Path) -> Outcome:
 def _outcome(death: Death, watch: "_Watch", log: Path, limits: Limits) -> Outcome:
     if log.stat().st_size > limits.log:
         os.truncate(log, limits.log)
+    _make_plain(log)
     last_words = _last_line(log)
     returncode = death.returncode
     if returncode > 128 and death.reason == "exited":  # so a shell tells of a signal, and bwrap too
@@ -110,6 +111,13 @@ def _outcome(death: Death, watch: "_Watch", log: Path, limits: Limits) -> Outcom
     return Outcome(
         reason, returncode, round(death.wall_seconds, 3), limit, watch.peak_memory, watch.network_attempts, last_words
     )
+
+
+def _make_plain(log: Path) -> None:
+    """Takes out of a log what would drive the terminal of its reader, or turn its text around."""
+    text = log.read_bytes().decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    plain = "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
+    log.write_bytes(plain.encode())
 
 
 def _last_line(log: Path) -> str:

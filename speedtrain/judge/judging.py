@@ -105,7 +105,9 @@ def judge(
     private = _open_board(out, resume)
     if settings.sandbox == "none":
         say("warning: --sandbox none: the submissions can read and write whatever you can, and use the network")
-    header = _header(submissions, data, settings)
+    header, varies = _header(submissions, data, settings)
+    if varies > settings.drift:
+        say(f"warning: this machine's speed varies by {varies:.0%} already: something else is running on it")
     journal = Journal(private / "journal.jsonl", None if resume else header)
     try:
         for key, value in header.items():
@@ -164,10 +166,10 @@ def _open_board(out: Path, resume: bool) -> Path:
     return private
 
 
-def _header(submissions: Mapping[str, Submission], data: Data, settings: Settings) -> dict[str, Any]:
-    """What is judged, and how."""
-    limits = settings.limits(1)
-    return {
+def _header(submissions: Mapping[str, Submission], data: Data, settings: Settings) -> tuple[dict[str, Any], float]:
+    """What is judged, and how; and by which part the machine's speed varies."""
+    middle, varies = speed.settle(settings.limits(1).cpus)
+    header = {
         "schema": SCHEMA,
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "settings": asdict(settings),
@@ -175,7 +177,7 @@ def _header(submissions: Mapping[str, Submission], data: Data, settings: Setting
         "classes": list(data.train.classes),
         "num_test_images": len(data.test.labels),
         "test_images_sha256": images_sha256(data.test.images),
-        "speed": float(np.median([speed.measure(limits.cpus) for _ in range(3)])),
+        "speed": middle,
         "seed": secrets.randbelow(1 << 31),
         "submissions": {
             key: {
@@ -187,6 +189,7 @@ def _header(submissions: Mapping[str, Submission], data: Data, settings: Setting
             for key, submission in submissions.items()
         },
     }
+    return header, varies
 
 
 def images_sha256(images: np.ndarray) -> str:
@@ -261,6 +264,8 @@ class _Turns:
         for key, _ in left:
             took = [entry["seconds"] for entry in self.journal.runs if entry["submission"] == key]
             seconds += sum(took) / len(took) if took else self.settings.budget + 10
+        if seconds < 90:
+            return f"{seconds:.0f} s"
         return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
 
     def _run(self, key: str, run: int) -> dict[str, Any]:

@@ -86,18 +86,25 @@ def _row(entry: Entry, axis: tuple[float, float]) -> Html:
 
 
 def _verdict(entry: Entry) -> Html:
-    failed = sum(run["failed"] for run in entry["runs"])
+    failed = [run for run in entry["runs"] if run["failed"]]
     if entry["refused"]:
-        said, kind = "refused", "bad"
+        said, kind = f"refused: {_short(entry['refused'])}", "bad"
     elif failed:
-        said, kind = f"{failed} of {_count(len(entry['runs']), 'run')} failed", "bad"
+        why = _short(failed[-1]["verdict"].removeprefix("failed: "))
+        said, kind = f"{len(failed)} of {_count(len(entry['runs']), 'run')} failed: {why}", "bad"
     elif any(run["network_attempts"] for run in entry["runs"]):
         said, kind = "tried to reach the network", "bad"
     elif not entry["complete"]:
         said, kind = "not all runs judged yet", "bad"
     else:
         said, kind = "sound", "good"
+    if any(run["drifted"] for run in entry["runs"]):
+        said += "; judged while the machine drifted"
     return tag("td", said, class_=kind, data_value=said)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 90 else f"{text[:89]}…"
 
 
 def _dots(entry: Entry, axis: tuple[float, float]) -> Html:

@@ -12,6 +12,7 @@ import numpy as np
 
 SIDE = 512
 SECONDS = 0.3
+NUM_PROBES = 7
 
 
 def measure(cpus: Sequence[int]) -> float:
@@ -25,6 +26,14 @@ def measure(cpus: Sequence[int]) -> float:
     if done.returncode:
         raise OSError(f"the speed probe failed: {done.stderr.strip()[-200:]}")
     return float(done.stdout)
+
+
+def settle(cpus: Sequence[int]) -> tuple[float, float]:
+    """The speed to compare others with, GFLOP/s, the median of several probes; and by which part of it they vary,
+    the fastest and the slowest left out: an idle machine gives a few percent."""
+    rates = sorted(measure(cpus) for _ in range(NUM_PROBES))
+    middle = float(np.median(rates))
+    return middle, (rates[-2] - rates[1]) / middle
 
 
 def _probe() -> float:

@@ -56,4 +56,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"test.py: {error}")
+        print(f"test.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -57,6 +57,7 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"training.py: {error}")
+        print(f"training.py: {error}", file=sys.stderr)
+        sys.exit(2)
     sys.stdout.flush()
     os._exit(0)  # the interpreter's tidying up would be on the clock
