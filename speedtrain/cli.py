@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before it is known to be needed."""
 
+import re
 import signal
 import sys
 from argparse import Action
@@ -11,6 +12,7 @@ from typing import Any, NoReturn, TextIO
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
+from speedtrain import __version__
 from speedtrain.ablation import options as ablation
 from speedtrain.config import nearest
 from speedtrain.errors import UserError
@@ -44,7 +46,9 @@ class _Parser(ArgumentParser):
         super().__init__(**told, formatter_class=_Help)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(f"{' '.join(message.split())}; see python -m speedtrain --help")
+        # jsonargparse calls the options of a verb verb.option
+        words = re.sub(rf"\b(?:{'|'.join(VERBS)})\.(\w+)", lambda found: f"--{found[1].replace('_', '-')}", message)
+        raise UserError(f"{' '.join(words.split())}; see python -m speedtrain --help")
 
 
 def build_parser() -> ArgumentParser:
@@ -66,7 +70,9 @@ def build_parser() -> ArgumentParser:
     train.add_argument("--quiet", action="store_true", help="show no progress")
     predict.add_argument("--run", metavar="DIR", required=True, help="run directory")
     predict.add_argument("--images", metavar="PATH", required=True, help=".npz, folder or image file")
-    predict.add_argument("--out", metavar="FILE", required=True, help=".npz for probabilities and predicted")
+    predict.add_argument(
+        "--out", metavar="FILE", required=True, help=".npz for the predictions; one that is there is replaced"
+    )
     replay.add_argument("--run", metavar="DIR", required=True, help="run directory to repeat")
     replay.add_argument("--out", metavar="DIR", help="run directory for the repetition (default: a new one in runs/)")
     replay.add_argument("--quiet", action="store_true", help="show no progress")
@@ -115,6 +121,9 @@ def _add_package_options(parser: ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 failed, 2 bad input, 130 or 143 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        print(f"speedtrain {__version__}")
+        return 0
     try:
         if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
             raise UserError(f"no command {arguments[0]!r}{nearest(arguments[0], VERBS)}")

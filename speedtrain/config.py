@@ -159,6 +159,11 @@ def resolve(
             raise UserError(f"unknown option {key!r}{nearest(key, _KEYS)}")
     if not isinstance(settings or {}, Mapping):
         raise UserError(f"settings must be a mapping, as in {{'sam.rho': 0.1}}, got {settings!r}")
+    for key in ("data", "test", "data_root"):
+        if told.get(key) == "":
+            raise UserError(f"--{key.replace('_', '-')} is empty; give a name or a path")
+    if both := set(with_tricks) & set(without):
+        raise UserError(f"--with {min(both)} and --without {min(both)}: it can be only one of them")
     keys = read_recipe(recipe)
     if isinstance(tricks, str) or isinstance(with_tricks, str) or isinstance(without, str):
         raise UserError("tricks must be a list of names, as in ['sam', 'flip'], not text")
@@ -211,7 +216,8 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, int | float):
             enough = value > 0 if key in _POSITIVE else value >= 0
             if not (enough and math.isfinite(value)):
-                raise UserError(f"{key} must be {'positive' if key in _POSITIVE else '0 or more'}, got {value}")
+                words = "positive and finite" if key in _POSITIVE else "0 or more, and finite"
+                raise UserError(f"{key} must be {words}, got {value}")
     knots = values["schedule"]
     places = [place for place, _ in knots]
     if len(knots) < 2 or places[0] != 0 or places[-1] != 1 or not all(a < b for a, b in pairwise(places)):

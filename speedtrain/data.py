@@ -525,16 +525,19 @@ def _source(
     """
     standard, notes = _standard(images, where)
     if labels.dtype.kind not in "iu":
-        hint = ": give labels.astype(int)" if labels.dtype.kind in "bf" else ": give whole numbers from 0"
+        plain = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
+        hint = ": give labels.astype(int)" if plain else ": give whole numbers from 0"
         raise _error(where, f"labels are {labels.dtype}, not whole numbers{hint}")
     if labels.ndim != 1:
         hint = "labels.ravel()" if labels.size == len(images) else "one number an image"
         raise _error(where, f"labels have shape {labels.shape}, not [N]: give {hint}")
     if len(labels) != len(images):
         raise _error(where, f"{len(labels)} labels for {len(images)} images: give one an image")
+    if labels.min() < 0:
+        raise _error(where, f"label {labels.min()} is negative: number the classes from 0")
+    if labels.max() > np.iinfo(np.int64).max:
+        raise _error(where, f"label {labels.max()} is too large: number the classes from 0")
     numbers = labels.astype(np.int64)
-    if numbers.min() < 0:
-        raise _error(where, f"label {numbers.min()} is negative: number the classes from 0")
     names = None if classes is None else _class_names(classes, where)
     if names is not None and numbers.max() >= len(names):
         raise _error(where, f"label {numbers.max()} but only {len(names)} names in classes: name every class")

@@ -76,6 +76,7 @@ class Display:
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._seconds = self._next_line = 0.0
+        self._steps: int | None = None
 
     def say(self, line: str) -> None:
         """One line of news."""
@@ -87,9 +88,10 @@ class Display:
         self._console.print(line, markup=False)
 
     @contextmanager
-    def running(self, seconds: float, born: float) -> Iterator[None]:
-        """While the worker, born at `born` by the monotonic clock, uses its `seconds`."""
-        self._seconds, self._next_line = seconds, 0.0
+    def running(self, seconds: float, born: float, steps: int | None = None) -> Iterator[None]:
+        """While the worker, born at `born` by the monotonic clock, uses its `seconds`; or, in a replay that may take
+        longer, its `steps`."""
+        self._seconds, self._steps, self._next_line = seconds, steps, 0.0
         if self.quiet or not self._console.is_terminal:
             yield
             return
@@ -110,7 +112,8 @@ class Display:
             self._bar.update(self._task, description=text)
         elif seconds >= self._next_line:
             self._next_line = seconds + self._seconds / LINES
-            self.say(f"{seconds:7.1f} s of {self._seconds:g}  {text}")
+            limit = f" of {self._seconds:g}" if self._steps is None else f", step {event['step']} of {self._steps}"
+            self.say(f"{seconds:7.1f} s{limit}  {text}")
 
     def result(self, result: Mapping[str, Any], run: Path) -> None:
         """The end: the accuracy, where the time went, and where the files are."""

@@ -161,6 +161,8 @@ def _headline(result: Mapping[str, Any]) -> Html:
         "images a second": _number(result.get("images_per_second")),
     }
     words = STATUS.get(status, f"Status: {status}.")
+    if status == "finished" and "replay_of" in result:
+        words = f"Trained again by the record of {result['replay_of']}, whatever time it took."
     if repairs := result.get("repairs"):
         words += f" The loss was not finite {repairs} times, each of which cost half the learning rate."
     parts = [
@@ -307,8 +309,9 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
 
     seconds, loss = metrics["seconds"], metrics["loss"]
     wall = result.get("wall_seconds") or seconds.max(initial=0.0)
-    budget = result.get("budget_seconds") or wall
-    whole = max(budget, wall, 1e-3)
+    # no budget binds a replay
+    budget = None if "replay_of" in result else result.get("budget_seconds")
+    whole = max(budget or 0.0, wall, 1e-3)
     begin, end = _training_span(result.get("phases") or {}, seconds, wall)
 
     with matplotlib.style.context(["default", _CURVE_STYLE]):
@@ -318,7 +321,8 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
             panel.set_ylabel(label)
             panel.axvspan(0, begin, color=_SHADE, linewidth=0)
             panel.axvspan(end, max(wall, end), color=_SHADE, linewidth=0)
-            panel.axvline(budget, color="black", linewidth=1.2, linestyle=(0, (4, 2)))
+            if budget is not None:
+                panel.axvline(budget, color="black", linewidth=1.2, linestyle=(0, (4, 2)))
         finite = loss[np.isfinite(loss)]
         if len(finite):
             # one loss gone wild must flatten neither the others nor their mean
@@ -330,7 +334,7 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
             bottom.plot(seconds, metrics["images_per_second"], color=GREEN, marker=marker)
             bottom.yaxis.set_major_formatter("{x:,.0f}")
             for panel in panels:
-                panel.set_ylim(0)
+                panel.set_ylim(0, 1.08 * panel.get_ylim()[1])
             top.set_ylim(0, ceiling)
             top.legend(loc="upper center", ncols=2)
         else:
@@ -341,7 +345,8 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
         place = {"xycoords": top.get_xaxis_transform(), "textcoords": "offset points"}
         above = place | {"color": "#555555", "fontsize": 9}
         top.annotate(f"before training {begin:,.1f} s", (0, 1), (0, 5), **above)
-        top.annotate(f"deadline {budget:g} s", (budget, 1), (0, 5), ha="right", **above)
+        if budget is not None:
+            top.annotate(f"deadline {budget:g} s", (budget, 1), (0, 5), ha="right", **above)
         if wall - end >= 0.05:
             # inside its shade where that is wide enough
             offset, side = (4, "left") if wall - end > 0.03 * whole else (-4, "right")

@@ -43,6 +43,9 @@ SCHEMA = 1
 GRACE = 20.0
 """Seconds an interrupted run may take to finish its step and save."""
 
+ANNEALED = 0.8
+"""Progress by which a learning rate has come down."""
+
 Result = dict[str, Any]
 
 
@@ -145,6 +148,10 @@ def execute(
             with _may_fail(display):
                 arrays = {"probabilities": probabilities, "predicted": probabilities.argmax(1)}
                 _write_arrays(run / "predictions.npz", classes=np.array(data.train.classes), **arrays)
+            if result["status"] == "finished" and result["saved_at"]["progress"] < ANNEALED and replay is None:
+                line = f"warning: only {result['steps']} steps fit into the budget, too few for the schedule to end"
+                result["events"].append(line)
+                display.warn(line)
         elif result["status"] != "interrupted":
             result["status"] = "failed"
             result["error"] = (
@@ -410,6 +417,8 @@ def new_folder(out: str | Path | None) -> Path:
     Raises:
         UserError: it exists and is not empty, or cannot be written.
     """
+    if out == "":
+        raise UserError("--out is empty; name a folder")
     run = Path(out) if out is not None else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     number = 1
     try:
@@ -507,7 +516,7 @@ class _Worker:
                 Guarded(
                     command, seconds, grace=GRACE, env=self._environment(), output=log, on_event=self._hear
                 ) as guarded,
-                self.display.running(self._expected(), guarded.born),
+                self.display.running(self._expected(), guarded.born, self.replay and self.replay[1]),
             ):
                 signals.job = guarded
                 if signals.received is not None:  # it came before there was a job to interrupt
@@ -701,4 +710,7 @@ def _too_small(config: Config, train: Images, display: Display, signals: _Signal
             f"the budget of {config.budget:g} s ended before the first step was saved, which a second try did in "
             f"{death.wall_seconds:.1f} s: something else keeps this machine busy"
         )
-    return f"a budget of {config.budget:g} s is too small to take a single step here; about {enough} s is the smallest"
+    return (
+        f"a budget of {config.budget:g} s is too small to take a single step here; about {enough} s is the smallest, "
+        "as busy as this machine is now"
+    )

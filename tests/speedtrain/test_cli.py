@@ -44,6 +44,7 @@ BAD = {
     "": "--budget is missing",
     "--budget 9 --tricks sma": "did you mean 'sam'",
     "--budget 9 --with flop": "did you mean 'flip'",
+    "--budget 9 --with sam --without sam": "only one of them",
     "--budget 9 --without sam": "that trick is not on; on are patch_whitening, celu",
     "--budget 9 --without flop": "did you mean 'flip'",
     "--budget 9 --set flip=3": "that is a trick; --with flip adds it",
@@ -86,6 +87,8 @@ BAD = {
     "--budget 9 --precision": "--precision",
     "tain --budget 9": "did you mean 'train'",
     "predict --run nowhere --images x --out y.npz": "not a run directory",
+    "predict --run nowhere": "required: --images, --out",
+    "predict --run nowhere --images x --out y.csv": "not a run directory",
     "replay --run nowhere": "not a run directory",
     "plan --budget 9 --set width=100000": "fails here",
 }
@@ -167,6 +170,8 @@ def test_help_is_quick_it_imports_nothing_heavy(arguments: list[str]) -> None:
         ({"tricks": {"sam": True}}, "must be a mapping"),
         ({"data": 3}, "data is a int"),
         ({"settings": [1]}, "settings must be a mapping"),
+        ({"data": ""}, "--data is empty"),
+        ({"out": ""}, "--out is empty"),
     ],
 )
 def test_bad_arguments_from_python_are_refused_alike(arguments: dict, said: str, images: str) -> None:

@@ -151,7 +151,10 @@ def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
     assert "bit for bit the same" in done.stdout
     one, other = (load_weights(path / "weights.safetensors")[0] for path in (finished, tmp_path / "again"))
     assert all(np.array_equal(one[name].numpy(), other[name].numpy()) for name in one)
-    assert result_of(tmp_path / "again")["replay_of"] == str(finished)
+    again = result_of(tmp_path / "again")
+    assert again["replay_of"] == str(finished)
+    assert again["plan"]["resolutions"] == result_of(finished)["plan"]["resolutions"]
+    assert "by the record" in (tmp_path / "again" / "report.html").read_text()
 
 
 def test_replay_tells_when_the_bits_differ(finished: Path, tmp_path: Path) -> None:
