@@ -1,6 +1,7 @@
 """The anytime curve: what accuracy a budget buys, recipes side by side."""
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -159,7 +160,7 @@ def _draw(path: Path, table: pd.DataFrame, state: str) -> None:
         axes.set_axisbelow(True)
         if axes.lines:
             axes.legend(frameon=False)
-        figure.suptitle(state, x=0.01, ha="left", fontsize=11)
+        figure.suptitle(textwrap.fill(state, 95), x=0.01, ha="left", fontsize=10)
         temporary = path.with_name(".curve.png")
         figure.savefig(temporary, dpi=140, format="png")
     temporary.replace(path)

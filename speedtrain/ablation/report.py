@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ def _draw(path: Path, answers: pd.DataFrame, told: Mapping[str, Any]) -> None:
         axes.set_axisbelow(True)
         label = "accuracy gained by having it, in percentage points (mean and 95 % interval, paired by seed)"
         figure.supxlabel(label, fontsize=11)
-        figure.suptitle(_state(told), x=0.01, ha="left", fontsize=11)
+        figure.suptitle(textwrap.fill(_state(told), 105), x=0.01, ha="left", fontsize=10)
         temporary = path.with_name(".ablation.png")
         figure.savefig(temporary, dpi=140, format="png")
     temporary.replace(path)

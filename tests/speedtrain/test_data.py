@@ -355,7 +355,7 @@ BAD_ARRAYS = {
     "text labels": (GOOD, LABELS.astype(str), "labels are <U"),
     "negative label": (GOOD, LABELS - 1, "label -1 is negative"),
     "enormous label": (GOOD, with_value(LABELS, 2**62), "class '3' has no training image"),
-    "unsigned label out of range": (GOOD, with_value(LABELS.astype(np.uint64), 2**63), "negative"),
+    "unsigned label out of range": (GOOD, with_value(LABELS.astype(np.uint64), 2**63), "too large"),
     "too few labels": (GOOD, LABELS[:-1], "11 labels for 12 images"),
     "too many labels": (GOOD[:-1], LABELS, "12 labels for 11 images"),
     "a column of labels": (GOOD, LABELS[:, None], "labels.ravel()"),
