@@ -29,6 +29,7 @@ def test_a_curve_of_two_recipes(tmp_path: Path) -> None:
         result = json.loads((out / run / "result.json").read_text())
         assert ("flip" in result["tricks"]) == (recipe == "plain")
         assert result["budget_seconds"] == 9
+        assert result["accuracy"] is not None  # without any trick too
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert "plain" in (out / "curve.html").read_text()
 
