@@ -16,8 +16,16 @@ def planned(seconds: float, num_images: int = 5000, forecast: bool = False, **se
     return make_plan(config, images, labels, 10, seconds, forecast=forecast), config
 
 
-def test_too_little_time_gets_the_narrowest_and_plenty_the_widest() -> None:
-    assert planned(0.5, precision="fp32")[0].width == WIDTHS[0]
+def is_about_the_fastest(plan: Plan) -> bool:
+    """What is chosen where nothing gives enough epochs; a chance difference counts for nothing."""
+    epochs = {row["width"]: row["epochs"] for row in plan.alternatives if row["precision"] == plan.precision}
+    return 1.25 * epochs[plan.width] >= max(epochs.values())
+
+
+def test_too_little_time_gets_a_fast_one_and_plenty_the_widest() -> None:
+    short = planned(0.5, precision="fp32")[0]
+    assert {row["width"] for row in short.alternatives} >= {8, 12, 16}
+    assert is_about_the_fastest(short)
     plan = planned(1e6, precision="fp32")[0]
     assert plan.width == WIDTHS[-1]
     assert plan.epochs > 40
@@ -27,7 +35,7 @@ def test_the_choice_is_the_widest_measured_with_enough_epochs() -> None:
     plan, config = planned(400.0, precision="fp32")
     wanted = config.epochs * (400 / 600) ** 0.5
     enough = [row["width"] for row in plan.alternatives if row["epochs"] >= wanted]
-    assert plan.width == (max(enough) if enough else WIDTHS[0])
+    assert plan.width == max(enough) if enough else is_about_the_fastest(plan)
     assert len(plan.alternatives) >= 2
     assert any(f"width {plan.width}" in reason for reason in plan.reasons)
 
@@ -55,7 +63,7 @@ def test_fewer_images_are_seen_more_often() -> None:
     plan, config = planned(60.0, num_images=1000, precision="fp32")
     rows = {row["width"]: row for row in plan.alternatives}
     assert rows[plan.width]["epochs"] == pytest.approx(rows[plan.width]["images_per_second"] * 60 / 1000, rel=0.01)
-    assert plan.width == WIDTHS[0] or rows[plan.width]["epochs"] >= 5 * config.epochs * (60 / 600) ** 0.5
+    assert rows[plan.width]["epochs"] >= 5 * config.epochs * (60 / 600) ** 0.5 or is_about_the_fastest(plan)
 
 
 def test_more_time_goes_into_width_and_into_epochs() -> None:
