@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,8 +58,9 @@ def test_accuracies_are_those_of_the_stored_predictions(judged: SimpleNamespace,
     best = judged.board["by_name"]["Ångström & sons"]
     assert best["rank"] == 1
     assert best["accuracy"] == pytest.approx(np.mean([run["accuracy"] for run in best["runs"]]))
-    assert judged.board["by_name"][HOSTILE]["rank"] == 2
-    assert judged.board["by_name"][HOSTILE]["accuracy"] < 0.6
+    other = judged.board["by_name"][HOSTILE]
+    assert other["rank"] == (2 if other["versus_leader"]["significant"] else 1)  # two runs that guess may differ much
+    assert other["accuracy"] < 0.6
 
 
 def test_a_refused_submission_is_not_run_and_says_why(judged: SimpleNamespace) -> None:
@@ -70,7 +72,7 @@ def test_a_refused_submission_is_not_run_and_says_why(judged: SimpleNamespace) -
 
 
 def test_progress_is_told_with_the_time_left(judged: SimpleNamespace) -> None:
-    assert "run 3 of 4: Ångström & sons, its run 2; about 0 min left" in judged.done.stderr
+    assert re.search(r"run 3 of 4: Ångström & sons, its run 2; about \d+ s left", judged.done.stderr)
 
 
 def test_text_of_strangers_is_escaped_everywhere(judged: SimpleNamespace) -> None:
