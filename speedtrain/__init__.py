@@ -6,6 +6,7 @@ result = train(budget=60, data="digits")
 print(result["accuracy"])
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from speedtrain.errors import UserError
@@ -20,21 +21,10 @@ __all__ = ["UserError", "ablate", "curve", "train", "tune"]
 __version__ = "0.1.0"
 
 
+_PLACES = {"ablate": "ablation.sweep", "curve": "ablation.curve", "train": "run", "tune": "ablation.tune"}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "train":  # imported when asked for: it brings torch
-        from speedtrain.run import train
-
-        return train
-    if name == "ablate":
-        from speedtrain.ablation.sweep import ablate
-
-        return ablate
-    if name == "curve":
-        from speedtrain.ablation.curve import curve
-
-        return curve
-    if name == "tune":
-        from speedtrain.ablation.tune import tune
-
-        return tune
+    if name in _PLACES:  # imported when asked for: they bring torch
+        return getattr(import_module(f"speedtrain.{_PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

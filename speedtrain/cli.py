@@ -57,13 +57,10 @@ def build_parser() -> ArgumentParser:
     parser.epilog = "python -m speedtrain --budget 60 is short for train --budget 60."
     verbs = parser.add_subcommands(required=True, dest="verb")
     parsers = {verb: _Parser(description=help[0].upper() + help[1:] + ".") for verb, help in VERBS.items()}
-    _add_run_options(parsers["train"])
-    _add_run_options(parsers["plan"])
-    _add_run_options(parsers["ablate"])
+    for verb in ("train", "plan", "ablate", "tune", "curve"):
+        _add_run_options(parsers[verb])
     ablation.add_ablate_options(parsers["ablate"])
-    _add_run_options(parsers["tune"])
     ablation.add_tune_options(parsers["tune"])
-    _add_run_options(parsers["curve"])
     ablation.add_curve_options(parsers["curve"])
     train, predict, replay = parsers["train"], parsers["predict"], parsers["replay"]
     train.add_argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one in runs/)")

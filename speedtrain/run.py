@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import json
 import math
 import os
@@ -34,7 +33,7 @@ from speedtrain.progress import Display
 from speedtrain.report import write_report
 from speedtrain.scoring import load_classifier, predict
 from speedtrain.training import Training
-from speedtrain.weights import load_facts, load_weights, write_whole
+from speedtrain.weights import load_facts, load_weights, write_arrays, write_whole
 from speedtrain.worker import MALLOC
 from timing import Death, Guarded
 from tricks import TrickError
@@ -147,7 +146,7 @@ def execute(
             probabilities = _score(result, config, data, run)
             with _may_fail(display):
                 arrays = {"probabilities": probabilities, "predicted": probabilities.argmax(1)}
-                _write_arrays(run / "predictions.npz", classes=np.array(data.train.classes), **arrays)
+                write_arrays(run / "predictions.npz", classes=np.array(data.train.classes), **arrays)
             if result["status"] == "finished" and result["saved_at"]["progress"] < ANNEALED and replay is None:
                 line = f"warning: only {result['steps']} steps fit into the budget, too few for the schedule to end"
                 result["events"].append(line)
@@ -254,11 +253,11 @@ def _start_seconds() -> float:
     """How long the process that trains takes to start here, which is on its clock."""
     begun = time.monotonic()
     command = [sys.executable, "-P", "-c", "import lightning, speedtrain.keeper, speedtrain.planner"]
-    subprocess.run(command, env=_environment(), check=False, capture_output=True)
+    subprocess.run(command, env=environment(), check=False, capture_output=True)
     return time.monotonic() - begun
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This process's, in which `speedtrain` is found as it was here."""
     here = str(Path(__file__).parent.parent)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
@@ -290,7 +289,7 @@ def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
     if files := image_names(images):
         arrays["files"] = np.array(files)
     try:
-        _write_arrays(out, **arrays)
+        write_arrays(out, **arrays)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     return probabilities
@@ -551,7 +550,7 @@ class _Worker:
 
     def _environment(self) -> dict[str, str]:
         return {
-            **_environment(),
+            **environment(),
             "OMP_NUM_THREADS": str(self.config.threads),
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its results bit for bit only with this
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC),
@@ -678,12 +677,6 @@ def _score(result: Result, config: Config, data: Data, run: Path) -> np.ndarray:
     facts = load_facts(weights)
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
     return probabilities
-
-
-def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    write_whole(path, content.getvalue())
 
 
 @contextlib.contextmanager

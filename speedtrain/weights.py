@@ -1,5 +1,6 @@
 """Weights on disk: whole at every instant, and never code."""
 
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -30,6 +32,13 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes an `.npz` by `write_whole`."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_whole(path, content.getvalue())
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:

@@ -15,6 +15,7 @@ from speedtrain.ablation.trials import Row, Trial, failed_row, run_trial
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
+from speedtrain.run import measure_plan
 from speedtrain.weights import write_whole
 
 TRIES = 5
@@ -129,8 +130,6 @@ def _knock(address: str | None) -> None:
 
 def _plan_there(told: Mapping[str, Any], train: Images) -> dict[str, Any]:
     """On a node: the plan."""
-    from speedtrain.run import measure_plan
-
     # Ray hands arrays over as read-only memory
     return measure_plan(Config(**told), replace(train, images=train.images.copy(), labels=train.labels.copy()))
 

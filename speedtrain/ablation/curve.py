@@ -12,13 +12,13 @@ import pandas as pd
 from scipy import stats
 
 from speedtrain.ablation.design import Comparison, Design, with_threads
-from speedtrain.ablation.report import COLUMNS, META, MORE_STYLE, SORT, sortable
+from speedtrain.ablation.report import COLUMNS, markdown_table, page, save_figure, sortable
 from speedtrain.ablation.statistics import ALPHA, records
-from speedtrain.ablation.sweep import Source, Sweep, load, make_engine, run_sweep
+from speedtrain.ablation.sweep import Source, Sweep, check_counts, load, make_engine, run_sweep
 from speedtrain.ablation.trials import SCHEMA, Row
 from speedtrain.config import resolve
 from speedtrain.errors import UserError
-from speedtrain.report import STYLE, data_uri, tag
+from speedtrain.report import data_uri, tag
 from speedtrain.weights import write_whole
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -62,8 +62,7 @@ def curve(
     """
     if not budgets:
         raise UserError("no budget; say which, as in --budgets 15,30,60")
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise UserError(f"--seeds must be a whole number from 1, got {seeds!r}")
+    check_counts(seeds=seeds)
     first = told.pop("seed", None) or 0
     places: dict[str, tuple[str, float]] = {}
     variants = {}
@@ -77,8 +76,7 @@ def curve(
     loaded = load(next(iter(variants.values())), data, test)
     with make_engine(engine, next(iter(variants.values())), workers, address) as place:
         design = with_threads(Design(variants, ()), place.threads)
-        facts = {"where": place.where, "data": loaded.train.name, "notes": list(loaded.notes)}
-        sweep = Sweep(design, range(first, first + seeds), loaded, facts=facts)
+        sweep = Sweep(design, range(first, first + seeds), loaded)
         write = partial(_write, places)
         run_sweep(sweep, Path(out).absolute(), place, resume=resume, quiet=quiet, write=write, plan_once=False)
     return pd.read_csv(Path(out) / "curve.csv")
@@ -99,16 +97,13 @@ def _write(
     write_whole(out / "curve.json", json.dumps(told, indent=2, ensure_ascii=False).encode())
     _draw(out / "curve.png", table, state)
     cells = [_cells(row) for row in records(table)]
-    lines = [HEAD, ["---"] + ["---:"] * (len(HEAD) - 1), *cells]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = "\n".join(markdown_table(HEAD, cells))
     write_whole(out / "curve.md", f"{state}. Intervals over seeds, by Student's t.\n\n{text}\n".encode())
     alt = "Accuracy against budget; the table below holds the same numbers."
     picture = tag("img", src=data_uri((out / "curve.png").read_bytes()), alt=alt, class_="curve")
     caption = "Mean accuracy, and its 95 % interval over seeds by Student's t"
-    main = tag("main", tag("h1", "What a budget buys"), tag("p", f"{state}."), picture, sortable(caption, HEAD, cells))
-    head = tag("head", META, tag("title", "Accuracy against budget"), tag("style", STYLE, MORE_STYLE))
-    page = tag("html", head, tag("body", main, tag("script", SORT)), lang="en")
-    write_whole(out / "curve.html", f"<!doctype html>\n{page}\n".encode())
+    sections = (tag("h1", "What a budget buys"), tag("p", f"{state}."), picture, sortable(caption, HEAD, cells))
+    write_whole(out / "curve.html", page("Accuracy against budget", *sections).encode())
     return trials
 
 
@@ -161,6 +156,4 @@ def _draw(path: Path, table: pd.DataFrame, state: str) -> None:
         if axes.lines:
             axes.legend(frameon=False)
         figure.suptitle(textwrap.fill(state, 95), x=0.01, ha="left", fontsize=10)
-        temporary = path.with_name(".curve.png")
-        figure.savefig(temporary, dpi=140, format="png")
-    temporary.replace(path)
+        save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""The command line of `ablate`. Light: what is heavy is imported once it is known to be needed."""
+"""The command lines of `ablate`, `tune` and `curve`. Light: what is heavy is imported once it is known to be needed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,14 +15,9 @@ def add_ablate_options(parser: ArgumentParser) -> None:
     add("--design", metavar="drop-one|add-one|all-subsets|pairs", default="drop-one", help="default: drop-one")
     add("--vary", metavar="KEY=a,b,c", action="append", help="any hyperparameter, crossed with the design")
     add("--subset", metavar="N", help="draw N training images a class anew for each seed")
-    add("--engine", metavar="local|ray", default="local", help="where trials run (default: local)")
-    add("--workers", metavar="N", default="1", help="trials at a time here; they share out the cores (default: 1)")
-    add("--address", metavar="ADDRESS", help="of the Ray cluster (default: $RAY_ADDRESS, or one of this machine)")
-    add("--out", metavar="DIR", default="ablation", help="directory of the sweep (default: ablation/)")
-    add("--resume", action="store_true", help="go on with the sweep in --out")
     add("--dry-run", action="store_true", help="print the trials and how long they will take")
     add("--yes", action="store_true", help="really run a design of very many trials")
-    add("--quiet", action="store_true", help="show no progress")
+    _add_sweep_options(parser, "ablation")
 
 
 def add_tune_options(parser: ArgumentParser) -> None:
@@ -33,12 +28,7 @@ def add_tune_options(parser: ArgumentParser) -> None:
     add("--trials", metavar="N", default="40", help="settings to try (default: 40)")
     add("--seeds", metavar="N", default="1", help="runs a setting (default: 1)")
     add("--confirm", metavar="N", default="5", help="fresh seeds to confirm the winner with (default: 5)")
-    add("--engine", metavar="local|ray", default="local", help="where runs take place (default: local)")
-    add("--workers", metavar="N", default="1", help="runs at a time here; they share out the cores (default: 1)")
-    add("--address", metavar="ADDRESS", help="of the Ray cluster (default: $RAY_ADDRESS, or one of this machine)")
-    add("--out", metavar="DIR", default="tuning", help="directory of the search (default: tuning/)")
-    add("--resume", action="store_true", help="go on with the search in --out")
-    add("--quiet", action="store_true", help="show no progress")
+    _add_sweep_options(parser, "tuning")
 
 
 def add_curve_options(parser: ArgumentParser) -> None:
@@ -47,12 +37,24 @@ def add_curve_options(parser: ArgumentParser) -> None:
     add("--budgets", metavar="a,b,c", required=True, help="seconds")
     add("--recipes", metavar="a,b", help="recipes side by side (default: the one of --recipe)")
     add("--seeds", metavar="N", default="3", help="for every recipe and budget, the same ones (default: 3)")
+    _add_sweep_options(parser, "curve")
+
+
+def _add_sweep_options(parser: ArgumentParser, out: str) -> None:
+    """Adds what all that run many trials take: where, and how to go on."""
+    add = parser.add_argument
     add("--engine", metavar="local|ray", default="local", help="where trials run (default: local)")
     add("--workers", metavar="N", default="1", help="trials at a time here; they share out the cores (default: 1)")
     add("--address", metavar="ADDRESS", help="of the Ray cluster (default: $RAY_ADDRESS, or one of this machine)")
-    add("--out", metavar="DIR", default="curve", help="directory of the curve (default: curve/)")
-    add("--resume", action="store_true", help="go on with the curve in --out")
+    add("--out", metavar="DIR", default=out, help=f"directory for all that comes out (default: {out}/)")
+    add("--resume", action="store_true", help="go on with what was begun in --out")
     add("--quiet", action="store_true", help="show no progress")
+
+
+def _sweep_options(options: Namespace) -> dict[str, Any]:
+    """What `_add_sweep_options` added, and `--seeds`, as arguments."""
+    told = {key: options[key] for key in ("engine", "address", "out", "resume", "quiet")}
+    return {**told, **{key: _whole(f"--{key}", options[key]) for key in ("seeds", "workers")}}
 
 
 def curve_command(options: Namespace, told: dict[str, Any]) -> int:
@@ -65,10 +67,8 @@ def curve_command(options: Namespace, told: dict[str, Any]) -> int:
         raise UserError("curve takes --budgets, as in --budgets 15,30,60")
     recipe = told.pop("recipe")
     recipes = [name.strip() for name in (options.recipes or recipe).split(",") if name.strip()]
-    others: dict[str, Any] = {key: options[key] for key in ("engine", "address", "out", "resume", "quiet")}
-    numbers = {name: _whole(f"--{name}", options[name]) for name in ("seeds", "workers")}
-    others |= {"budgets": parse_vary([f"budget={options.budgets}"])["budget"], "recipes": recipes, **numbers}
-    table = curve(**told, **others)
+    budgets = parse_vary([f"budget={options.budgets}"])["budget"]
+    table = curve(budgets, **told, recipes=recipes, **_sweep_options(options))
     print(Path(options.out, "curve.md").read_text(encoding="utf-8"), end="")
     return 0 if table["seeds"].any() else 1
 
@@ -83,11 +83,8 @@ def tune_command(options: Namespace, told: dict[str, Any]) -> int:
         if not equals or not key or not where:
             raise UserError(f"--search {text}: must be KEY=WHERE, as in --search sam.rho=log:0.01..0.5")
         search[key.strip()] = where.strip()
-    numbers: dict[str, Any] = {
-        name: _whole(f"--{name}", options[name]) for name in ("trials", "seeds", "confirm", "workers")
-    }
-    others: dict[str, Any] = {key: options[key] for key in ("engine", "address", "out", "resume", "quiet")}
-    print_winner(tune(**told, search=search, **numbers, **others))
+    trials, confirm = _whole("--trials", options.trials), _whole("--confirm", options.confirm)
+    print_winner(tune(**told, search=search, trials=trials, confirm=confirm, **_sweep_options(options)))
     return 0
 
 
@@ -99,10 +96,10 @@ def ablate_command(options: Namespace, told: dict[str, Any]) -> int:
         **told,
         design=options.design,
         vary=parse_vary(options.vary or []),
-        seeds=_whole("--seeds", options.seeds),
         subset=None if options.subset is None else _whole("--subset", options.subset),
-        workers=_whole("--workers", options.workers),
-        **{key: options[key] for key in ("engine", "address", "out", "resume", "yes", "dry_run", "quiet")},
+        yes=options.yes,
+        dry_run=options.dry_run,
+        **_sweep_options(options),
     )
     if options.dry_run:
         return 0

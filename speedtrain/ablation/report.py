@@ -1,11 +1,12 @@
 """What a person sees of an ablation: `ablation.csv`, `.json`, `.md`, `.png` and `.html`."""
 
+import io
 import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -14,6 +15,9 @@ from speedtrain.ablation.statistics import ENOUGH, compare, records, summarise
 from speedtrain.ablation.trials import SCHEMA, Row
 from speedtrain.report import BLUE, STYLE, VERMILION, Html, data_uri, tag
 from speedtrain.weights import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = (
     "variant", "seed", "status", "accuracy", "images_per_second", "epochs", "width", "seconds", "threads", "error",
@@ -114,16 +118,18 @@ def _sorted(answers: pd.DataFrame) -> list[dict[str, Any]]:
     return records(answers.sort_values("difference", ascending=False, na_position="last"))
 
 
-def _markdown(answers: pd.DataFrame, variants: pd.DataFrame, told: Mapping[str, Any]) -> str:
-    def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-        return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], first: str = "---") -> list[str]:
+    """Its lines. Numbers stand to the right; `first` says where the first column does."""
+    lines = [head, [first, *["---:"] * (len(head) - 1)], *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
+
+def _markdown(answers: pd.DataFrame, variants: pd.DataFrame, told: Mapping[str, Any]) -> str:
     state = _state(told)
     parts = [state[0].upper() + state[1:] + ".", ""]
-    parts += table(ANSWER_HEAD, [_answer_cells(row) for row in _sorted(answers)])
+    parts += markdown_table(ANSWER_HEAD, [_answer_cells(row) for row in _sorted(answers)])
     parts += ["", TEST, ""]
-    parts += table(VARIANT_HEAD, [_variant_cells(row) for row in records(variants)])
+    parts += markdown_table(VARIANT_HEAD, [_variant_cells(row) for row in records(variants)])
     errors = [f"- {row['variant']}, seed {row['seed']}: {row['error']}" for row in told["trials"] if row["error"]]
     if errors:
         parts += ["", "Failed:", "", *errors]
@@ -135,6 +141,13 @@ def _markdown(answers: pd.DataFrame, variants: pd.DataFrame, told: Mapping[str, 
 
 def _colour(row: Mapping[str, Any]) -> str:
     return {"helps": BLUE, "harms": VERMILION}.get(row["verdict"], GREY)
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Writes a picture whole; called within its style."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=140, format="png")
+    write_whole(path, content.getvalue())
 
 
 def _draw(path: Path, answers: pd.DataFrame, told: Mapping[str, Any]) -> None:
@@ -171,9 +184,7 @@ def _draw(path: Path, answers: pd.DataFrame, told: Mapping[str, Any]) -> None:
         label = "accuracy gained by having it, in percentage points (mean and 95 % interval, paired by seed)"
         figure.supxlabel(label, fontsize=11)
         figure.suptitle(textwrap.fill(_state(told), 105), x=0.01, ha="left", fontsize=10)
-        temporary = path.with_name(".ablation.png")
-        figure.savefig(temporary, dpi=140, format="png")
-    temporary.replace(path)
+        save_figure(figure, path)
 
 
 # ---- the page ----
@@ -210,18 +221,23 @@ def _page(
         tag("h2", "Trials"),
         sortable("Every trial", ("trial", "accuracy (%)", "images/s", "epochs", "status", "error"), listed),
     ]
-    head = tag("head", META, tag("title", "Ablation"), tag("style", STYLE, MORE_STYLE))
-    page = tag("html", head, tag("body", tag("main", *sections), tag("script", SORT)), lang="en")
-    return f"<!doctype html>\n{page}\n"
+    return page("Ablation", *sections)
 
 
-META = Html("""<meta charset="utf-8">
+def page(title: str, *sections: Html) -> str:
+    """A whole HTML document, whose tables sort."""
+    head = tag("head", _META, tag("title", title), tag("style", STYLE, _MORE_STYLE))
+    whole = tag("html", head, tag("body", tag("main", *sections), tag("script", _SORT)), lang="en")
+    return f"<!doctype html>\n{whole}\n"
+
+
+_META = Html("""<meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <link rel="icon" href="data:,">""")
 
-MORE_STYLE = Html("""
+_MORE_STYLE = Html("""
 main { max-width: 72rem }
 h1 { font-size: 2rem }
 a { color: inherit }
@@ -232,7 +248,7 @@ a { color: inherit }
 .plain th, .plain td { max-width: 24rem; padding-inline: .4rem; font-size: .9rem }
 """)
 
-SORT = Html("""
+_SORT = Html("""
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   const key = (row, i) => {

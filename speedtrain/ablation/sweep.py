@@ -1,6 +1,5 @@
 """An ablation from the outside: design, data, trials on an engine, tables."""
 
-import io
 import json
 import sys
 import time
@@ -22,14 +21,12 @@ from speedtrain.config import Config, nearest
 from speedtrain.data import Data, Images, load_data
 from speedtrain.errors import UserError
 from speedtrain.run import check_network
-from speedtrain.weights import write_whole
+from speedtrain.weights import write_arrays, write_whole
 
 START = 15.0
 """Seconds that a trial takes around its budget, to start and to score: a guess, until one has been measured."""
 
-
 NOT_FOR_THE_PLANNER = ("tricks", "seed", "lr", "momentum", "nesterov", "weight_decay", "schedule", "head_scale")
-
 
 Source = str | Path | tuple[np.ndarray, np.ndarray]
 
@@ -43,7 +40,7 @@ class Sweep:
         seeds: the same for every variant.
         data: images to train on and to be scored on.
         subset: training images a class, drawn anew for each seed; None for the same ones always.
-        facts: what else a reader should know.
+        facts: what else a reader should know than where it runs, on which data, and what was planned.
     """
 
     design: Design
@@ -108,8 +105,7 @@ def ablate(
     Raises:
         UserError: bad input, before anything is trained.
     """
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise UserError(f"--seeds must be a whole number from 1, got {seeds!r}")
+    check_counts(seeds=seeds)
     first = told.pop("seed", None) or 0
     planned = make_design(design, tricks, vary, seeds=seeds, many=yes, budget=budget, **told)
     numbers = list(range(first, first + seeds))
@@ -123,10 +119,15 @@ def ablate(
         if dry_run:
             _print_plan(planned, seeds, budgets, place)
             return pd.DataFrame(columns=["variant", "seed"])
-        facts: dict[str, Any] = {"budget_seconds": budget, "design": design, "where": place.where}
-        facts |= {"data": loaded.train.name, "notes": list(loaded.notes)}
-        sweep = Sweep(planned, numbers, loaded, subset, facts)
+        sweep = Sweep(planned, numbers, loaded, subset, {"budget_seconds": budget, "design": design})
         return run_sweep(sweep, Path(out).absolute(), place, resume=resume, quiet=quiet)
+
+
+def check_counts(**counts: Any) -> None:
+    """Refuses what is not a whole number from 1."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise UserError(f"--{name} must be a whole number from 1, got {count!r}")
 
 
 def load(config: Config, data: Source | None, test: Source | None, all_images: bool = False) -> Data:
@@ -180,9 +181,10 @@ def run_sweep(
     with sole_owner(out):
         settle(out, sweep.identity(), resume)
         write_images(sweep, out / "data")
-        design = sweep.design
+        design, data = sweep.design, sweep.data
+        facts = {**sweep.facts, "where": engine.where, "data": data.train.name, "notes": list(data.notes)}
         if plan_once:
-            design, sweep.facts["plans"] = pinned(sweep, out / "plan.json", engine)
+            design, facts["plans"] = pinned(sweep, out / "plan.json", engine)
         trials = make_trials(design, sweep.seeds, out, sweep.subset is not None)
         order = {(trial.variant, trial.config.seed): place for place, trial in enumerate(trials)}
         rows = [row for row in (trial.done() for trial in trials) if row is not None]
@@ -190,7 +192,7 @@ def run_sweep(
         console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         columns = (BarColumn(30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
         begun, before = time.monotonic(), len(rows)
-        table = write(out, rows, sweep.design.comparisons, sweep.facts, len(trials))
+        table = write(out, rows, sweep.design.comparisons, facts, len(trials))
         hidden = quiet or not console.is_terminal
         with ExitStack() as stack, Progress(*columns, console=console, transient=True, disable=hidden) as bar:
             task = bar.add_task("trials", total=len(trials), completed=before)
@@ -203,7 +205,7 @@ def run_sweep(
                 bar.update(task, completed=len(rows), description=f"{left} left")
                 line = f"{len(rows)}/{len(trials)}  {row['variant']}, seed {row['seed']}: {said}  ({left} left)"
                 console.print(line, markup=False)
-                table = write(out, rows, sweep.design.comparisons, sweep.facts, len(trials))
+                table = write(out, rows, sweep.design.comparisons, facts, len(trials))
     return table
 
 
@@ -273,9 +275,8 @@ def write_images(sweep: Sweep, folder: Path) -> None:
 def _write_set(path: Path, images: Images, chosen: np.ndarray) -> None:
     if path.exists():
         return
-    content = io.BytesIO()
-    np.savez(content, images=images.images[chosen], labels=images.labels[chosen], classes=np.array(images.classes))
-    write_whole(path, content.getvalue())
+    names = np.array(images.classes)
+    write_arrays(path, images=images.images[chosen], labels=images.labels[chosen], classes=names)
 
 
 def print_answers(table: pd.DataFrame) -> None:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import speedtrain
 from speedtrain.ablation.design import Design
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
+from speedtrain.run import environment, measure_plan
 from speedtrain.weights import write_whole
 from timing import Guarded
 
@@ -87,17 +87,12 @@ def run_trial(
     recipe, run = trial.folder / "recipe.yaml", trial.folder / "run"
     recipe.write_text(trial.config.as_yaml(), encoding="utf-8")
     command = [sys.executable, "-m", "speedtrain", "train", "--recipe", str(recipe), "--out", str(run), "--quiet"]
-    package = str(Path(speedtrain.__file__).parent.parent)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
-    }
     # the run keeps its own budget; this limit is only for one that hangs before or after it
     limit = 2 * trial.config.budget + 900
     log_path = trial.folder / "log.txt"
     with (
         open(log_path, "wb") as log,
-        Guarded(command, limit, grace=GRACE, env=environment, output=log) as job,
+        Guarded(command, limit, grace=GRACE, env=environment(), output=log) as job,
     ):
         if cores is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(job.pid, cores)  # all that it starts inherits them
@@ -177,8 +172,6 @@ class Local:
 
     def plan(self, config: Config, train: Images) -> dict[str, Any]:
         """What the planner makes of a configuration on this machine."""
-        from speedtrain.run import measure_plan  # brings torch
-
         return measure_plan(config, train)
 
     def run(self, trials: Sequence[Trial]) -> Generator[Row, None, None]:

@@ -15,8 +15,9 @@ import yaml
 from rich.console import Console
 
 from speedtrain.ablation.design import Comparison, Design, with_threads
-from speedtrain.ablation.sweep import Source, Sweep, load, make_engine, pinned, run_sweep, write_images
-from speedtrain.ablation.trials import Engine, Row, Trial, settle, sole_owner
+from speedtrain.ablation.report import markdown_table, save_figure
+from speedtrain.ablation.sweep import Source, Sweep, check_counts, load, make_engine, pinned, run_sweep, write_images
+from speedtrain.ablation.trials import Engine, Trial, settle, sole_owner
 from speedtrain.config import Config, resolve
 from speedtrain.data import Data, load_data
 from speedtrain.errors import UserError
@@ -123,9 +124,7 @@ def tune(
         import optuna.storages.journal
     except ImportError:
         raise UserError('tune needs Optuna: pip install "speedtrain[tune]"') from None
-    for name, number in (("--trials", trials), ("--seeds", seeds), ("--confirm", confirm)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise UserError(f"{name} must be a whole number from 1, got {number!r}")
+    check_counts(trials=trials, seeds=seeds, confirm=confirm)
     if not search:
         raise UserError("nothing to search; say where, as in --search sam.rho=log:0.01..0.5")
     dimensions = [Dimension.parse(key, where) for key, where in search.items()]
@@ -224,8 +223,7 @@ def _try_some(
     alive = asked
     for step, seed in enumerate(seeds):
         runs = {trial.number: make_trial(values[trial.number], seed) for trial in alive}
-        rows: dict[Path, Row] = {run.folder: row for run in runs.values() if (row := run.done()) is not None}
-        missing = {run.folder: run for run in runs.values() if run.folder not in rows}
+        missing = {run.folder: run for run in runs.values() if run.done() is None}
         with closing(engine.run(list(missing.values()))) as ended:
             for _ in ended:
                 pass
@@ -257,7 +255,7 @@ def _confirm(
 ) -> dict[str, Any]:
     """The winner against the recipe that it began from, on seeds and images that chose neither."""
     design = Design({"recipe": base, "tuned": tuned}, [Comparison("tuned", {"tuned": 1.0, "recipe": -1.0})])
-    facts = {"budget_seconds": base.budget, "where": engine.where, "data": data.train.name, "notes": list(data.notes)}
+    facts = {"budget_seconds": base.budget}
     sweep = Sweep(with_threads(design, engine.threads), range(FRESH, FRESH + seeds), data, facts=facts)
     resume = (out / "sweep.json").exists()
     return run_sweep(sweep, out, engine, resume=resume, quiet=quiet).attrs["comparisons"][0]
@@ -291,11 +289,11 @@ def _write_search(out: Path, study: Any, dimensions: Sequence[Dimension]) -> pd.
 
 def _markdown(table: pd.DataFrame, keys: Sequence[str]) -> str:
     head = ["accuracy on the holdout (%)", "runs", "state", *keys]
-    lines = [head, ["---:"] * len(head)]
+    lines = []
     for row in table.sort_values("accuracy", ascending=False).to_dict("records"):
         shown = (f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in keys)
         lines.append([f"{100 * row['accuracy']:.2f}", str(row["runs"]), row["state"], *shown])
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = "\n".join(markdown_table(head, lines, first="---:"))
     return f"{len(table)} settings, the best first. The best of many is an optimist: see the confirmation.\n\n{text}\n"
 
 
@@ -326,9 +324,7 @@ def _draw(path: Path, table: pd.DataFrame, dimensions: Sequence[Dimension]) -> N
             axes.set_axisbelow(True)
         panels[0].set_ylabel("accuracy on the holdout (%)")
         figure.suptitle(f"{len(table)} settings tried; orange: the best", x=0.01, ha="left", fontsize=11)
-        temporary = path.with_name(".tune.png")
-        figure.savefig(temporary, dpi=130, format="png")
-    temporary.replace(path)
+        save_figure(figure, path)
 
 
 def print_winner(table: pd.DataFrame) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from speedtrain.errors import UserError
 from speedtrain.judge.journal import Entry, Journal
-from speedtrain.judge.page import render
+from speedtrain.judge.page import count, render
 from speedtrain.judge.ranking import METHOD, rank, score
 from speedtrain.weights import write_whole
 
@@ -168,9 +168,8 @@ def summary(entry: Board) -> str:
     if entry["refused"]:
         return f"refused: {entry['refused']}"
     failed = [run for run in entry["runs"] if run["failed"]]
-    runs = f"{len(entry['runs'])} run{'s' if len(entry['runs']) > 1 else ''}"
     why = failed[-1]["verdict"].removeprefix("failed: ") if failed else ""
-    said = [f"{len(failed)} of {runs} failed: {why}"] if failed else ["sound"]
+    said = [f"{len(failed)} of {count(len(entry['runs']), 'run')} failed: {why}"] if failed else ["sound"]
     if any(run["network_attempts"] for run in entry["runs"]):
         said.append("rule broken: tried to reach the network")
     if any(run["drifted"] for run in entry["runs"]):

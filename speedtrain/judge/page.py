@@ -16,7 +16,7 @@ def render(board: Mapping[str, Any]) -> str:
     settings = board["settings"]
     entries: Sequence[Entry] = board["entries"]
     about = (
-        f"{_count(settings['runs'], 'run')} of {settings['budget']:g} s each, on {_count(settings['cpus'], 'core')} "
+        f"{count(settings['runs'], 'run')} of {settings['budget']:g} s each, on {count(settings['cpus'], 'core')} "
         f"with {in_bytes(settings['memory'])} of memory; trained on {board['data']['num_train']:,} images, scored on "
         f"{board['num_test_images']:,}. Begun {board['began']}."
     )
@@ -91,7 +91,7 @@ def _verdict(entry: Entry) -> Html:
         said, kind = f"refused: {_short(entry['refused'])}", "bad"
     elif failed:
         why = _short(failed[-1]["verdict"].removeprefix("failed: "))
-        said, kind = f"{len(failed)} of {_count(len(entry['runs']), 'run')} failed: {why}", "bad"
+        said, kind = f"{len(failed)} of {count(len(entry['runs']), 'run')} failed: {why}", "bad"
     elif any(run["network_attempts"] for run in entry["runs"]):
         said, kind = "tried to reach the network", "bad"
     elif not entry["complete"]:
@@ -201,7 +201,7 @@ def _marks(run: Entry) -> str:
     return f" [{'; '.join(marks)}]" if marks else ""
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
