@@ -27,6 +27,7 @@ VERBS = {
     "ablate": "say what each trick is worth, with paired seeds and intervals",
     "tune": "search hyperparameters on a holdout, and confirm the winner on fresh seeds",
     "curve": "say what accuracy a budget buys, recipes side by side",
+    "bench": "say what this machine can do, and what each trick and the harness cost on it",
     "package": "make a submission of a recipe or a run: one zip that trains and predicts elsewhere",
     **judging.VERBS,
 }
@@ -57,11 +58,15 @@ def build_parser() -> ArgumentParser:
     parser.epilog = "python -m speedtrain --budget 60 is short for train --budget 60."
     verbs = parser.add_subcommands(required=True, dest="verb")
     parsers = {verb: _Parser(description=help[0].upper() + help[1:] + ".") for verb, help in VERBS.items()}
-    for verb in ("train", "plan", "ablate", "tune", "curve"):
+    for verb in ("train", "plan", "ablate", "tune", "curve", "bench"):
         _add_run_options(parsers[verb])
     ablation.add_ablate_options(parsers["ablate"])
     ablation.add_tune_options(parsers["tune"])
     ablation.add_curve_options(parsers["curve"])
+    bench = parsers["bench"].add_argument
+    bench("--budgets", metavar="a,b,c", default="60", help="seconds; a run of each shows where they go (default: 60)")
+    bench("--out", metavar="DIR", default="bench", help="directory for all that comes out (default: bench/)")
+    bench("--quiet", action="store_true", help="show no progress")
     train, predict, replay = parsers["train"], parsers["predict"], parsers["replay"]
     train.add_argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one in runs/)")
     train.add_argument("--quiet", action="store_true", help="show no progress")
@@ -224,7 +229,7 @@ def _predict(options: Namespace) -> int:
 
 
 def _plan(options: Namespace) -> int:
-    from speedtrain.run import plan
+    from speedtrain.run import expected, plan
 
     config, chosen, notes = plan(**_told(options))
     for note in notes:
@@ -238,10 +243,15 @@ def _plan(options: Namespace) -> int:
     print("because")
     for reason in chosen["reasons"] or ["the recipe pins everything"]:
         print(f"  {reason}")
-    print("measured (width, precision, images/s, epochs)")
+    print("measured (width, precision, images/s, epochs, accuracy promised)")
     for row in chosen["alternatives"]:
         name = "as built" if row["width"] is None else str(row["width"])
-        print(f"  {name:>8}  {row['precision']}  {row['images_per_second']:8.0f}  {row['epochs']:8.1f}")
+        promised = "" if row["accuracy"] is None else f"  {row['accuracy']:8.1%}"
+        print(f"  {name:>8}  {row['precision']}  {row['images_per_second']:8.0f}  {row['epochs']:8.1f}{promised}")
+    if hope := expected(config, chosen):
+        print(f"expected of images like CIFAR-10's: {hope['accuracy']:.1%} ({hope['low']:.1%} to {hope['high']:.1%})")
+    else:
+        print("what is promised holds for the default tricks: others may reach more or less")
     return 0
 
 
@@ -255,6 +265,18 @@ def _tune(options: Namespace) -> int:
 
 def _curve(options: Namespace) -> int:
     return ablation.curve_command(options, _told(options))
+
+
+def _bench(options: Namespace) -> int:
+    from speedtrain.bench.bench import bench
+
+    told = _told(options)
+    if told.pop("budget") is not None:
+        raise UserError("bench takes --budgets, as in --budgets 60,600")
+    budgets = ablation.parse_vary([f"budget={options.budgets}"])["budget"]
+    bench(budgets, **told, out=options.out, quiet=options.quiet)
+    _say(Path(options.out, "bench.md").read_text(encoding="utf-8").rstrip())
+    return 0
 
 
 def _package(options: Namespace) -> int:
@@ -307,6 +329,7 @@ _COMMANDS = {
     "ablate": _ablate,
     "tune": _tune,
     "curve": _curve,
+    "bench": _bench,
     "package": _package,
     **judging.COMMANDS,
 }

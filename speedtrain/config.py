@@ -34,8 +34,6 @@ class Config:
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
         batch_size: images a step, or auto.
         precision: fp32, bf16 or fp16 (automatic mixed precision), or auto: the fastest here.
-        epochs: what auto width aims at in 600 s: the widest network that still sees every image so often. In
-            other budgets it counts times √(budget / 600).
         lr: peak learning rate of SGD.
         momentum: of SGD.
         nesterov: whether SGD's momentum is Nesterov's.
@@ -57,7 +55,6 @@ class Config:
     width: int | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
     precision: Precision = "auto"
-    epochs: float = 40.0
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
@@ -86,7 +83,7 @@ class Config:
 
 
 _KEYS = tuple(entry.name for entry in fields(Config))
-_POSITIVE = ("budget", "width", "batch_size", "epochs", "lr", "head_scale", "threads", "per_class")
+_POSITIVE = ("budget", "width", "batch_size", "lr", "head_scale", "threads", "per_class")
 _NOT_NEGATIVE = ("momentum", "weight_decay", "seed")
 
 

@@ -26,6 +26,7 @@ MODULES = (
     "crew",
     "data",
     "errors",
+    "expectation",
     "keeper",
     "network",
     "planner",

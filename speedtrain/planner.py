@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 
 from speedtrain.config import Config, Precision
+from speedtrain.expectation import RESNET9
 from speedtrain.network import build_classifier, make_tricks
 from speedtrain.training import Training
 from tricks import ProgressiveResizing, Trick
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 START_WIDTH = 16
-REFERENCE_IMAGES, REFERENCE_SECONDS = 5000, 600.0
-PROBE_BATCH = 128
 PROBE_SHARE = 0.02
-BATCH_SIZE = 128
-CLEARLY = 1.25
-"""Times faster, beyond which it is no chance of a short measurement."""
+BATCH_SIZE, GPU_BATCH_SIZE = 128, 512  # a GPU waits for its host where a step is small
 
 
 @dataclass
@@ -32,8 +29,9 @@ class Plan:
         resolutions: image sides in the order in which training uses them.
         images_per_second: measured in a short probe; 0 where nothing was left to decide.
         epochs: expected, from that.
+        accuracy: to be expected on photographs as hard as CIFAR-10's with the default recipe; null for a timm model.
         reasons: one line a decision.
-        alternatives: what was measured: width, precision, images_per_second, epochs.
+        alternatives: what was measured: width, precision, images_per_second, epochs, accuracy.
     """
 
     model: str
@@ -43,6 +41,7 @@ class Plan:
     resolutions: list[int]
     images_per_second: float = 0.0
     epochs: float = 0.0
+    accuracy: float | None = None
     reasons: list[str] = field(default_factory=list)
     alternatives: list[dict[str, Any]] = field(default_factory=list)
 
@@ -62,9 +61,9 @@ def make_plan(
 ) -> Plan:
     """Decides what the configuration leaves to `auto`.
 
-    The rule: the fastest precision; then the widest ResNet-9 that still sees every image `config.epochs` times in
-    600 seconds; in other budgets times by its square root, so that more time goes half into width and half into
-    epochs. A training set of fewer than 5,000 images counts as 5,000.
+    The rule: the fastest precision; then the ResNet-9 that promises the highest accuracy by `expectation.RESNET9`, a
+    law fitted to recorded runs, at the images a second that were measured. Widths are tried from a middle one
+    upwards, or downwards, for as long as they promise more.
 
     Args:
         images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].
@@ -75,17 +74,18 @@ def make_plan(
     plan = Plan(
         model=config.model,
         width=None if config.model != "resnet9" else (START_WIDTH if config.width == "auto" else config.width),
-        batch_size=BATCH_SIZE if config.batch_size == "auto" else config.batch_size,
+        batch_size=probe.batch_size if config.batch_size == "auto" else config.batch_size,
         precision=config.precision,
         resolutions=_resolutions(make_tricks(config), images.shape[1]),
     )
     if plan.precision == "auto":
         plan.precision = probe.fastest_precision(plan)
     if plan.width is not None and config.width == "auto":
-        plan.width = probe.widest(plan)
+        plan.width = probe.most_promising(plan)
     if forecast or "auto" in (config.width if plan.width else None, config.precision):
         measured = probe.measure(plan.width, plan.precision)
         plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
+        plan.accuracy = measured["accuracy"]
     plan.alternatives = probe.measured
     return plan
 
@@ -105,6 +105,7 @@ class _Probe:
         self.seconds = seconds
         self.until = time.monotonic() + PROBE_SHARE * seconds
         self.measured: list[dict[str, Any]] = []
+        self.batch_size = GPU_BATCH_SIZE if images.is_cuda else BATCH_SIZE
 
     def measure(self, width: int | None, precision: str) -> dict[str, Any]:
         """Images a second of whole training steps, from the middle of each third of the schedule."""
@@ -113,7 +114,7 @@ class _Probe:
                 return known
         device = self.images.device
         tricks = make_tricks(self.config)
-        sample = self.images[:PROBE_BATCH]
+        sample = self.images[: self.batch_size]
         classifier = build_classifier(
             self.config.model, self.num_classes, width or 0, self.config.head_scale, tricks, sample
         ).to(device)
@@ -131,14 +132,12 @@ class _Probe:
         )
         training.differentiate = Tensor.backward
         optimizer = training.configure_optimizers()
-        indices = torch.arange(PROBE_BATCH, device=device) % len(self.images)
+        indices = torch.arange(self.batch_size, device=device) % len(self.images)
 
         def seconds_of_step(progress: float) -> float:
             begun = time.monotonic()
             training.progress = progress
-            training.gradient(training.make_batch(indices))
-            optimizer.step()
-            training.num_steps += 1
+            training.step_alone(indices, optimizer)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             return time.monotonic() - begun
@@ -149,12 +148,14 @@ class _Probe:
         training.num_steps = 0
         taken = [seconds_of_step(last)]
         taken += [seconds_of_step(third) for third in others if time.monotonic() < self.until]
-        rate = PROBE_BATCH * len(taken) / sum(taken)
+        rate = self.batch_size * len(taken) / sum(taken)
+        epochs = rate * self.seconds / len(self.images)
         result = {
             "width": width,
             "precision": precision,
             "images_per_second": round(rate, 1),
-            "epochs": round(rate * self.seconds / len(self.images), 1),
+            "epochs": round(epochs, 1),
+            "accuracy": None if width is None else round(self._expected(width, epochs), 4),
         }
         self.measured.append(result)
         return result
@@ -174,33 +175,31 @@ class _Probe:
         plan.reasons.append(f"precision {choice}: {rates['bf16']:.0f} images/s in bf16, {rates['fp32']:.0f} in fp32")
         return choice
 
-    def widest(self, plan: Plan) -> int:
-        """The widest of `WIDTHS` with enough epochs, searched upwards or downwards from the one first tried."""
-        share = (self.config.budget / REFERENCE_SECONDS) ** 0.5
-        wanted = self.config.epochs * share * max(1.0, REFERENCE_IMAGES / len(self.images))
+    def most_promising(self, plan: Plan) -> int:
+        """The width of `WIDTHS` that promises most, searched upwards or downwards from the one first tried."""
+
+        def promise(place: int) -> float:
+            accuracy: float = self.measure(WIDTHS[place], plan.precision)["accuracy"]
+            return accuracy
+
         place = WIDTHS.index(START_WIDTH)
-
-        def enough(width: int) -> bool:
-            return self.measure(width, plan.precision)["epochs"] >= wanted
-
-        if enough(WIDTHS[place]):
-            while place + 1 < len(WIDTHS) and time.monotonic() < self.until and enough(WIDTHS[place + 1]):
-                place += 1
-        else:
-            while place > 0 and not enough(WIDTHS[place]):
-                place -= 1
-            if not enough(WIDTHS[place]):  # so narrow, a network may even be slower
-                rows = {row["width"]: row["epochs"] for row in self.measured if row["precision"] == plan.precision}
-                best = max(rows, key=lambda width: rows[width])
-                if rows[best] > CLEARLY * rows[WIDTHS[place]]:
-                    place = WIDTHS.index(best)
-        epochs = self.measure(WIDTHS[place], plan.precision)["epochs"]
+        for direction in (1, -1):
+            best = place
+            while 0 <= best + direction < len(WIDTHS) and (direction < 0 or time.monotonic() < self.until):
+                if promise(best + direction) <= promise(best):
+                    break
+                best += direction
+            if best != place:
+                place = best
+                break
+        row = self.measure(WIDTHS[place], plan.precision)
         plan.reasons.append(
-            f"width {WIDTHS[place]}: the widest measured to give {wanted:.0f} epochs or more ({epochs:.0f})"
-            if epochs >= wanted
-            else f"width {WIDTHS[place]}: the fastest; {wanted:.0f} epochs do not fit ({epochs:.0f} do)"
+            f"width {WIDTHS[place]}: {row['epochs']:.0f} epochs of it promise more than what was measured beside it"
         )
         return WIDTHS[place]
+
+    def _expected(self, width: int, epochs: float) -> float:
+        return RESNET9.accuracy(width, epochs, len(self.images), self.num_classes)
 
 
 def _bf16_products_are_faster() -> bool:

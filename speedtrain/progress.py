@@ -129,6 +129,9 @@ class Display:
                 f"\naccuracy {result['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}; {on})",
                 markup=False,
             )
+            if hope := result.get("expected"):
+                between = f"{hope['low']:.1%} to {hope['high']:.1%}"
+                out.print(f"expected {hope['accuracy']:.1%} ({between}) of images like CIFAR-10's", markup=False)
             plan = result["plan"]
             trained = f"{result['status']}: {result['epochs']:.1f} epochs, {result['images_per_second']:.0f} images/s"
             width = f", width {plan['width']}" if plan.get("width") else ""

@@ -152,7 +152,9 @@ def _scored_on(result: Mapping[str, Any]) -> str:
 
 def _headline(result: Mapping[str, Any]) -> Html:
     status = str(result.get("status"))
+    hope = result.get("expected")
     facts = {
+        "expected, were these CIFAR-10": hope and f"{_percent(hope['low'])} to {_percent(hope['high'])}",
         "data": (result.get("data") or {}).get("name"),
         "budget": _number(result.get("budget_seconds"), 1, " s"),
         "wall time": _number(result.get("wall_seconds"), 1, " s"),
@@ -260,12 +262,29 @@ def _what_was_run(result: Mapping[str, Any]) -> Html:
     parts = {
         "Data": _facts(result.get("data")),
         "Plan": _facts(plan) + _list(reasons),
-        "Weighed": _list(weighed),
+        "Weighed": _weighed(weighed),
         "Tricks": _facts({name: values or "on" for name, values in tricks.items()}),
         "Machine": _facts(machine),
         "Command": tag("pre", tag("code", command)) if command else Html(),
     }
     return _section("What was run", *(_section(title, Html(part), level="h3") for title, part in parts.items()))
+
+
+def _weighed(alternatives: Sequence[Mapping[str, Any]] | None) -> Html:
+    if not alternatives:
+        return Html()
+    head = ("width", "precision", "images/s", "epochs", "promises")
+    rows = [
+        (
+            row.get("width") or "as built",
+            row.get("precision"),
+            _number(row.get("images_per_second")),
+            _number(row.get("epochs"), 1),
+            "–" if row.get("accuracy") is None else _percent(row["accuracy"]),
+        )
+        for row in alternatives
+    ]
+    return _table("What was measured, and what accuracy it promises on images like CIFAR-10's", head, rows, "plain")
 
 
 # ---- the curve ----

@@ -27,6 +27,7 @@ from speedtrain.config import Config, resolve
 from speedtrain.crew import Crew, cores
 from speedtrain.data import Data, Images, image_names, load_data, load_images
 from speedtrain.errors import UserError
+from speedtrain.expectation import CONFIDENT, RESNET9
 from speedtrain.network import build_classifier, make_tricks
 from speedtrain.planner import make_plan
 from speedtrain.progress import Display
@@ -96,7 +97,7 @@ def train(
         **options,
     )
     begun = time.monotonic()
-    loaded = _load(config, data, test)
+    loaded = load_named(config, data, test)
     off_clock = {"data": time.monotonic() - begun}
     told = {**options, **(settings or {})}
     return execute(config, loaded, out, Display(quiet), off_clock=off_clock, notes=_idle(config, told))
@@ -120,7 +121,7 @@ def execute(
         replay: a `clock.csv` to follow instead of the clock, and how many steps of it.
     """
     begun = time.monotonic()
-    notes = [*data.notes, *notes, *_settle_machine(config)]
+    notes = [*data.notes, *notes, *settle_machine(config)]
     check_network(config, data.train)
     run = new_folder(out)
     for note in notes:
@@ -191,7 +192,7 @@ def replay(source: Path, out: str | Path | None = None, *, quiet: bool = True) -
     """
     config, facts = read_run(source)
     begun = time.monotonic()
-    data = _load(config)
+    data = load_named(config)
     if data.train.sha256() != facts["data_sha256"]:
         raise UserError(f"{source}: the training images in {config.data} are not those of the run any more")
     display = Display(quiet)
@@ -222,8 +223,8 @@ def plan(
         UserError: as `train`, or the network is too large for this machine.
     """
     config = resolve(budget=budget, data=_named(data), test=_named(test), **told)
-    loaded = _load(config)
-    notes = [*loaded.notes, *_idle(config, {**told, **(told.get("settings") or {})}), *_settle_machine(config)]
+    loaded = load_named(config)
+    notes = [*loaded.notes, *_idle(config, {**told, **(told.get("settings") or {})}), *settle_machine(config)]
     check_network(config, loaded.train)
     return config, measure_plan(config, loaded.train), notes
 
@@ -234,7 +235,7 @@ def measure_plan(config: Config, train: Images) -> dict[str, Any]:
     Raises:
         UserError: a training step fails.
     """
-    _settle_machine(config)
+    settle_machine(config)
     seconds = max(0.1, config.budget - _start_seconds())
     crew = Crew(config.threads or 1)
     before = torch.get_num_threads()
@@ -281,7 +282,7 @@ def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
         raise UserError(f"--out {out}: predictions are written as .npz; name it so")
     # how it was trained need not be how it predicts: in full precision, on what this machine has
     config.device, config.precision, config.threads = "auto", "fp32", None
-    _settle_machine(config)
+    settle_machine(config)
     torch.set_num_threads(config.threads or 1)
     classifier, classes = load_classifier(config, source / "weights.safetensors")
     probabilities = predict(classifier, config, load_images(images)[0], torch.device(config.device))
@@ -348,15 +349,13 @@ def _idle(config: Config, told: Mapping[str, Any]) -> list[str]:
     given = {key for key, value in told.items() if value is not None}
     idle = []
     if config.model != "resnet9":
-        idle += [f"{key} has no effect on {config.model}" for key in ("width", "head_scale", "epochs") if key in given]
-    elif config.width != "auto" and "epochs" in given:
-        idle += ["epochs has no effect where width is given: it is what width=auto aims at"]
+        idle += [f"{key} has no effect on {config.model}" for key in ("width", "head_scale") if key in given]
     if not {"auto", "cifar10"} & {config.data, config.test} and "data_root" in given:
         idle += [f"--data-root has no effect on --data {config.data}"]
     return [f"warning: {line}" for line in idle]
 
 
-def _settle_machine(config: Config) -> list[str]:
+def settle_machine(config: Config) -> list[str]:
     """Decides device and threads, in `config`; returns what a person should know."""
     notes = []
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -372,7 +371,7 @@ def _settle_machine(config: Config) -> list[str]:
     return notes
 
 
-def _load(config: Config, data: Any = None, test: Any = None) -> Data:
+def load_named(config: Config, data: Any = None, test: Any = None) -> Data:
     """Loads the images, given ones or those that the configuration names; leaves in it what still holds when
     its config.yaml is used later and from another folder."""
     for key in ("data", "test", "data_root"):
@@ -602,6 +601,7 @@ def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: 
         "test_data": {"name": data.test.name, "sha256": data.test.sha256()},
         "tricks": config.tricks,
         "plan": worker.plan,
+        "expected": expected(config, worker.plan),
         "phases": _phases(worker, death),
         "steps": worker.last.get("step", 0),
         "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
@@ -621,6 +621,15 @@ def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: 
         "command": " ".join(map(shlex.quote, sys.orig_argv)),
         "events": [*notes, *worker.said],
     }
+
+
+def expected(config: Config, plan: Mapping[str, Any]) -> dict[str, float] | None:
+    """The accuracy that a plan promises on photographs as hard as CIFAR-10's, with the interval in which 95 % of runs
+    lie; None where the law behind it knows nothing: of other tricks than the default's, and of other networks."""
+    if plan.get("accuracy") is None or config.tricks != resolve(recipe="auto", budget=config.budget).tricks:
+        return None
+    reach = CONFIDENT * RESNET9.deviation
+    return {"accuracy": plan["accuracy"], "low": plan["accuracy"] - reach, "high": min(1.0, plan["accuracy"] + reach)}
 
 
 def _status(death: Death, worker: _Worker) -> str:

@@ -53,8 +53,8 @@ class Training(L.LightningModule):
     """One step of training, on images that live on the device as uint8.
 
     Manual optimization: the `gradient` joint owns the backward passes. Progress comes from `self.progress`,
-    which a callback sets before every step. Without a trainer, `make_batch`, `gradient` and the optimizer of
-    `configure_optimizers` make up a step, with `differentiate` set to `Tensor.backward`.
+    which a callback sets before every step. Without a trainer there is `step_alone`, with the optimizer of
+    `configure_optimizers` and `differentiate` set to `Tensor.backward`.
 
     Args:
         classifier: what is trained.
@@ -143,14 +143,26 @@ class Training(L.LightningModule):
         batch = self.make_batch(indices)
         loss = self.gradient(batch)
         if self.loss_scale.may_step():
-            self.optimizer.step()
+            with self._autocast():  # what an optimizer multiplies may be as coarse as what the network does
+                self.optimizer.step()
         self.last_loss, self.last_side = loss, batch.images.shape[-1]
         self.num_steps += 1
 
+    def step_alone(self, indices: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """A whole step without a trainer, which `differentiate` must not need then."""
+        self.last_loss = self.gradient(self.make_batch(indices))
+        with self._autocast():
+            optimizer.step()
+        self.num_steps += 1
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self._images.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not torch.float32
+        )
+
     def _plain_gradient(self, batch: Batch) -> Tensor:
         self.classifier.zero_grad()
-        device = batch.images.device.type
-        with torch.autocast(device, self._autocast_dtype, enabled=self._autocast_dtype is not torch.float32):
+        with self._autocast():
             logits = self.classifier(batch.images)
         loss = self._loss(logits.float(), batch.targets)
         self.differentiate(loss * self.loss_scale.scale)

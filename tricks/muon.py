@@ -117,15 +117,18 @@ class MuonOptimizer(torch.optim.Optimizer):
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     """Approximately the nearest (semi-)orthogonal matrix of each in [N, rows, columns], by Newton–Schulz.
 
-    The coefficients are chosen for speed: they drive all singular values quickly to about 0.7 … 1.2.
+    The coefficients are chosen for speed: they drive all singular values quickly to about 0.7 … 1.2. The iteration
+    bears bfloat16, and uses it on GPUs, and wherever it is called under autocast to it.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).float()  # the smaller side first: less to multiply
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the iteration wants singular values of at most 1
-    if x.is_cuda:
+    device = x.device.type
+    if x.is_cuda or (torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16):
         x = x.bfloat16()
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)

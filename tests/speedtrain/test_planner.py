@@ -1,6 +1,5 @@
 """The planner on this very machine: it measures, and what it chooses follows from what it measured."""
 
-import pytest
 import torch
 
 from speedtrain.config import Config, resolve
@@ -16,27 +15,20 @@ def planned(seconds: float, num_images: int = 5000, forecast: bool = False, **se
     return make_plan(config, images, labels, 10, seconds, forecast=forecast), config
 
 
-def is_about_the_fastest(plan: Plan) -> bool:
-    """What is chosen where nothing gives enough epochs; a chance difference counts for nothing."""
-    epochs = {row["width"]: row["epochs"] for row in plan.alternatives if row["precision"] == plan.precision}
-    return 1.25 * epochs[plan.width] >= max(epochs.values())
-
-
-def test_too_little_time_gets_a_fast_one_and_plenty_the_widest() -> None:
-    short = planned(0.5, precision="fp32")[0]
+def test_too_little_time_gets_a_narrow_one_and_plenty_the_widest() -> None:
+    short = planned(2.0, precision="fp32")[0]
     assert {row["width"] for row in short.alternatives} >= {8, 12, 16}
-    assert is_about_the_fastest(short)
+    assert short.width == 8
     plan = planned(1e6, precision="fp32")[0]
     assert plan.width == WIDTHS[-1]
     assert plan.epochs > 40
 
 
-def test_the_choice_is_the_widest_measured_with_enough_epochs() -> None:
-    plan, config = planned(400.0, precision="fp32")
-    wanted = config.epochs * (400 / 600) ** 0.5
-    enough = [row["width"] for row in plan.alternatives if row["epochs"] >= wanted]
-    assert plan.width == max(enough) if enough else is_about_the_fastest(plan)
-    assert len(plan.alternatives) >= 2
+def test_the_choice_promises_most_of_what_was_measured() -> None:
+    plan, _ = planned(400.0, precision="fp32")
+    promised = {row["width"]: row["accuracy"] for row in plan.alternatives}
+    assert plan.accuracy == promised[plan.width] == max(promised.values())
+    assert len(promised) >= 2
     assert any(f"width {plan.width}" in reason for reason in plan.reasons)
 
 
@@ -56,14 +48,6 @@ def test_what_is_pinned_is_kept() -> None:
     forecast, _ = planned(60.0, width=12, batch_size=32, precision="fp32", forecast=True)
     assert [row["width"] for row in forecast.alternatives] == [12]
     assert forecast.epochs > 0
-
-
-def test_fewer_images_are_seen_more_often() -> None:
-    """1,000 images are to be seen five times as often as 5,000: as many steps, so as narrow a network."""
-    plan, config = planned(60.0, num_images=1000, precision="fp32")
-    rows = {row["width"]: row for row in plan.alternatives}
-    assert rows[plan.width]["epochs"] == pytest.approx(rows[plan.width]["images_per_second"] * 60 / 1000, rel=0.01)
-    assert rows[plan.width]["epochs"] >= 5 * config.epochs * (60 / 600) ** 0.5 or is_about_the_fastest(plan)
 
 
 def test_more_time_goes_into_width_and_into_epochs() -> None:

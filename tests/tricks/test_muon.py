@@ -28,6 +28,17 @@ def test_the_size_of_a_matrix_does_not_matter():
     assert not orthogonalize(torch.zeros(1, 8, 20), 5).any()
 
 
+def test_under_autocast_it_runs_in_bfloat16_and_is_still_orthogonal():
+    matrix = torch.randn(2, 24, 60)
+    exact = orthogonalize(matrix, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = orthogonalize(matrix, 5)
+    assert coarse.dtype == torch.float32
+    assert torch.equal(coarse, coarse.bfloat16().float())  # no more digits than that
+    assert not torch.equal(coarse, exact)
+    assert (coarse - exact).norm() < 0.05 * exact.norm()
+
+
 def train(model, optimizer, batches, plain):
     compute = plain(model)
     for batch in batches:

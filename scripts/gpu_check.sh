@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# On a machine with a GPU, in one command: everything that this repository says of GPUs without having measured it.
+# Three hours at full length; a run that was cut off goes on where it was.
+#
+#     scripts/gpu_check.sh TRAIN.npz TEST.npz [OUT]
+set -euo pipefail
+if [ $# -lt 2 ]; then
+    echo "usage: scripts/gpu_check.sh TRAIN.npz TEST.npz [OUT]" >&2
+    exit 2
+fi
+train=$(realpath "$1") test=$(realpath "$2") out=$(realpath -m "${3:-results/gpu}")
+cd "$(dirname "$0")/.."
+python - <<'PYTHON'
+import sys, torch
+sys.exit(None if torch.cuda.is_available() else "gpu_check: torch sees no CUDA GPU here")
+PYTHON
+mkdir -p "$out"
+data=(--data "$train" --test "$test" --device cuda)
+
+pytest -k "cuda or gpu" | tee "$out/tests.txt"
+for budget in 15 60 600; do
+    python -m speedtrain plan --budget $budget "${data[@]}" | tee "$out/plan-$budget.txt"
+done
+if [ ! -e "$out/bench/bench.json" ]; then
+    rm -rf "$out/bench"
+    python -m speedtrain bench --budgets 60,600 "${data[@]}" --out "$out/bench"
+fi
+resume=()
+[ -e "$out/curve" ] && resume=(--resume)
+python -m speedtrain curve --budgets 15,60,600 --recipes auto,paper --seeds 3 "${data[@]}" --out "$out/curve" "${resume[@]}"
+python scripts/peers.py --budgets 60,600 --seeds 3 --data "$train" --test "$test" --out "$out/peers"
+echo "all in $out"

@@ -1,0 +1,351 @@
+"""speedtrain beside its peers: same machine, same images, same budgets, one run after another.
+
+    python scripts/peers.py --budgets 60,600 --seeds 3 --data train.npz --test test.npz --out results/peers
+
+The peers: the competition's LeNet baseline, an airbench-style network and timm's resnet18, each in a plain PyTorch
+loop below, on a clock that counts from the birth of its process as ours does; and, through the harness, the paper's
+recipe. Each peer is given what its description says. The one thing they get that they did not have is a schedule that
+follows the clock, so that they are annealed when it stops.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PEERS = ("auto", "paper", "airbench", "resnet18", "lenet")
+NAMES = {
+    "auto": "speedtrain, auto",
+    "paper": "the paper's recipe",
+    "airbench": "airbench-style",
+    "resnet18": "timm resnet18",
+    "lenet": "LeNet baseline",
+}
+RESERVE = 0.3  # seconds of the budget that the plain loops keep for saving
+
+
+@dataclass
+class Peer:
+    """A network and how it is trained.
+
+    Attributes:
+        network: images [B, 3, 32, 32] → logits.
+        optimizer: of its parameters, at its peak learning rate.
+        factor: progress → factor on the learning rate.
+        translate: pixels of the random crops' padding.
+        flip: `random`, or `alternating` from epoch to epoch.
+        smoothing: of the labels.
+        batch_size: images a step.
+        after_step: called with progress after each step.
+        views: whether it predicts with mirrored and shifted images.
+    """
+
+    network: Any
+    optimizer: Any
+    factor: Callable[[float], float]
+    translate: int = 4
+    flip: str = "random"
+    smoothing: float = 0.0
+    batch_size: int = 128
+    after_step: Callable[[float], None] = lambda progress: None
+    views: bool = False
+
+
+def cosine(progress: float) -> float:
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def lenet(classes: int) -> Peer:
+    """The organisers' baseline: LeNet-5, SGD 0.1, momentum 0.9, decay 5e-4, cosine, crops and flips."""
+    import torch
+    from torch import nn
+
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes),
+    )  # fmt: skip
+    return Peer(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4), cosine)
+
+
+def resnet18(classes: int) -> Peer:
+    """timm's, as it comes, without pretrained weights; the usual SGD recipe for CIFAR-10."""
+    import timm
+    import torch
+
+    network = timm.create_model("resnet18", pretrained=False, num_classes=classes)
+    sgd = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    return Peer(network, sgd, cosine)
+
+
+def airbench(classes: int, images: Any) -> Peer:
+    """After Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv 2404.00498), from its description.
+
+    Frozen whitening of 2×2 patches and their negatives with a learned bias; three blocks of 64, 256 and 256 channels,
+    each of two convolutions that begin as the identity, pooling after the first, batch norm without a scale, GELU;
+    head scaled by 1/9. SGD with Nesterov momentum 0.85, batches of 1,024, triangular schedule, biases of norms 64 times
+    faster, label smoothing 0.2, lookahead every 5 steps, alternating flip, shifts by 2 pixels, six views.
+    """
+    import torch
+    from torch import nn
+
+    from tricks.patch_whitening import patch_covariance
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__()
+            self.body = nn.Sequential(
+                identity_convolution(inputs, outputs), nn.MaxPool2d(2), norm(outputs), nn.GELU(),
+                identity_convolution(outputs, outputs), norm(outputs), nn.GELU(),
+            )  # fmt: skip
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x)
+
+    def identity_convolution(inputs: int, outputs: int) -> nn.Conv2d:
+        layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        nn.init.dirac_(layer.weight.data[:inputs])
+        return layer
+
+    def norm(channels: int) -> nn.BatchNorm2d:
+        layer = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+        layer.weight.requires_grad_(False)
+        return layer
+
+    class Scale(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x / 9
+
+    whitening = nn.Conv2d(3, 24, 2)
+    values, vectors = torch.linalg.eigh(patch_covariance(images.cpu(), 2))
+    filters = (vectors.T / (values + 5e-4).sqrt()[:, None]).float().view(12, 3, 2, 2)
+    whitening.weight.data[:] = torch.cat([filters, -filters])
+    whitening.weight.requires_grad_(False)
+    network = nn.Sequential(
+        whitening, nn.GELU(), Block(24, 64), Block(64, 256), Block(256, 256), nn.MaxPool2d(3), nn.Flatten(),
+        nn.Linear(256, classes, bias=False), Scale(),
+    )  # fmt: skip
+    kilostep = 1024 * (1 + 1 / (1 - 0.85))  # its learning rate and decay are told per 1,024 images, momentum undone
+    lr, decay = 11.5 / kilostep, 0.0153 * 1024 / kilostep
+    norms = [p for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in [m.bias]]
+    known = {id(p) for p in norms}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
+    optimizer = torch.optim.SGD(
+        [
+            {"params": norms, "lr": 64 * lr, "weight_decay": decay / (64 * lr)},
+            {"params": others, "lr": lr, "weight_decay": decay / lr},
+        ],
+        momentum=0.85, nesterov=True,
+    )  # fmt: skip
+    slow: dict[str, torch.Tensor] = {}
+    steps = 0
+
+    @torch.no_grad()
+    def look_ahead(progress: float) -> None:
+        nonlocal steps
+        steps += 1
+        if steps % 5 == 0:
+            share = 0.95**5 * progress**3  # of the slow weights: none at first, all but fixed at last
+            for name, tensor in network.state_dict().items():
+                if tensor.is_floating_point():
+                    slow.setdefault(name, tensor.clone()).lerp_(tensor, 1 - share)
+                    tensor.copy_(slow[name])
+
+    def triangle(progress: float) -> float:
+        return 0.2 + 0.8 * progress / 0.23 if progress < 0.23 else 1 + (0.07 - 1) * (progress - 0.23) / 0.77
+
+    return Peer(network, optimizer, triangle, 2, "alternating", 0.2, 1024, look_ahead, views=True)
+
+
+def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) -> dict[str, Any]:
+    """Trains a peer in this process until its budget, counted from the process's birth, is used up; then scores it."""
+    from timing import Budget
+
+    clock = Budget.since_birth(budget)
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    from tricks import Batch, RandomCrop, TestTimeAugmentation
+
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")
+    with np.load(data) as file:
+        images, labels = torch.tensor(file["images"], device=device), torch.tensor(file["labels"], device=device).long()
+    images = images.permute(0, 3, 1, 2).float() / 255
+    mean, std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True)
+    images, classes = ((images - mean) / std).to(memory_format=torch.channels_last), int(labels.max()) + 1
+    peer = (
+        airbench(classes, images)
+        if peer_name == "airbench"
+        else {"lenet": lenet, "resnet18": resnet18}[peer_name](classes)
+    )
+    network = peer.network.to(device=device, memory_format=torch.channels_last)
+    bf16 = faster_in_bf16(network, images[: peer.batch_size], clock)
+    rates = [group["lr"] for group in peer.optimizer.param_groups]
+    crop, slowest, epoch, seen = RandomCrop(peer.translate), 0.0, 0, 0
+    begun, end = clock.elapsed(), budget - RESERVE
+    network.train()
+    order = torch.randperm(len(images))
+    first = torch.rand(len(images), device=device) < 0.5
+    while clock.elapsed() + slowest < end:
+        at = clock.elapsed()
+        progress = (at - begun) / (end - begun)
+        if len(order) < min(peer.batch_size, len(images)):
+            order, epoch = torch.cat([order, torch.randperm(len(images))]), epoch + 1
+        chosen, order = order[: peer.batch_size].to(device), order[peer.batch_size :]
+        batch = crop.batch(Batch(images[chosen], labels[chosen], progress)).images
+        mirrored = (
+            first[chosen] ^ bool(epoch % 2)
+            if peer.flip == "alternating"
+            else torch.rand(len(chosen), device=device) < 0.5
+        )
+        batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
+        for group, rate in zip(peer.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * peer.factor(progress)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = network(batch)
+        loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=peer.smoothing)
+        peer.optimizer.zero_grad()
+        loss.backward()
+        peer.optimizer.step()
+        peer.after_step(progress)
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # the clock is to measure work, not a queue
+        seen += len(chosen)
+        slowest = max(slowest * 0.9, clock.elapsed() - at)
+    wall = clock.elapsed()
+    network.eval()
+    with np.load(test) as file:
+        held, answers = torch.tensor(file["images"], device=device), torch.tensor(file["labels"], device=device)
+    held = (held.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    forward = TestTimeAugmentation("mirror+shift").prediction(network) if peer.views else network
+    with torch.no_grad():
+        right = sum(
+            (forward(part).argmax(1) == answer).sum().item()
+            for part, answer in zip(held.split(250), answers.split(250), strict=True)
+        )
+    return {"accuracy": right / len(answers), "epochs": seen / len(images), "wall_seconds": wall, "bf16": bf16}
+
+
+def faster_in_bf16(network: Any, batch: Any, clock: Any) -> bool:
+    """Peers get the faster precision too, as ours do."""
+    import torch
+
+    taken = {}
+    for enabled in (True, False, True, False):  # the first of each makes kernels
+        begun = clock.elapsed()
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=enabled):
+            network(batch).float().sum().backward()
+        if batch.is_cuda:
+            torch.cuda.synchronize()
+        taken[enabled] = clock.elapsed() - begun
+    network.zero_grad()
+    return taken[True] < taken[False]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--budgets", default="60", help="seconds, separated by commas")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--data", type=Path, required=True, help="training images, .npz")
+    parser.add_argument("--test", type=Path, required=True, help="test images, .npz")
+    parser.add_argument("--out", type=Path, default=Path("peers"))
+    parser.add_argument("--plain", metavar="PEER", help=argparse.SUPPRESS)  # a plain loop's own process
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    budgets = [float(text) for text in told.budgets.split(",")]
+    if told.plain:
+        print(json.dumps(run_plain(told.plain, budgets[0], told.seed, told.data, told.test)))
+        return
+    told.out.mkdir(parents=True, exist_ok=True)
+    file = told.out / "peers.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.exists() else []  # goes on where it was
+    for budget in budgets:
+        for seed in range(told.seeds):
+            for name in told.peers.split(","):
+                if any((row["peer"], row["budget"], row["seed"]) == (name, budget, seed) for row in rows):
+                    continue
+                row = {"peer": name, "budget": budget, "seed": seed, "when": time.strftime("%Y-%m-%d %H:%M")}
+                row |= run_peer(name, budget, seed, told)
+                rows.append(row)
+                print(
+                    f"{budget:g} s  seed {seed}  {NAMES[name]:20}  {row['accuracy']:.2%}  {row['epochs']:.1f} epochs",
+                    flush=True,
+                )
+                facts = {"data": told.data.name, "test": told.test.name}
+                file.write_text(json.dumps({"schema": 1, **facts, "rows": rows}, indent=1))
+    report(told.out, rows)
+
+
+def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> dict[str, Any]:
+    """One peer, in a process of its own."""
+    if name in ("auto", "paper"):
+        from speedtrain import train
+
+        result = train(
+            budget=budget,
+            data=str(told.data),
+            test=str(told.test),
+            recipe=name,
+            seed=seed,
+            out=told.out / f"{name}-{budget:g}-{seed}",
+        )
+        keys = ("accuracy", "epochs", "wall_seconds", "status")
+        return {key: result[key] for key in keys} | {"width": result["plan"]["width"]}
+    command = [sys.executable, __file__, "--plain", name, "--budgets", str(budget), "--seed", str(seed)]
+    command += ["--data", str(told.data), "--test", str(told.test)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=budget + 600)
+    facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return facts
+
+
+def report(out: Path, rows: list[dict[str, Any]]) -> None:
+    """`peers.md`: mean ± standard deviation over seeds; `peers.png`."""
+    from statistics import mean, stdev
+
+    from matplotlib.figure import Figure
+
+    budgets = sorted({row["budget"] for row in rows})
+    lines = ["| | " + " | ".join(f"{budget:g} s" for budget in budgets) + " |", "| --- |" + " ---: |" * len(budgets)]
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(row["peer"] for row in rows):
+        cells, points = [], []
+        for budget in budgets:
+            scores = [100 * row["accuracy"] for row in rows if (row["peer"], row["budget"]) == (name, budget)]
+            if not scores:
+                cells.append("–")
+                continue
+            spread = stdev(scores) if len(scores) > 1 else 0.0
+            cells.append(f"{mean(scores):.1f} ± {spread:.1f} ({len(scores)})")
+            points.append((budget, mean(scores), spread))
+        lines.append(f"| {NAMES[name]} | " + " | ".join(cells) + " |")
+        axes.errorbar(
+            *zip(*((x, y) for x, y, _ in points), strict=True),
+            yerr=[s for *_, s in points],
+            fmt="o-",
+            capsize=4,
+            label=NAMES[name],
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+    axes.minorticks_off()
+    axes.set_xlabel("budget (s)")
+    axes.set_ylabel("accuracy (%), mean and standard deviation over seeds")
+    axes.grid(color="#e0e0e0")
+    axes.legend(frameon=False)
+    figure.savefig(out / "peers.png", dpi=140)
+    (out / "peers.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The front of `bench`: measures in a process like the one that trains, runs real budgets, writes what came out."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from speedtrain.bench.report import write_report
+from speedtrain.config import resolve
+from speedtrain.errors import UserError
+from speedtrain.run import check_network, environment, load_named, new_folder, settle_machine, train
+from speedtrain.weights import write_whole
+from speedtrain.worker import MALLOC
+
+SCHEMA = 1
+
+
+def bench(
+    budgets: Sequence[float] = (60.0,),
+    data: str | Path | None = None,
+    test: str | Path | None = None,
+    *,
+    out: str | Path = "bench",
+    quiet: bool = True,
+    **told: Any,
+) -> dict[str, Any]:
+    """Measures this machine, the tricks and the harness on it: `python -m speedtrain bench`.
+
+    Takes about three minutes on two cores, and the budgets on top.
+
+    Args:
+        budgets: seconds; one run of each, for the share that is spent training. The first one's plan says with
+            which width, batch size and precision tricks and harness are measured.
+        data, test: as for `train`, but by name or path.
+        out: directory, new or empty.
+        quiet: show no progress.
+        told: as for `train`: recipe, settings, device, threads, …
+
+    Returns:
+        What `bench.json` holds: `plan`, `products` (billions of operations a second), `convolutions` (rate of each
+        stage and width, and its share of the product's), `tricks` (percent that each adds to a step), `overhead`
+        (percent that the harness adds to a bare loop's step), and `budgets` (seconds and shares of each phase).
+
+    Raises:
+        UserError: bad input, or a measurement failed.
+    """
+    if not budgets:
+        raise UserError("no budget; say which, as in --budgets 60,600")
+    configs = [resolve(budget=budget, data=data, test=test, **told) for budget in dict.fromkeys(budgets)]
+    loaded = load_named(configs[0])
+    settle_machine(configs[0])
+    check_network(configs[0], loaded.train)
+    folder = new_folder(out)
+    write_whole(folder / "config.yaml", configs[0].as_yaml().encode())
+    command = [sys.executable, "-P", "-m", "speedtrain.bench.measure", str(folder / "config.yaml")]
+    measured = folder / "measured.json"
+    done = subprocess.run(
+        [*command, str(measured)],
+        env={**environment(), "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC)},
+        stdout=subprocess.DEVNULL if quiet else None,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode or not measured.exists():
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise UserError(f"a measurement fails here: {last[:300]}")
+    result: dict[str, Any] = {"schema": SCHEMA, "data": configs[0].data, **json.loads(measured.read_text("utf-8"))}
+    measured.unlink()
+    result["budgets"] = []
+    for config in configs:
+        if not quiet:
+            print(f"a run of {config.budget:g} s …", flush=True)
+        name = folder / f"run-{config.budget:g}"
+        run = train(budget=config.budget, data=data, test=test, out=name, quiet=True, **told)
+        phases = run["phases"]
+        facts = {key: run[key] for key in ("budget_seconds", "wall_seconds", "accuracy", "status", "epochs")}
+        facts |= {"device": run["device"], "width": run["plan"]["width"], "seconds": phases}
+        result["budgets"].append({**facts, "train_share": round(phases.get("train", 0.0) / config.budget, 4)})
+    write_report(folder, result)
+    return result

@@ -1,0 +1,263 @@
+"""What this machine can do, and what each part of a training step costs on it.
+
+Run by `speedtrain bench` as `python -m speedtrain.bench.measure CONFIG OUT`, in a process with the environment of a
+training one. Everything is compared within rounds, one after the other, since machines change their pace; what is
+reported is the median over rounds.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speedtrain.config import Config, resolve
+from speedtrain.crew import cores
+from speedtrain.data import load_data
+from speedtrain.network import ResNet9, build_classifier
+from speedtrain.planner import WIDTHS, Plan, make_plan
+from speedtrain.training import PRECISIONS, Training
+from speedtrain.weights import write_whole
+from speedtrain.worker import train
+from timing import Ledger
+from tricks import TRICKS, Trick
+
+ROUNDS = 5
+BATCH = 128
+LONG_ENOUGH = 0.25  # seconds, to time something that is repeated
+CHUNK = 3.0  # seconds of training, of each loop in a round
+MOMENTS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the schedule, at which a trick's cost is taken
+OPERATIONS = 2  # a multiplication and an addition
+
+Rows = list[dict[str, Any]]
+
+
+def seconds_each(work: Callable[[], object], device: torch.device) -> float:
+    """Median seconds of some work, done at least three times after a first one."""
+    work()
+    _wait(device)
+    taken: list[float] = []
+    while len(taken) < 3 or sum(taken) < LONG_ENOUGH:
+        begun = time.perf_counter()
+        work()
+        _wait(device)
+        taken.append(time.perf_counter() - begun)
+    return median(taken)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def products(device: torch.device, precisions: Sequence[str]) -> Rows:
+    """The fastest of square matrix products of several sizes, in billions of operations a second."""
+    rows = []
+    for precision in precisions:
+        best = {"gflops": 0.0, "size": 0}
+        for size in (1024, 2048) if device.type == "cpu" else (4096, 8192):
+            matrix = torch.ones(size, size, dtype=PRECISIONS[precision], device=device)
+            rate = OPERATIONS * size**3 / seconds_each(partial(torch.matmul, matrix, matrix), device) / 1e9
+            best = max(best, {"gflops": round(rate, 1), "size": size}, key=lambda row: row["gflops"])
+        rows.append({"precision": precision, **best})
+    return rows
+
+
+def convolutions(device: torch.device, precision: str, peak: float) -> Rows:
+    """Every convolution of ResNet-9 at every width, forwards and backwards, channels last, batches of 128.
+
+    Args:
+        peak: billions of operations a second, of which the rates are shares.
+    """
+    rows = []
+    for width in WIDTHS:
+        for stage, layer, inputs in _layers(width, device, precision):
+            first = stage == "prep"  # whose input needs no gradient
+            passes = 2 if first else 3
+            operations = passes * OPERATIONS * layer.weight.numel() * BATCH * inputs.shape[2] * inputs.shape[3]
+            given = inputs.to(PRECISIONS[precision], memory_format=torch.channels_last).requires_grad_(not first)
+            seconds = seconds_each(partial(_forwards_and_backwards, layer, given, precision), device)
+            rate = operations / seconds / 1e9
+            row: dict[str, Any] = {"width": width, "stage": stage, "side": inputs.shape[2]}
+            row |= {"channels": [layer.in_channels, layer.out_channels], "ms": round(1000 * seconds, 3)}
+            rows.append({**row, "gflops": round(rate, 1), "share_of_peak": round(rate / peak, 4)})
+    return rows
+
+
+def _layers(width: int, device: torch.device, precision: str) -> list[tuple[str, nn.Conv2d, Tensor]]:
+    """Stage, layer and input of each convolution of ResNet-9 that has a shape of its own."""
+    network = ResNet9(10, width).to(device).to(memory_format=torch.channels_last)
+    seen: dict[str, tuple[str, nn.Conv2d, Tensor]] = {}
+
+    def see(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...], _: object) -> None:
+        seen.setdefault(_stage(name), (_stage(name), layer, inputs[0].detach()))
+
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+    hooks = [layer.register_forward_hook(partial(see, name)) for name, layer in layers.items()]
+    with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
+        network(torch.randn(BATCH, 3, 32, 32, device=device).to(memory_format=torch.channels_last))
+    for hook in hooks:
+        hook.remove()
+    return list(seen.values())
+
+
+def _stage(name: str) -> str:
+    """`stage1.1.body.0.0` → residual1: both convolutions of a residual block have one shape."""
+    head, *rest = name.split(".")
+    return head.replace("stage", "residual") if rest[0] == "1" else head
+
+
+def _forwards_and_backwards(layer: nn.Module, inputs: Tensor, precision: str) -> None:
+    with torch.autocast(inputs.device.type, PRECISIONS[precision], enabled=precision != "fp32"):
+        outputs = layer(inputs)
+    outputs.backward(torch.ones_like(outputs))
+
+
+class _Loop:
+    """Steps of the recipe's network with some tricks, without the harness around them."""
+
+    def __init__(self, config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int, names: Sequence[str]):
+        self.tricks: list[Trick] = [TRICKS[name](**config.tricks.get(name, {})) for name in names]
+        self.batch_size, self.images = plan.batch_size, images
+        classifier = build_classifier(config.model, classes, plan.width or 0, config.head_scale, self.tricks, images)
+        self.training = Training(
+            classifier.to(images.device), images, labels, classes, self.tricks, lr=config.lr, momentum=config.momentum,
+            nesterov=config.nesterov, weight_decay=config.weight_decay, precision=plan.precision,
+        )  # fmt: skip
+        self.training.differentiate = Tensor.backward
+        self.optimizer = self.training.configure_optimizers()
+        for group in self.optimizer.param_groups:
+            group["lr"] *= 0.01  # the cost does not depend on it, and nothing blows up
+        self.state = dict(classifier.state_dict())
+
+    def seconds(self) -> float:
+        """Of a mean step, over the moments of the schedule."""
+        begun = time.perf_counter()
+        for progress in MOMENTS:
+            chosen = torch.randint(len(self.images), (self.batch_size,), device=self.images.device)
+            self.training.progress = progress
+            self.training.step_alone(chosen, self.optimizer)
+            for trick in self.tricks:
+                trick.weights(self.state, self.training.num_steps)
+        _wait(self.images.device)
+        return (time.perf_counter() - begun) / len(MOMENTS)
+
+
+def trick_costs(config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int) -> Rows:
+    """What each trick alone adds to a step of the plain network, and what all of the recipe's add together."""
+    names: dict[str, list[str]] = {name: [name] for name in TRICKS}
+    names["all of the recipe"] = list(config.tricks)
+    loops = {"none": _Loop(config, plan, images, labels, classes, [])}
+    loops |= {name: _Loop(config, plan, images, labels, classes, each) for name, each in names.items()}
+    for loop in loops.values():
+        loop.seconds()  # makes kernels
+    ratios: dict[str, list[float]] = {name: [] for name in names}
+    plain = []
+    for _ in range(ROUNDS):
+        for name in names:  # each beside a plain one
+            plain.append(loops["none"].seconds())
+            ratios[name].append(loops[name].seconds() / plain[-1])
+    step = median(plain)
+    rows = []
+    for name, each in ratios.items():
+        low, middle, high = (round(100 * (value - 1), 1) for value in (min(each), median(each), max(each)))
+        used = name in config.tricks or name not in TRICKS
+        rows.append({"trick": name, "percent": middle, "low": low, "high": high, "in_recipe": used})
+        rows[-1]["ms"] = round(10 * step * middle, 2)
+    return [{"trick": "none", "ms": round(1000 * step, 2)}, *rows]
+
+
+def overhead(config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int) -> dict[str, Any]:
+    """Time of a step in the harness over that of a step in a bare PyTorch loop, on the same network and images."""
+    plain = replace(config, tricks={}, batch_size=plan.batch_size, precision=plan.precision)
+    plain.width = plan.width or config.width
+    trial = bare_loop(plain, images, labels, classes, 5)
+    steps = max(10, int(CHUNK / trial))
+    arrays, targets = images.cpu().numpy(), labels.cpu().numpy()
+    pairs = []
+    for _ in range(ROUNDS + 1):  # the first warms up
+        with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
+            ledger = Ledger()
+            train(
+                plain, arrays, targets, [str(k) for k in range(classes)], Path(folder), ledger=ledger, max_steps=steps
+            )
+            harness = ledger.phases()["train"] / steps
+        pairs.append((harness, bare_loop(plain, images, labels, classes, steps)))
+    ratios = sorted(100 * (ours / bare - 1) for ours, bare in pairs[1:])
+    return {
+        "percent": round(median(ratios), 2),
+        "low": round(ratios[0], 2),
+        "high": round(ratios[-1], 2),
+        "ms": round(1000 * median(bare for _, bare in pairs[1:]), 2),
+        "steps": steps,
+        "rounds": ROUNDS,
+    }
+
+
+def bare_loop(config: Config, images: Tensor, labels: Tensor, classes: int, steps: int) -> float:
+    """Seconds a step of the plainest loop that does the same work: what the harness is measured against."""
+    assert isinstance(config.batch_size, int)
+    assert isinstance(config.width, int) or config.model != "resnet9"
+    width = config.width if isinstance(config.width, int) else 0
+    network = build_classifier(config.model, classes, width, config.head_scale, [], images).to(images.device)
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    sgd: dict[str, Any] = {
+        "momentum": config.momentum,
+        "nesterov": config.nesterov,
+        "weight_decay": config.weight_decay,
+    }
+    optimizer = torch.optim.SGD(groups, lr=config.lr, **sgd)
+    order = torch.randint(len(images), (steps, config.batch_size), device=images.device)
+    dtype = PRECISIONS[config.precision]
+    torch.set_num_threads(config.threads or cores())
+    begun = time.perf_counter()
+    for step, chosen in enumerate(order):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * config.lr_factor(step / steps)
+        batch = network.normalise(images[chosen])
+        with torch.autocast(images.device.type, dtype, enabled=dtype is not torch.float32):
+            logits = network(batch)
+        loss = F.cross_entropy(logits.float(), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    _wait(images.device)
+    return (time.perf_counter() - begun) / steps
+
+
+def main(config_file: Path, out: Path) -> None:
+    """Measures everything and writes it to `out`, as JSON."""
+    config = resolve(recipe=config_file)
+    device = torch.device(config.device)
+    torch.set_num_threads(config.threads or cores())
+    data = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root).train
+    images, labels = torch.tensor(data.images, device=device), torch.tensor(data.labels, device=device)
+    classes = len(data.classes)
+    print("planning …", flush=True)
+    plan = make_plan(config, images, labels, classes, config.budget, forecast=True)
+    print("matrix products …", flush=True)
+    peaks = products(device, ["fp32", "bf16"] if device.type == "cpu" else ["fp32", "bf16", "fp16"])
+    peak = next(row["gflops"] for row in peaks if row["precision"] == plan.precision)
+    print(f"convolutions in {plan.precision} …", flush=True)
+    stages = convolutions(device, plan.precision, peak)
+    print(f"cost of each trick at width {plan.width} …", flush=True)
+    costs = trick_costs(config, plan, images, labels, classes)
+    print("the harness against a bare loop …", flush=True)
+    beyond = overhead(config, plan, images, labels, classes)
+    told = {"plan": plan.as_dict(), "products": peaks, "convolutions": stages, "tricks": costs, "overhead": beyond}
+    write_whole(out, json.dumps({"threads": config.threads, **told}).encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

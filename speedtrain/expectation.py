@@ -1,0 +1,54 @@
+"""What accuracy to expect of the default recipe: a law fitted to recorded runs."""
+
+from dataclasses import dataclass
+
+CLASSES = 10
+PER_CLASS = 500
+CONFIDENT = 1.96
+"""Standard deviations within which 95 % lie."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """Error as a sum of three powers: too few images, too narrow a network, too short a training.
+
+        error = a (n / 500)^-α + b w^-β + c (e (n / 500)^δ)^-γ
+
+    with n training images a class, width w and e epochs. The form follows the scaling laws of Rosenfeld et al., A
+    Constructive Prediction of the Generalization Error Across Scales, 2019 (arXiv 1909.12673).
+
+    Attributes:
+        data, data_power: a and α.
+        width, width_power: b and β.
+        epochs, epochs_power: c and γ.
+        epochs_per_data: δ, how much more an epoch of more images is.
+        deviation: standard deviation of the runs it was fitted to around it, in shares of 1.
+    """
+
+    data: float
+    data_power: float
+    width: float
+    width_power: float
+    epochs: float
+    epochs_power: float
+    epochs_per_data: float
+    deviation: float
+
+    def accuracy(self, width: float, epochs: float, images: int, classes: int = CLASSES) -> float:
+        """Expected share of right answers, between chance and 1.
+
+        Args:
+            width: of the ResNet-9.
+            epochs: times that every image is seen.
+            images: training images, of all classes.
+            classes: how many; as many images of more classes are fewer of each.
+        """
+        if epochs <= 0:
+            return 1 / classes
+        size = images / classes / PER_CLASS
+        error = self.data * size**-self.data_power + self.width * width**-self.width_power
+        error += self.epochs * (epochs * size**self.epochs_per_data) ** -self.epochs_power
+        return max(1 / classes, 1 - error)
+
+
+RESNET9 = Law(0.1, 0.3, 0.3, 0.5, 0.5, 0.7, 0.5, 0.01)

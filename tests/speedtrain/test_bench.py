@@ -1,0 +1,87 @@
+"""The bench, on this very machine but shorter: what it measures must be what it says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from speedtrain.bench import measure
+from speedtrain.bench.report import write_report
+from speedtrain.cli import main
+from speedtrain.config import resolve
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Everything measured, at two widths and in few rounds."""
+    folder = tmp_path_factory.mktemp("bench")
+    config = resolve(budget=20, data="digits", device="cpu", settings={"width": 8, "batch_size": 32})
+    (folder / "config.yaml").write_text(config.as_yaml())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "WIDTHS", (8, 16))
+        patch.setattr(measure, "ROUNDS", 2)
+        patch.setattr(measure, "CHUNK", 0.5)
+        patch.setattr(measure, "LONG_ENOUGH", 0.05)
+        measure.main(folder / "config.yaml", folder / "measured.json")
+    facts: dict = json.loads((folder / "measured.json").read_text())
+    return facts
+
+
+def test_rates_are_operations_over_seconds(measured: dict) -> None:
+    assert {row["precision"] for row in measured["products"]} == {"fp32", "bf16"}
+    rows = {(row["width"], row["stage"]): row for row in measured["convolutions"]}
+    assert {stage for _, stage in rows} == {"prep", "stage1", "residual1", "stage2", "stage3", "residual3"}
+    row = rows[16, "stage2"]
+    assert (row["channels"], row["side"]) == ([32, 64], 16)
+    # forwards, and backwards to the input and to the weights: three times 128 images of 16² places, 9·32 to 64
+    operations = 3 * 2 * 128 * 16**2 * 9 * 32 * 64
+    assert row["gflops"] == pytest.approx(operations / row["ms"] / 1e6, rel=0.02)
+    peak = next(row["gflops"] for row in measured["products"] if row["precision"] == measured["plan"]["precision"])
+    assert row["share_of_peak"] == pytest.approx(row["gflops"] / peak, rel=0.01)
+
+
+def test_tricks_cost_what_they_must(measured: dict) -> None:
+    costs = {row["trick"]: row for row in measured["tricks"]}
+    assert 20 < costs["sam"]["percent"] < 250  # a second pass
+    assert costs["progressive_resizing"]["percent"] < costs["sam"]["percent"]
+    assert costs["sam"]["low"] <= costs["sam"]["percent"] <= costs["sam"]["high"]
+    assert abs(costs["test_time_augmentation"]["percent"]) < 40  # nothing, but for chance
+    assert not costs["sam"]["in_recipe"]
+    assert costs["muon"]["in_recipe"]
+
+
+def test_the_harness_costs_little(measured: dict) -> None:
+    assert -50 < measured["overhead"]["percent"] < 50  # short rounds on a busy machine: no claim of two percent
+
+
+def test_the_report_holds_the_numbers(measured: dict, tmp_path: Path) -> None:
+    run = {"budget_seconds": 20.0, "wall_seconds": 19.9, "accuracy": 0.9, "status": "finished", "epochs": 9.0}
+    run |= {"device": "cpu (mine)", "width": 8, "seconds": {"import": 4.0, "train": 15.0, "save": 0.5}}
+    write_report(tmp_path, {"schema": 1, **measured, "budgets": [{**run, "train_share": 0.75}]})
+    text, page = (tmp_path / "bench.md").read_text(), (tmp_path / "bench.html").read_text()
+    for said in ("cpu (mine)", "75.0 %", "residual3", "| sam |", "4.00"):
+        assert said in text
+        assert said.strip("| ") in page
+    assert json.loads((tmp_path / "bench.json").read_text())["budgets"][0]["train_share"] == 0.75
+    assert (tmp_path / "bench.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--budgets", "soon"], "budget must be"),
+        (["--budget", "9"], "--budgets"),
+        (["--tricks", "sma"], "did you mean 'sam'"),
+        (["--data", "missing.npz"], "missing.npz"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--data", "digits", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

@@ -1,0 +1,41 @@
+"""The law behind the planner: that it says what a law of learning must, and what was recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from speedtrain.expectation import RESNET9, Law
+
+RECORD = Path(__file__).parents[2] / "results" / "planner" / "runs.json"
+
+
+def test_the_formula() -> None:
+    law = Law(0.1, 0.5, 0.4, 1.0, 0.6, 0.5, 0.5, 0.01)
+    # 2,000 images of a class are four times 500: 0.1/2 + 0.4/16 + 0.6/√(36·2)
+    assert law.accuracy(16, 36, 20_000) == pytest.approx(1 - 0.05 - 0.025 - 0.6 / 72**0.5)
+
+
+def test_more_of_anything_promises_more() -> None:
+    told = {"width": 16.0, "epochs": 30.0, "images": 5000}
+    usual = RESNET9.accuracy(**told)
+    for key in told:
+        assert RESNET9.accuracy(**{**told, key: 2 * told[key]}) > usual, key
+    assert RESNET9.accuracy(**told, classes=100) < usual  # 50 images a class instead of 500
+
+
+def test_never_less_than_chance_nor_all() -> None:
+    assert RESNET9.accuracy(16, 0, 5000) == 0.1
+    assert RESNET9.accuracy(8, 0.01, 100) == 0.1
+    assert RESNET9.accuracy(8, 0.01, 100, classes=4) == 0.25
+    assert RESNET9.accuracy(64, 1e6, 10**7) < 1
+
+
+def test_it_says_what_was_recorded() -> None:
+    rows = json.loads(RECORD.read_text())["rows"]
+    apart = [
+        RESNET9.accuracy(row["width"], row["epochs"], row["images"], row["classes"]) - row["accuracy"] for row in rows
+    ]
+    assert len(rows) >= 15
+    spread = (sum(each**2 for each in apart) / len(apart)) ** 0.5
+    assert spread < 1.2 * RESNET9.deviation
