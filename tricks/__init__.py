@@ -37,6 +37,7 @@ parameters, and each trick wraps the one before.
 """
 
 from tricks.celu import CELU
+from tricks.cutmix import Cutmix
 from tricks.cutout import Cutout
 from tricks.flip import Flip
 from tricks.ghost_batch_norm import GhostBatchNorm
@@ -73,6 +74,7 @@ TRICKS: dict[str, type[Trick]] = {
         RandomCrop,
         Flip,
         Cutout,
+        Cutmix,
         Mixup,
         ProgressiveResizing,
         LabelSmoothing,
@@ -93,6 +95,7 @@ __all__ = [
     "TRICKS",
     "Batch",
     "Compute",
+    "Cutmix",
     "Cutout",
     "Flip",
     "Forward",

@@ -1,0 +1,72 @@
+"""CutMix."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Beta
+from torch.nn import functional as F
+
+from tricks.trick import Batch, Trick, TrickError
+
+
+@dataclass
+class Cutmix(Trick):
+    """Pastes a rectangle of another image into an image, and mixes their targets by area.
+
+    For image x and another x̃ of the batch at random, each pair with a λ and a rectangle of its own (equations 1 and 2
+    of the paper): the rectangle has √(1 − λ) of the image's height and width, its centre is uniform over the image, and
+    what lies beyond the borders is cut off.
+
+        λ ~ Beta(α, α)        x′ = M ⊙ x + (1 − M) ⊙ x̃        y′ = m y + (1 − m) ỹ
+
+    with M zero inside the rectangle and one elsewhere, and m its mean: the share of x that is left. Targets become class
+    probabilities, for which the batch must tell the number of classes.
+
+    Args:
+        alpha: α; 1 makes λ uniform.
+        probability: of an image being cut into, 0 to 1.
+        until: progress at which it ends, 0 to 1: the last steps then see whole images.
+    """
+
+    alpha: float = 1.0
+    probability: float = 0.5
+    until: float = 1.0
+
+    paper: ClassVar[str] = "Yun et al., CutMix, 2019 (arXiv 1905.04899)"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < float("inf"):
+            raise TrickError(f"alpha must be positive and finite, got {self.alpha}")
+        for name in ("probability", "until"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrickError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+
+    def batch(self, batch: Batch) -> Batch:
+        images, targets = batch.images, batch.targets
+        if batch.progress >= self.until:
+            return batch
+        if not targets.is_floating_point():
+            if batch.classes < 1:
+                raise TrickError("cutmix needs the number of classes: give Batch(..., classes=K)")
+            targets = F.one_hot(targets, batch.classes).float()
+        count, _, height, width = images.shape
+        alpha = torch.full((count,), self.alpha, device=images.device)
+        share = Beta(alpha, alpha, validate_args=False).sample()  # validation would wait for the device
+        cut = torch.rand(count, device=images.device) < self.probability
+        side = (1 - share).sqrt() * cut
+        inside = _covered(side, height)[:, None, :, None] & _covered(side, width)[:, None, None, :]
+        left = 1 - inside.float().mean(dim=(1, 2, 3))[:, None]
+        partner = torch.randperm(count, device=images.device)
+        return batch._replace(
+            images=torch.where(inside, images[partner], images),
+            targets=left * targets + (1 - left) * targets[partner],
+        )
+
+
+def _covered(share: Tensor, side: int) -> Tensor:
+    """Which of the positions along one axis an interval around a random centre covers, bool [count, side]."""
+    centre = torch.rand(len(share), 1, device=share.device) * side
+    middles = torch.arange(side, device=share.device) + 0.5
+    return (middles - centre).abs() < share[:, None] * side / 2
