@@ -5,6 +5,7 @@ and `labels.npy`. What it reaches it saves in the run's folder; what it has to s
 """
 
 import contextlib
+import importlib.metadata
 import json
 import logging
 import math
@@ -13,7 +14,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,8 @@ def train(
     """
     crew, num_classes = Crew(config.threads or cores()), len(classes)
     with ledger.phase("import"):
-        import lightning as L
+        with _hidden("torchvision", "scipy", "matplotlib"):
+            import lightning as L
         import torch
         from lightning.fabric.plugins.environments import LightningEnvironment
 
@@ -140,6 +142,32 @@ def train(
     trainer.fit(training, order.loader())
     send_event({"event": "done", "step": training.num_steps, "stopped": clock.stopped, "phases": ledger.phases()})
     return keeper.images_seen
+
+
+@contextlib.contextmanager
+def _hidden(*packages: str) -> Iterator[None]:
+    """Inside, packages look as if they were not installed.
+
+    torchmetrics, which Lightning imports, imports these for metrics that nobody here computes, if it finds them: more
+    than a second of a budget. A process that trains does nothing else, so that nobody misses them.
+    """
+    hidden = {name for name in packages if name not in sys.modules}
+    version = importlib.metadata.version
+
+    def visible_version(distribution_name: str) -> str:  # some will keep this function: outside it tells the truth
+        if distribution_name in hidden:
+            raise importlib.metadata.PackageNotFoundError(distribution_name)
+        return version(distribution_name)
+
+    importlib.metadata.version = visible_version
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
+    try:
+        yield
+    finally:
+        importlib.metadata.version = version
+        for name in hidden:
+            del sys.modules[name]
+        hidden.clear()
 
 
 def main(job: Path) -> None:

@@ -21,8 +21,8 @@ class Cutmix(Trick):
 
         λ ~ Beta(α, α)        x′ = M ⊙ x + (1 − M) ⊙ x̃        y′ = m y + (1 − m) ỹ
 
-    with M zero inside the rectangle and one elsewhere, and m its mean: the share of x that is left. Targets become class
-    probabilities, for which the batch must tell the number of classes.
+    with M zero inside the rectangle and one elsewhere, and m its mean: the share of x that is left. Targets become
+    class probabilities, for which the batch must tell the number of classes.
 
     Args:
         alpha: α; 1 makes λ uniform.

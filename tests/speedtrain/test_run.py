@@ -320,6 +320,23 @@ def test_a_busy_machine_ends_on_time_and_anneals(tmp_path: Path) -> None:
     assert subprocess.run(replay, capture_output=True, check=False).returncode == 0
 
 
+def test_the_process_that_trains_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    """And what it hid from Lightning is there again afterwards."""
+    heavy = ("torchvision", "scipy", "matplotlib", "pandas")
+    code = f"""
+import sys
+from speedtrain.worker import _hidden
+with _hidden("torchvision", "scipy", "matplotlib"):
+    import lightning
+import speedtrain.keeper, speedtrain.network, speedtrain.planner, speedtrain.training
+print([name for name in {heavy} if name in sys.modules])
+import importlib.metadata, torchvision, scipy.signal, matplotlib
+print(importlib.metadata.version("scipy") == scipy.__version__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[:2] == ["[]", "True"], done.stderr
+
+
 def test_a_budget_too_small_for_a_step_says_what_would_do(tmp_path: Path) -> None:
     out = tmp_path / "run"
     code, said = finish(start(out, 0.5))
