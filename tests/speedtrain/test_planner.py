@@ -50,14 +50,6 @@ def test_what_is_pinned_is_kept() -> None:
     assert forecast.epochs > 0
 
 
-def test_more_time_goes_into_width_and_into_epochs() -> None:
-    short, long = (planned(seconds, precision="fp32")[0] for seconds in (150.0, 15_000.0))
-    assert short.width is not None
-    assert long.width is not None
-    assert long.width > short.width
-    assert long.epochs > short.epochs
-
-
 def test_progressive_resizing_is_in_the_plan() -> None:
     config = resolve(recipe="auto", budget=5, with_tricks=["progressive_resizing"], settings={"width": 8})
     images = torch.zeros(100, 32, 32, 3, dtype=torch.uint8)

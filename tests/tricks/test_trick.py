@@ -26,6 +26,7 @@ def test_tricks_stand_in_the_order_of_the_flow():
         "random_crop",
         "flip",
         "cutout",
+        "cutmix",
         "mixup",
         "progressive_resizing",
         "label_smoothing",
