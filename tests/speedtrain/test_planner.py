@@ -17,8 +17,9 @@ def planned(seconds: float, num_images: int = 5000, forecast: bool = False, **se
 
 def test_too_little_time_gets_a_narrow_one_and_plenty_the_widest() -> None:
     short = planned(2.0, precision="fp32")[0]
-    assert {row["width"] for row in short.alternatives} >= {8, 12, 16}
-    assert short.width == 8
+    assert {row["width"] for row in short.alternatives} >= {12, 16, 24}
+    assert short.width is not None
+    assert short.width < 16
     plan = planned(1e6, precision="fp32")[0]
     assert plan.width == WIDTHS[-1]
     assert plan.epochs > 40
