@@ -25,7 +25,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
     (folder / "config.yaml").write_text(config.as_yaml())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "WIDTHS", (8, 16))
-        patch.setattr(measure, "TRICKS", {name: TRICKS[name] for name in ("sam", "muon", "test_time_augmentation")})
+        patch.setattr(
+            measure, "TRICKS", {name: TRICKS[name] for name in ("flip", "sam", "muon", "test_time_augmentation")}
+        )
         patch.setattr(measure, "ROUNDS", 2)
         patch.setattr(measure, "CHUNK", 0.5)
         patch.setattr(measure, "LONG_ENOUGH", 0.05)

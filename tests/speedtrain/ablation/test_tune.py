@@ -75,7 +75,7 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(tmp_path: Pa
     wrong = (digits.target[1200:] + 1) % 10  # a search that looked at these would go for the worst
     np.savez(tmp_path / "test.npz", images=images[1200:], labels=wrong)
     out = tmp_path / "tuning"
-    command = ["tune", "--budget", "10", "--trials", "2", "--confirm", "1", "--search", "lr=0.00001,0.2", "--out", out]
+    command = ["tune", "--budget", "9", "--trials", "2", "--confirm", "1", "--search", "lr=0.00001,0.2", "--out", out]
     command += [
         "--data",
         tmp_path / "train.npz",
@@ -115,6 +115,6 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(tmp_path: Pa
 
     with pytest.raises(UserError, match="search is not what it was"):
         tune(
-            11, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": "0.1,0.3"}, workers=2, out=out,
+            9, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": "0.1,0.3"}, workers=2, out=out,
             resume=True, without=["muon"], settings=SETTINGS,
         )  # fmt: skip
