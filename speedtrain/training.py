@@ -16,6 +16,11 @@ from tricks import Batch, Compute, Loss, Trick
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Automatic mixed precision; none in fp32."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+
+
 class LossScale:
     """Dynamic loss scaling for fp16 (Micikevicius et al., 1710.03740, section 3.2).
 
@@ -94,7 +99,7 @@ class Training(L.LightningModule):
         self.loss_scale = LossScale(precision == "fp16")
         # plain attributes: as buffers, DistributedDataParallel would send them round every step
         self._images, self._labels, self._num_classes = images, labels, num_classes
-        self._autocast_dtype = PRECISIONS[precision]
+        self._precision = precision
         self._sgd: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
@@ -149,16 +154,14 @@ class Training(L.LightningModule):
         self.num_steps += 1
 
     def step_alone(self, indices: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """A whole step without a trainer, which `differentiate` must not need then."""
+        """A whole step without a trainer."""
         self.last_loss = self.gradient(self.make_batch(indices))
         with self._autocast():
             optimizer.step()
         self.num_steps += 1
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self._images.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not torch.float32
-        )
+        return autocast(self._images.device, self._precision)
 
     def _plain_gradient(self, batch: Batch) -> Tensor:
         self.classifier.zero_grad()

@@ -6,9 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.distributions import Beta
-from torch.nn import functional as F
 
-from tricks.trick import Batch, Trick, TrickError
+from tricks.trick import Batch, Trick, TrickError, class_probabilities
 
 
 @dataclass
@@ -44,13 +43,9 @@ class Cutmix(Trick):
                 raise TrickError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
 
     def batch(self, batch: Batch) -> Batch:
-        images, targets = batch.images, batch.targets
         if batch.progress >= self.until:
             return batch
-        if not targets.is_floating_point():
-            if batch.classes < 1:
-                raise TrickError("cutmix needs the number of classes: give Batch(..., classes=K)")
-            targets = F.one_hot(targets, batch.classes).float()
+        images, targets = batch.images, class_probabilities(batch, self.name())
         count, _, height, width = images.shape
         alpha = torch.full((count,), self.alpha, device=images.device)
         share = Beta(alpha, alpha, validate_args=False).sample()  # validation would wait for the device

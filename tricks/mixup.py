@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import torch
 from torch.distributions import Beta
-from torch.nn import functional as F
 
-from tricks.trick import Batch, Trick, TrickError
+from tricks.trick import Batch, Trick, TrickError, class_probabilities
 
 
 @dataclass
@@ -34,11 +33,7 @@ class Mixup(Trick):
             raise TrickError(f"alpha must be positive and finite, got {self.alpha}")
 
     def batch(self, batch: Batch) -> Batch:
-        images, targets = batch.images, batch.targets
-        if not targets.is_floating_point():
-            if batch.classes < 1:
-                raise TrickError("mixup needs the number of classes: give Batch(..., classes=K)")
-            targets = F.one_hot(targets, batch.classes).float()
+        images, targets = batch.images, class_probabilities(batch, self.name())
         alpha = torch.full((), self.alpha, device=images.device)
         share = Beta(alpha, alpha, validate_args=False).sample()  # validation would wait for the device
         partner = torch.randperm(len(images), device=images.device)

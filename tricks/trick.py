@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Batch(NamedTuple):
@@ -102,6 +103,19 @@ class Trick:
 
 
 STAGES = ("data", "model", "batch", "loss", "gradient", "step", "weights", "prediction")
+
+
+def class_probabilities(batch: Batch, trick: str) -> Tensor:
+    """The targets as float [B, K], for a trick that mixes them.
+
+    Raises:
+        TrickError: they are indices, and the batch does not tell of how many classes.
+    """
+    if batch.targets.is_floating_point():
+        return batch.targets
+    if batch.classes < 1:
+        raise TrickError(f"{trick} needs the number of classes: give Batch(..., classes=K)")
+    return F.one_hot(batch.targets, batch.classes).float()
 
 
 @contextmanager

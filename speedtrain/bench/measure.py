@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from speedtrain.config import Config, resolve
 from speedtrain.crew import cores
 from speedtrain.data import load_data
-from speedtrain.network import ResNet9, build_classifier
+from speedtrain.network import ResNet9, build_classifier, make_tricks
 from speedtrain.planner import WIDTHS, Plan, make_plan
-from speedtrain.training import PRECISIONS, Training
+from speedtrain.training import PRECISIONS, Training, autocast
 from speedtrain.weights import write_whole
 from speedtrain.worker import train
 from timing import Ledger
-from tricks import TRICKS, Trick
+from tricks import TRICKS
 
 ROUNDS = 5
 BATCH = 128
@@ -103,7 +103,7 @@ def _layers(width: int, device: torch.device, precision: str) -> list[tuple[str,
 
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
     hooks = [layer.register_forward_hook(partial(see, name)) for name, layer in layers.items()]
-    with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32"):
+    with autocast(device, precision):
         network(torch.randn(BATCH, 3, 32, 32, device=device).to(memory_format=torch.channels_last))
     for hook in hooks:
         hook.remove()
@@ -117,16 +117,16 @@ def _stage(name: str) -> str:
 
 
 def _forwards_and_backwards(layer: nn.Module, inputs: Tensor, precision: str) -> None:
-    with torch.autocast(inputs.device.type, PRECISIONS[precision], enabled=precision != "fp32"):
+    with autocast(inputs.device, precision):
         outputs = layer(inputs)
     outputs.backward(torch.ones_like(outputs))
 
 
 class _Loop:
-    """Steps of the recipe's network with some tricks, without the harness around them."""
+    """Steps of a configuration's network and tricks, without the harness around them."""
 
-    def __init__(self, config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int, names: Sequence[str]):
-        self.tricks: list[Trick] = [TRICKS[name](**config.tricks.get(name, {})) for name in names]
+    def __init__(self, config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int):
+        self.tricks = make_tricks(config)
         self.batch_size, self.images = plan.batch_size, images
         classifier = build_classifier(config.model, classes, plan.width or 0, config.head_scale, self.tricks, images)
         self.training = Training(
@@ -154,10 +154,12 @@ class _Loop:
 
 def trick_costs(config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int) -> Rows:
     """What each trick alone adds to a step of the plain network, and what all of the recipe's add together."""
-    names: dict[str, list[str]] = {name: [name] for name in TRICKS}
-    names["all of the recipe"] = list(config.tricks)
-    loops = {"none": _Loop(config, plan, images, labels, classes, [])}
-    loops |= {name: _Loop(config, plan, images, labels, classes, each) for name, each in names.items()}
+    alone = {name: {name: config.tricks.get(name, {})} for name in TRICKS}
+    names = [*alone, "all of the recipe"]
+    loops = {
+        name: _Loop(replace(config, tricks=tricks), plan, images, labels, classes)
+        for name, tricks in {"none": {}, **alone, "all of the recipe": config.tricks}.items()
+    }
     for loop in loops.values():
         loop.seconds()  # makes kernels
     ratios: dict[str, list[float]] = {name: [] for name in names}
@@ -219,14 +221,13 @@ def bare_loop(config: Config, images: Tensor, labels: Tensor, classes: int, step
     }
     optimizer = torch.optim.SGD(groups, lr=config.lr, **sgd)
     order = torch.randint(len(images), (steps, config.batch_size), device=images.device)
-    dtype = PRECISIONS[config.precision]
     torch.set_num_threads(config.threads or cores())
     begun = time.perf_counter()
     for step, chosen in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * config.lr_factor(step / steps)
         batch = network.normalise(images[chosen])
-        with torch.autocast(images.device.type, dtype, enabled=dtype is not torch.float32):
+        with autocast(images.device, config.precision):
             logits = network(batch)
         loss = F.cross_entropy(logits.float(), labels[chosen])
         optimizer.zero_grad()

@@ -8,10 +8,10 @@ from speedtrain.planner import WIDTHS, Plan, make_plan
 CPU = torch.device("cpu")
 
 
-def planned(seconds: float, num_images: int = 5000, forecast: bool = False, **settings: object) -> tuple[Plan, Config]:
+def planned(seconds: float, forecast: bool = False, **settings: object) -> tuple[Plan, Config]:
     config = resolve(recipe="auto", budget=seconds, settings=settings, device="cpu")
-    images = torch.randint(0, 256, (num_images, 32, 32, 3), dtype=torch.uint8)
-    labels = torch.arange(num_images) % 10
+    images = torch.randint(0, 256, (5000, 32, 32, 3), dtype=torch.uint8)
+    labels = torch.arange(5000) % 10
     return make_plan(config, images, labels, 10, seconds, forecast=forecast), config
 
 

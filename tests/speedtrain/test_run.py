@@ -320,7 +320,7 @@ def test_a_busy_machine_ends_on_time_and_anneals(tmp_path: Path) -> None:
     assert subprocess.run(replay, capture_output=True, check=False).returncode == 0
 
 
-def test_the_process_that_trains_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+def test_the_process_that_trains_imports_no_more_than_it_needs() -> None:
     """And what it hid from Lightning is there again afterwards."""
     heavy = ("torchvision", "scipy", "matplotlib", "pandas")
     code = f"""
