@@ -16,9 +16,7 @@ from scipy.optimize import least_squares
 from speedtrain.expectation import Law
 
 START = (0.06, 0.35, 0.6, 0.9, 0.6, 0.9, 0.5)
-# the runs hardly tell what is due to the width from what is due to the data: a lower power than this would promise
-# more of the widest networks than anything recorded supports
-LOW = (0.0, 0.0, 0.0, 0.5, 0.0, 0.2, 0.0)
+LOW = (0.0, 0.0, 0.0, 0.2, 0.0, 0.2, 0.0)
 HIGH = (0.3, 1.0, 5.0, 2.0, 5.0, 2.0, 1.0)
 
 

@@ -10,6 +10,7 @@ LOOK_EVERY = 1.0
 WAITING = 0.4  # that all threads together may wait for a core
 IDLE = 0.5  # that must be idle to be taken
 MUSTER = 0.5  # that others may use at the start
+TICKS = 0.25  # seconds at least to count over: the kernel counts in hundredths
 LINUX = sys.platform == "linux"
 
 
@@ -37,7 +38,7 @@ class Crew:
         """The number of threads to begin with: as many as cores were idle, or ours, since this object was made."""
         seconds = time.monotonic() - self._looked
         free = (_idle() - self._idle + time.process_time() - self._worked) / seconds
-        if LINUX:
+        if LINUX and seconds >= TICKS:
             self.threads = max(1, min(self._most, int(free + MUSTER)))
         self._remember()
         return self.threads

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from speedtrain.config import Config, Precision
 from speedtrain.expectation import RESNET9
-from speedtrain.network import build_classifier, make_tricks
-from speedtrain.training import Training
+from speedtrain.network import make_tricks
+from speedtrain.training import build_training
 from tricks import ProgressiveResizing, Trick
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
@@ -113,22 +113,14 @@ class _Probe:
             if (known["width"], known["precision"]) == (width, precision):
                 return known
         device = self.images.device
-        tricks = make_tricks(self.config)
-        sample = self.images[: self.batch_size]
-        classifier = build_classifier(
-            self.config.model, self.num_classes, width or 0, self.config.head_scale, tricks, sample
-        ).to(device)
-        training = Training(
-            classifier,
+        training = build_training(
+            self.config,
             self.images,
             self.labels,
             self.num_classes,
-            tricks,
-            lr=0.0,
-            momentum=self.config.momentum,
-            nesterov=self.config.nesterov,
-            weight_decay=self.config.weight_decay,
+            width=width or 0,
             precision=precision,
+            statistics=self.images[: self.batch_size],
         )
         training.differentiate = Tensor.backward
         optimizer = training.configure_optimizers()
@@ -137,7 +129,7 @@ class _Probe:
         def seconds_of_step(progress: float) -> float:
             begun = time.monotonic()
             training.progress = progress
-            training.step_alone(indices, optimizer)
+            training.step(indices, optimizer)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             return time.monotonic() - begun
@@ -180,9 +172,8 @@ class _Probe:
 
         def promise(place: int) -> tuple[float, float]:
             row = self.measure(WIDTHS[place], plan.precision)
-            return row["accuracy"], row[
-                "images_per_second"
-            ]  # with time for next to nothing all promise chance: then the fastest
+            # with time for next to nothing all promise chance: then the fastest
+            return row["accuracy"], row["images_per_second"]
 
         place = WIDTHS.index(START_WIDTH)
         for direction in (1, -1):

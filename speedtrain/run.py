@@ -28,12 +28,11 @@ from speedtrain.crew import Crew, cores
 from speedtrain.data import Data, Images, image_names, load_data, load_images
 from speedtrain.errors import UserError
 from speedtrain.expectation import CONFIDENT, RESNET9
-from speedtrain.network import build_classifier, make_tricks
 from speedtrain.planner import make_plan
 from speedtrain.progress import Display
 from speedtrain.report import write_report
 from speedtrain.scoring import load_classifier, predict
-from speedtrain.training import Training
+from speedtrain.training import build_training
 from speedtrain.weights import load_facts, load_weights, write_arrays, write_whole
 from speedtrain.worker import MALLOC
 from timing import Death, Guarded
@@ -318,18 +317,14 @@ def check_network(config: Config, train: Images) -> None:
     Raises:
         UserError: a trick cannot act on this model, or the model not on these images.
     """
-    tricks, num_classes, side = make_tricks(config), len(train.classes), train.images.shape[1]
+    num_classes, side = len(train.classes), train.images.shape[1]
     device = torch.device(config.device)
     images = torch.tensor(train.images[:64], device=device)
     labels = torch.tensor(train.labels[:64], device=device)
     batch_size = min(8, config.batch_size) if isinstance(config.batch_size, int) else 8
     try:
         with torch.random.fork_rng():
-            classifier = build_classifier(config.model, num_classes, 8, config.head_scale, tricks, images)
-            training = Training(
-                classifier.to(device), images, labels, num_classes, tricks,
-                lr=0.0, momentum=0.9, nesterov=True, weight_decay=0.0,
-            )  # fmt: skip
+            training = build_training(config, images, labels, num_classes, width=8, precision="fp32")
             training.differentiate = torch.Tensor.backward
             training.configure_optimizers()
             for training.progress in (0.0, 0.5, 1.0):

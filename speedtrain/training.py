@@ -10,7 +10,8 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from speedtrain.network import Classifier
+from speedtrain.config import Config
+from speedtrain.network import Classifier, build_classifier, make_tricks
 from tricks import Batch, Compute, Loss, Trick
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,7 +59,7 @@ class Training(L.LightningModule):
     """One step of training, on images that live on the device as uint8.
 
     Manual optimization: the `gradient` joint owns the backward passes. Progress comes from `self.progress`,
-    which a callback sets before every step. Without a trainer there is `step_alone`, with the optimizer of
+    which a callback sets before every step. Without a trainer there is `step`, with the optimizer of
     `configure_optimizers` and `differentiate` set to `Tensor.backward`.
 
     Args:
@@ -145,19 +146,16 @@ class Training(L.LightningModule):
         return batch
 
     def training_step(self, indices: Tensor, batch_idx: int) -> None:
+        self.step(indices, self.optimizer)
+
+    def step(self, indices: Tensor, optimizer: torch.optim.Optimizer | LightningOptimizer) -> None:
+        """A whole step, from the images [indices] to new weights."""
         batch = self.make_batch(indices)
-        loss = self.gradient(batch)
+        self.last_loss = self.gradient(batch)
         if self.loss_scale.may_step():
             with self._autocast():  # what an optimizer multiplies may be as coarse as what the network does
-                self.optimizer.step()
-        self.last_loss, self.last_side = loss, batch.images.shape[-1]
-        self.num_steps += 1
-
-    def step_alone(self, indices: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """A whole step without a trainer."""
-        self.last_loss = self.gradient(self.make_batch(indices))
-        with self._autocast():
-            optimizer.step()
+                optimizer.step()
+        self.last_side = batch.images.shape[-1]
         self.num_steps += 1
 
     def _autocast(self) -> torch.autocast:
@@ -171,6 +169,45 @@ class Training(L.LightningModule):
         self.differentiate(loss * self.loss_scale.scale)
         self.loss_scale.unscale([p.grad for p in self.classifier.parameters() if p.grad is not None])
         return loss.detach()
+
+
+def build_training(
+    config: Config,
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    width: int,
+    precision: str,
+    statistics: Tensor | None = None,
+) -> Training:
+    """The training of an untrained network, as configured but for what the planner decides.
+
+    Args:
+        images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].
+        width: of a ResNet-9.
+        precision: `fp32`, `bf16` or `fp16`.
+        statistics: training images to take statistics from; default: all.
+
+    Raises:
+        UserError: no such model, or timm cannot build it for these images.
+        TrickError: a trick cannot act on this model.
+    """
+    tricks = make_tricks(config)
+    measured = images if statistics is None else statistics
+    classifier = build_classifier(config.model, num_classes, width, config.head_scale, tricks, measured)
+    return Training(
+        classifier.to(images.device),
+        images,
+        labels,
+        num_classes,
+        tricks,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        precision=precision,
+    )
 
 
 class Order(IterableDataset[Tensor]):

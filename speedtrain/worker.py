@@ -74,9 +74,8 @@ def train(
         from lightning.fabric.plugins.environments import LightningEnvironment
 
         from speedtrain.keeper import Keeper
-        from speedtrain.network import build_classifier, make_tricks
         from speedtrain.planner import make_plan
-        from speedtrain.training import Order, Training
+        from speedtrain.training import Order, build_training
         from timing import BudgetCallback
 
         # Lightning's advice (more data-loader workers, …) is not for this loop
@@ -105,21 +104,8 @@ def train(
     with ledger.phase("build"):
         torch.set_num_threads(1)  # the whitening's bits must not depend on how busy the machine is now
         torch.manual_seed(config.seed)
-        tricks = make_tricks(config)
         width = 0 if config.width == "auto" else config.width
-        classifier = build_classifier(config.model, num_classes, width, config.head_scale, tricks, stored)
-        training = Training(
-            classifier.to(device),
-            stored,
-            targets,
-            num_classes,
-            tricks,
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-            precision=config.precision,
-        )
+        training = build_training(config, stored, targets, num_classes, width=width, precision=config.precision)
         assert isinstance(config.batch_size, int)
         order = Order(len(stored), config.batch_size, config.seed, device)
         pacer = Pacer(budget) if replay is None else RecordedPacer(replay.progress)

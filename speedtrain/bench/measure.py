@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from speedtrain.config import Config, resolve
 from speedtrain.crew import cores
 from speedtrain.data import load_data
-from speedtrain.network import ResNet9, build_classifier, make_tricks
+from speedtrain.network import ResNet9, build_classifier
 from speedtrain.planner import WIDTHS, Plan, make_plan
-from speedtrain.training import PRECISIONS, Training, autocast
+from speedtrain.training import PRECISIONS, autocast, build_training
 from speedtrain.weights import write_whole
 from speedtrain.worker import train
 from timing import Ledger
@@ -126,18 +126,14 @@ class _Loop:
     """Steps of a configuration's network and tricks, without the harness around them."""
 
     def __init__(self, config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int):
-        self.tricks = make_tricks(config)
         self.batch_size, self.images = plan.batch_size, images
-        classifier = build_classifier(config.model, classes, plan.width or 0, config.head_scale, self.tricks, images)
-        self.training = Training(
-            classifier.to(images.device), images, labels, classes, self.tricks, lr=config.lr, momentum=config.momentum,
-            nesterov=config.nesterov, weight_decay=config.weight_decay, precision=plan.precision,
-        )  # fmt: skip
+        self.training = build_training(config, images, labels, classes, width=plan.width or 0, precision=plan.precision)
+        self.tricks = self.training.tricks
         self.training.differentiate = Tensor.backward
         self.optimizer = self.training.configure_optimizers()
         for group in self.optimizer.param_groups:
             group["lr"] *= 0.01  # the cost does not depend on it, and nothing blows up
-        self.state = dict(classifier.state_dict())
+        self.state = dict(self.training.classifier.state_dict())
 
     def seconds(self) -> float:
         """Of a mean step, over the moments of the schedule."""
@@ -145,7 +141,7 @@ class _Loop:
         for progress in MOMENTS:
             chosen = torch.randint(len(self.images), (self.batch_size,), device=self.images.device)
             self.training.progress = progress
-            self.training.step_alone(chosen, self.optimizer)
+            self.training.step(chosen, self.optimizer)
             for trick in self.tricks:
                 trick.weights(self.state, self.training.num_steps)
         _wait(self.images.device)

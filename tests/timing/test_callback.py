@@ -109,7 +109,7 @@ def test_two_ranks_follow_one_clock(tmp_path: Path) -> None:
         from test_callback import Slow
 
         rank = int(os.environ.get("LOCAL_RANK", 0))
-        clock = BudgetCallback(Budget(40.0 if rank else 12.0, time.monotonic()), lr_schedule=lambda p: 1 - p)
+        clock = BudgetCallback(Budget(40.0 if rank else 8.0, time.monotonic()), lr_schedule=lambda p: 1 - p)
         module = Slow(0.03 if rank else 0.01)
         trainer = L.Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(process_group_backend="gloo"),
             max_epochs=-1, callbacks=[clock], logger=False, enable_checkpointing=False, enable_progress_bar=False,

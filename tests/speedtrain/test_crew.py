@@ -1,0 +1,29 @@
+"""How many threads to begin with, on this machine as it is."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from speedtrain.crew import LOOK_EVERY, Crew, cores
+
+
+def test_an_instant_tells_nothing_of_the_load() -> None:
+    """The kernel counts hundredths of a second: over a few of them a free machine looks busy."""
+    assert [Crew(3).muster() for _ in range(20)] == [3] * 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells who waits for a core")
+def test_it_does_not_muster_cores_that_others_use() -> None:
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores())]
+    try:
+        time.sleep(0.3)
+        crew = Crew(cores())
+        time.sleep(LOOK_EVERY)
+        assert crew.muster() == 1
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
