@@ -312,7 +312,7 @@ def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> d
 
 
 def report(out: Path, rows: list[dict[str, Any]]) -> None:
-    """`peers.md`: mean ± standard deviation over seeds; `peers.png`."""
+    """`peers.md`: mean accuracy in percent ± standard deviation over seeds where there are several; `peers.png`."""
     from statistics import mean, stdev
 
     from matplotlib.figure import Figure
@@ -329,7 +329,7 @@ def report(out: Path, rows: list[dict[str, Any]]) -> None:
                 cells.append("–")
                 continue
             spread = stdev(scores) if len(scores) > 1 else 0.0
-            cells.append(f"{mean(scores):.1f} ± {spread:.1f} ({len(scores)})")
+            cells.append(f"{mean(scores):.1f}" + (f" ± {spread:.1f}" if len(scores) > 1 else ""))
             points.append((budget, mean(scores), spread))
         lines.append(f"| {NAMES[name]} | " + " | ".join(cells) + " |")
         axes.errorbar(

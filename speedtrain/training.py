@@ -1,6 +1,6 @@
 """Training as a Lightning module: batch → loss → gradient → step, with the tricks wrapped around each."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from speedtrain.config import Config
 from speedtrain.network import Classifier, build_classifier, make_tricks
@@ -38,9 +38,10 @@ class LossScale:
         self._good_steps = 0
 
     @torch.no_grad()
-    def unscale(self, gradients: list[Tensor]) -> None:
-        """Divides the gradients by the scale, and notes whether one of them is not finite."""
+    def unscale(self, parameters: Iterable[Tensor]) -> None:
+        """Divides their gradients by the scale, and notes whether one of them is not finite."""
         if self.enabled:
+            gradients = [p.grad for p in parameters if p.grad is not None]
             torch._foreach_mul_(gradients, 1 / self.scale)
             self.overflow |= not torch.stack(torch._foreach_norm(gradients)).norm().isfinite().item()
 
@@ -167,7 +168,7 @@ class Training(L.LightningModule):
             logits = self.classifier(batch.images)
         loss = self._loss(logits.float(), batch.targets)
         self.differentiate(loss * self.loss_scale.scale)
-        self.loss_scale.unscale([p.grad for p in self.classifier.parameters() if p.grad is not None])
+        self.loss_scale.unscale(self.classifier.parameters())
         return loss.detach()
 
 
@@ -244,7 +245,3 @@ class Order(IterableDataset[Tensor]):
                 pool = torch.cat([pool, permutation.to(self._device, non_blocking=True)])
             batch, pool = pool[: self._batch_size], pool[self._batch_size :]
             yield batch[self._rank :: self._world_size]
-
-    def loader(self) -> DataLoader[Tensor]:
-        """As Lightning wants it."""
-        return DataLoader(self, batch_size=None)

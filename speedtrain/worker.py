@@ -125,7 +125,7 @@ def train(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    trainer.fit(training, order.loader())
+    trainer.fit(training, order)
     send_event({"event": "done", "step": training.num_steps, "stopped": clock.stopped, "phases": ledger.phases()})
     return keeper.images_seen
 

@@ -191,7 +191,8 @@ def run_sweep(
         missing = [trial for trial in trials if trial.done() is None]
         console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         columns = (BarColumn(30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-        begun, before = time.monotonic(), len(rows)
+        budgets = {(trial.variant, trial.config.seed): trial.config.budget for trial in missing}
+        begun, spent, before = time.monotonic(), 0.0, len(rows)
         table = write(out, rows, sweep.design.comparisons, facts, len(trials))
         hidden = quiet or not console.is_terminal
         with ExitStack() as stack, Progress(*columns, console=console, transient=True, disable=hidden) as bar:
@@ -199,8 +200,8 @@ def run_sweep(
             for row in stack.enter_context(closing(engine.run(missing))):
                 rows.append(row)
                 rows.sort(key=lambda row: order[row["variant"], row["seed"]])
-                each = (time.monotonic() - begun) / (len(rows) - before)
-                left = _clock(each * (len(trials) - len(rows)))
+                spent += budgets.pop((row["variant"], row["seed"]))
+                left = _clock((time.monotonic() - begun) * sum(budgets.values()) / spent)  # budgets may differ
                 said = row["error"] or f"{row['accuracy']:.2%}"
                 bar.update(task, completed=len(rows), description=f"{left} left")
                 line = f"{len(rows)}/{len(trials)}  {row['variant']}, seed {row['seed']}: {said}  ({left} left)"

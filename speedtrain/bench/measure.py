@@ -34,7 +34,7 @@ from tricks import TRICKS
 ROUNDS = 5
 BATCH = 128
 LONG_ENOUGH = 0.25  # seconds, to time something that is repeated
-CHUNK = 3.0  # seconds of training, of each loop in a round
+CHUNK = 6.0  # seconds of training, of each loop in a round
 MOMENTS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the schedule, at which a trick's cost is taken
 OPERATIONS = 2  # a multiplication and an addition
 

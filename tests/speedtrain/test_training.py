@@ -46,7 +46,7 @@ def fit(training: Training, steps: int, batch_size: int = 16, **options: object)
         accelerator="cpu", devices=1, max_epochs=-1, max_steps=steps, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
-    trainer.fit(training, Order(training.num_images, batch_size, seed=5, device=CPU).loader())
+    trainer.fit(training, Order(training.num_images, batch_size, seed=5, device=CPU))
 
 
 def by_hand(classifier: Classifier, steps: int, rho: float, precision: torch.dtype | None = None) -> Classifier:
@@ -156,12 +156,16 @@ def test_an_overflow_skips_the_step_halves_the_scale_and_goes_on() -> None:
 def test_the_loss_scale_grows_after_enough_good_steps() -> None:
     scale = LossScale(True)
     first = scale.scale
+    weights = torch.zeros(2)
     for _ in range(LossScale.GROW_AFTER):
-        scale.unscale([torch.ones(2)])
+        weights.grad = torch.ones(2)
+        scale.unscale([weights])
         assert scale.may_step()
     assert scale.scale == 2 * first
-    scale.unscale([torch.tensor([1.0, torch.inf])])
-    scale.unscale([torch.ones(2)])  # SAM's second pass must not make up for its first
+    weights.grad = torch.tensor([1.0, torch.inf])
+    scale.unscale([weights])
+    weights.grad = torch.ones(2)
+    scale.unscale([weights])  # SAM's second pass must not make up for its first
     assert not scale.may_step()
     assert scale.scale == first
 
@@ -182,7 +186,7 @@ def test_sam_under_amp_on_a_gpu_follows_fp32(precision: str) -> None:
             accelerator="gpu", devices=1, max_epochs=-1, max_steps=6, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(training, Order(48, 16, seed=5, device=torch.device("cuda")).loader())
+        trainer.fit(training, Order(48, 16, seed=5, device=torch.device("cuda")))
         results.append(classifier.cpu())
     assert_same(results[1], results[0], 0.02)
 
@@ -207,7 +211,7 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
         trainer = L.Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(process_group_backend="gloo"),
             max_epochs=-1, max_steps=6, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, use_distributed_sampler=False)
-        trainer.fit(training, Order(48, 16, seed=5, device=CPU, rank=rank, world_size=2).loader())
+        trainer.fit(training, Order(48, 16, seed=5, device=CPU, rank=rank, world_size=2))
         torch.save(classifier.state_dict(), f"{tmp_path}/rank{{rank}}.pt")
         """)
     )
