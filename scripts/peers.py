@@ -345,7 +345,7 @@ def report(out: Path, rows: list[dict[str, Any]]) -> None:
     axes.set_xlabel("budget (s)")
     axes.set_ylabel("accuracy (%), mean and standard deviation over seeds")
     axes.grid(color="#e0e0e0")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside right upper")
     figure.savefig(out / "peers.png", dpi=140)
     (out / "peers.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
