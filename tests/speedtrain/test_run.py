@@ -381,7 +381,7 @@ def test_from_python_with_arrays_fewer_than_a_batch_and_two_classes(tmp_path: Pa
 
 def test_a_timm_model_trains_too(tmp_path: Path) -> None:
     command = ["--data", "digits", "--per-class", "20", "--model", "timm:resnet10t", "--set", "batch_size=16"]
-    command += ["--budget", "11", "--out", str(tmp_path / "run"), "--quiet"]
+    command += ["--budget", "10", "--out", str(tmp_path / "run"), "--quiet"]
     done = subprocess.run([sys.executable, "-m", "speedtrain", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = result_of(tmp_path / "run")
