@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, in one command: everything that this repository says of GPUs without having measured it.
-# Three hours at full length; a run that was cut off goes on where it was.
+# Four to five hours at full length; a run that was cut off goes on where it was. Needs the extra: pip install -e ".[test]".
 #
 #     scripts/gpu_check.sh TRAIN.npz TEST.npz [OUT]
 set -euo pipefail
@@ -17,7 +17,7 @@ PYTHON
 mkdir -p "$out"
 data=(--data "$train" --test "$test" --device cuda)
 
-pytest -k "cuda or gpu" | tee "$out/tests.txt"
+pytest | tee "$out/tests.txt" || echo "gpu_check: tests failed (see $out/tests.txt); measuring all the same"
 for budget in 15 60 600; do
     python -m speedtrain plan --budget $budget "${data[@]}" | tee "$out/plan-$budget.txt"
 done

@@ -11,6 +11,7 @@ follows the clock, so that they are annealed when it stops.
 import argparse
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -128,6 +129,7 @@ def airbench(classes: int, images: Any) -> Peer:
     filters = (vectors.T / (values + 5e-4).sqrt()[:, None]).float().view(12, 3, 2, 2)
     whitening.weight.data[:] = torch.cat([filters, -filters])
     whitening.weight.requires_grad_(False)
+    nn.init.zeros_(whitening.bias)
     network = nn.Sequential(
         whitening, nn.GELU(), Block(24, 64), Block(64, 256), Block(256, 256), nn.MaxPool2d(3), nn.Flatten(),
         nn.Linear(256, classes, bias=False), Scale(),
@@ -271,7 +273,13 @@ def main() -> None:
         return
     told.out.mkdir(parents=True, exist_ok=True)
     file = told.out / "peers.json"
-    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.exists() else []  # goes on where it was
+    facts = {"data": told.data.name, "test": told.test.name}
+    rows: list[dict[str, Any]] = []
+    if file.exists():  # goes on where it was
+        known = json.loads(file.read_text())
+        if {key: known[key] for key in facts} != facts:
+            sys.exit(f"peers: {file} is of {known['data']} and {known['test']}; choose another --out")
+        rows = known["rows"]
     for budget in budgets:
         for seed in range(told.seeds):
             for name in told.peers.split(","):
@@ -284,7 +292,6 @@ def main() -> None:
                     f"{budget:g} s  seed {seed}  {NAMES[name]:20}  {row['accuracy']:.2%}  {row['epochs']:.1f} epochs",
                     flush=True,
                 )
-                facts = {"data": told.data.name, "test": told.test.name}
                 file.write_text(json.dumps({"schema": 1, **facts, "rows": rows}, indent=1))
     report(told.out, rows)
 
@@ -294,19 +301,16 @@ def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> d
     if name in ("auto", "paper"):
         from speedtrain import train
 
+        folder = told.out / f"{name}-{budget:g}-{seed}"
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
         result = train(
-            budget=budget,
-            data=str(told.data),
-            test=str(told.test),
-            recipe=name,
-            seed=seed,
-            out=told.out / f"{name}-{budget:g}-{seed}",
-        )
+            budget=budget, data=str(told.data), test=str(told.test), recipe=name, seed=seed, out=folder
+        )  # fmt: skip
         keys = ("accuracy", "epochs", "wall_seconds", "status")
         return {key: result[key] for key in keys} | {"width": result["plan"]["width"]}
     command = [sys.executable, __file__, "--plain", name, "--budgets", str(budget), "--seed", str(seed)]
     command += ["--data", str(told.data), "--test", str(told.test)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=budget + 600)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=budget + 600)
     facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return facts
 

@@ -1,5 +1,6 @@
 """What accuracy to expect of the default recipe: a law fitted to recorded runs."""
 
+import math
 from dataclasses import dataclass
 
 CLASSES = 10
@@ -34,8 +35,8 @@ class Law:
     epochs_per_data: float
     deviation: float
 
-    def accuracy(self, width: float, epochs: float, images: int, classes: int = CLASSES) -> float:
-        """Expected share of right answers, between chance and 1.
+    def error(self, width: float, epochs: float, images: int, classes: int = CLASSES) -> float:
+        """What the law says of the share of wrong answers; above 1 where it promises less than nothing.
 
         Args:
             width: of the ResNet-9.
@@ -44,11 +45,15 @@ class Law:
             classes: how many; as many images of more classes are fewer of each.
         """
         if epochs <= 0:
-            return 1 / classes
+            return math.inf
         size = images / classes / PER_CLASS
         error = self.data * size**-self.data_power + self.width * width**-self.width_power
-        error += self.epochs * (epochs * size**self.epochs_per_data) ** -self.epochs_power
-        return max(1 / classes, 1 - error)
+        return error + self.epochs * (epochs * size**self.epochs_per_data) ** -self.epochs_power
+
+    def accuracy(self, width: float, epochs: float, images: int, classes: int = CLASSES) -> float:
+        """Expected share of right answers, between chance and 1. Arguments as of `error`."""
+        return max(1 / classes, 1 - self.error(width, epochs, images, classes))
 
 
 RESNET9 = Law(0.1398, 0.4281, 0.6145, 0.9353, 0.5641, 1.006, 0.2049, 0.0096)
+"""Of ResNet-9 with the recipe `auto` and batches of 128, fitted to `results/planner` by `scripts/fit_planner.py`."""

@@ -74,7 +74,7 @@ def make_plan(
     plan = Plan(
         model=config.model,
         width=None if config.model != "resnet9" else (START_WIDTH if config.width == "auto" else config.width),
-        batch_size=probe.batch_size if config.batch_size == "auto" else config.batch_size,
+        batch_size=probe.batch_size,
         precision=config.precision,
         resolutions=_resolutions(make_tricks(config), images.shape[1]),
     )
@@ -105,7 +105,9 @@ class _Probe:
         self.seconds = seconds
         self.until = time.monotonic() + PROBE_SHARE * seconds
         self.measured: list[dict[str, Any]] = []
-        self.batch_size = GPU_BATCH_SIZE if images.is_cuda else BATCH_SIZE
+        self._errors: dict[tuple[int, str], float] = {}
+        usual = GPU_BATCH_SIZE if images.is_cuda else BATCH_SIZE
+        self.batch_size = usual if config.batch_size == "auto" else config.batch_size
 
     def measure(self, width: int | None, precision: str) -> dict[str, Any]:
         """Images a second of whole training steps, from the middle of each third of the schedule."""
@@ -147,8 +149,11 @@ class _Probe:
             "precision": precision,
             "images_per_second": round(rate, 1),
             "epochs": round(epochs, 1),
-            "accuracy": None if width is None else round(self._expected(width, epochs), 4),
+            "accuracy": None,
         }
+        if width is not None:
+            result["accuracy"] = round(RESNET9.accuracy(width, epochs, len(self.images), self.num_classes), 4)
+            self._errors[width, precision] = RESNET9.error(width, epochs, len(self.images), self.num_classes)
         self.measured.append(result)
         return result
 
@@ -170,10 +175,10 @@ class _Probe:
     def most_promising(self, plan: Plan) -> int:
         """The width of `WIDTHS` that promises most, searched upwards or downwards from the one first tried."""
 
-        def promise(place: int) -> tuple[float, float]:
-            row = self.measure(WIDTHS[place], plan.precision)
-            # with time for next to nothing all promise chance: then the fastest
-            return row["accuracy"], row["images_per_second"]
+        def promise(place: int) -> float:
+            self.measure(WIDTHS[place], plan.precision)
+            # the error, since the accuracy is chance for all of them where images are few
+            return -self._errors[WIDTHS[place], plan.precision]
 
         place = WIDTHS.index(START_WIDTH)
         for direction in (1, -1):
@@ -190,9 +195,6 @@ class _Probe:
             f"width {WIDTHS[place]}: {row['epochs']:.0f} epochs of it promise more than what was measured beside it"
         )
         return WIDTHS[place]
-
-    def _expected(self, width: int, epochs: float) -> float:
-        return RESNET9.accuracy(width, epochs, len(self.images), self.num_classes)
 
 
 def _bf16_products_are_faster() -> bool:

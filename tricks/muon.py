@@ -118,17 +118,20 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     """Approximately the nearest (semi-)orthogonal matrix of each in [N, rows, columns], by Newton–Schulz.
 
     The coefficients are chosen for speed: they drive all singular values quickly to about 0.7 … 1.2. The iteration
-    bears bfloat16, and uses it on GPUs, and wherever it is called under autocast to it.
+    bears bfloat16, and uses it on GPUs that have it, and wherever it is called under autocast to it. It never runs in
+    float16, whatever autocast says.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).float()  # the smaller side first: less to multiply
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the iteration wants singular values of at most 1
     device = x.device.type
-    if x.is_cuda or (torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16):
+    asked = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16
+    if asked or (x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)):
         x = x.bfloat16()
-    for _ in range(steps):
-        gram = x @ x.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+    with torch.autocast(device, enabled=False):
+        for _ in range(steps):
+            gram = x @ x.mT
+            polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+            x = torch.baddbmm(x, polynomial, x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)

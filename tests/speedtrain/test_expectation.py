@@ -31,6 +31,12 @@ def test_never_less_than_chance_nor_all() -> None:
     assert RESNET9.accuracy(64, 1e6, 10**7) < 1
 
 
+def test_it_ranks_where_all_promise_chance() -> None:
+    told = {"epochs": 1e4, "images": 50, "classes": 2}
+    assert RESNET9.accuracy(8, **told) == RESNET9.accuracy(64, **told) == 0.5
+    assert RESNET9.error(64, **told) < RESNET9.error(8, **told)
+
+
 def test_it_says_what_was_recorded() -> None:
     rows = json.loads(RECORD.read_text())["rows"]
     apart = [

@@ -1,9 +1,11 @@
 """The planner on this very machine: it measures, and what it chooses follows from what it measured."""
 
+import pytest
 import torch
 
 from speedtrain.config import Config, resolve
 from speedtrain.planner import WIDTHS, Plan, make_plan
+from speedtrain.training import Training
 
 CPU = torch.device("cpu")
 
@@ -49,6 +51,19 @@ def test_what_is_pinned_is_kept() -> None:
     forecast, _ = planned(60.0, width=12, batch_size=32, precision="fp32", forecast=True)
     assert [row["width"] for row in forecast.alternatives] == [12]
     assert forecast.epochs > 0
+
+
+def test_a_pinned_batch_is_the_one_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = set()
+    step = Training.step
+
+    def watched(self: Training, indices: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        sizes.add(len(indices))
+        step(self, indices, optimizer)
+
+    monkeypatch.setattr(Training, "step", watched)
+    planned(2.0, batch_size=32, precision="fp32")
+    assert sizes == {32}
 
 
 def test_progressive_resizing_is_in_the_plan() -> None:
