@@ -23,7 +23,7 @@ class Law:
         width, width_power: b and β.
         epochs, epochs_power: c and γ.
         epochs_per_data: δ, how much more an epoch of more images is.
-        deviation: standard deviation of the runs it was fitted to around it, in shares of 1.
+        deviation: root mean square by which runs left out of the fit lie from it, in shares of 1.
     """
 
     data: float
