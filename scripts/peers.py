@@ -303,9 +303,7 @@ def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> d
 
         folder = told.out / f"{name}-{budget:g}-{seed}"
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
-        result = train(
-            budget=budget, data=str(told.data), test=str(told.test), recipe=name, seed=seed, out=folder
-        )  # fmt: skip
+        result = train(budget=budget, data=str(told.data), test=str(told.test), recipe=name, seed=seed, out=folder)
         keys = ("accuracy", "epochs", "wall_seconds", "status")
         return {key: result[key] for key in keys} | {"width": result["plan"]["width"]}
     command = [sys.executable, __file__, "--plain", name, "--budgets", str(budget), "--seed", str(seed)]

@@ -105,7 +105,6 @@ class _Probe:
         self.seconds = seconds
         self.until = time.monotonic() + PROBE_SHARE * seconds
         self.measured: list[dict[str, Any]] = []
-        self._errors: dict[tuple[int, str], float] = {}
         usual = GPU_BATCH_SIZE if images.is_cuda else BATCH_SIZE
         self.batch_size = usual if config.batch_size == "auto" else config.batch_size
 
@@ -120,7 +119,7 @@ class _Probe:
             self.images,
             self.labels,
             self.num_classes,
-            width=width or 0,
+            width=width,
             precision=precision,
             statistics=self.images[: self.batch_size],
         )
@@ -142,18 +141,14 @@ class _Probe:
         training.num_steps = 0
         taken = [seconds_of_step(last)]
         taken += [seconds_of_step(third) for third in others if time.monotonic() < self.until]
-        rate = self.batch_size * len(taken) / sum(taken)
-        epochs = rate * self.seconds / len(self.images)
+        rate = round(self.batch_size * len(taken) / sum(taken), 1)
         result = {
             "width": width,
             "precision": precision,
-            "images_per_second": round(rate, 1),
-            "epochs": round(epochs, 1),
-            "accuracy": None,
+            "images_per_second": rate,
+            "epochs": round(self._epochs(rate), 1),
+            "accuracy": None if width is None else round(RESNET9.accuracy(*self._reach(width, rate)), 4),
         }
-        if width is not None:
-            result["accuracy"] = round(RESNET9.accuracy(width, epochs, len(self.images), self.num_classes), 4)
-            self._errors[width, precision] = RESNET9.error(width, epochs, len(self.images), self.num_classes)
         self.measured.append(result)
         return result
 
@@ -175,10 +170,10 @@ class _Probe:
     def most_promising(self, plan: Plan) -> int:
         """The width of `WIDTHS` that promises most, searched upwards or downwards from the one first tried."""
 
-        def promise(place: int) -> float:
-            self.measure(WIDTHS[place], plan.precision)
-            # the error, since the accuracy is chance for all of them where images are few
-            return -self._errors[WIDTHS[place], plan.precision]
+        def promise(place: int) -> tuple[float, float]:
+            rate = self.measure(WIDTHS[place], plan.precision)["images_per_second"]
+            # the error, since the accuracy is chance for all of them where images are few; with no time at all the rate
+            return -RESNET9.error(*self._reach(WIDTHS[place], rate)), rate
 
         place = WIDTHS.index(START_WIDTH)
         for direction in (1, -1):
@@ -195,6 +190,14 @@ class _Probe:
             f"width {WIDTHS[place]}: {row['epochs']:.0f} epochs of it promise more than what was measured beside it"
         )
         return WIDTHS[place]
+
+    def _epochs(self, rate: float) -> float:
+        """That fit, at so many images a second."""
+        return rate * self.seconds / len(self.images)
+
+    def _reach(self, width: int, rate: float) -> tuple[int, float, int, int]:
+        """What the law wants to know of a network that trains at so many images a second."""
+        return width, self._epochs(rate), len(self.images), self.num_classes
 
 
 def _bf16_products_are_faster() -> bool:

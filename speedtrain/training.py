@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from speedtrain.config import Config
 from speedtrain.network import Classifier, build_classifier, make_tricks
@@ -178,7 +177,7 @@ def build_training(
     labels: Tensor,
     num_classes: int,
     *,
-    width: int,
+    width: int | None,
     precision: str,
     statistics: Tensor | None = None,
 ) -> Training:
@@ -186,7 +185,7 @@ def build_training(
 
     Args:
         images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].
-        width: of a ResNet-9.
+        width: of a ResNet-9; None for other networks.
         precision: `fp32`, `bf16` or `fp16`.
         statistics: training images to take statistics from; default: all.
 
@@ -196,7 +195,7 @@ def build_training(
     """
     tricks = make_tricks(config)
     measured = images if statistics is None else statistics
-    classifier = build_classifier(config.model, num_classes, width, config.head_scale, tricks, measured)
+    classifier = build_classifier(config.model, num_classes, width or 0, config.head_scale, tricks, measured)
     return Training(
         classifier.to(images.device),
         images,
@@ -211,7 +210,7 @@ def build_training(
     )
 
 
-class Order(IterableDataset[Tensor]):
+class Order:
     """Endless batches of image indices: one permutation of the training set after another, cut to size.
 
     A batch may span two of them, so all have the same size and a set smaller than a batch just works. Under

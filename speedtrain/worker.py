@@ -104,8 +104,7 @@ def train(
     with ledger.phase("build"):
         torch.set_num_threads(1)  # the whitening's bits must not depend on how busy the machine is now
         torch.manual_seed(config.seed)
-        width = 0 if config.width == "auto" else config.width
-        training = build_training(config, stored, targets, num_classes, width=width, precision=config.precision)
+        training = build_training(config, stored, targets, num_classes, width=plan.width, precision=plan.precision)
         assert isinstance(config.batch_size, int)
         order = Order(len(stored), config.batch_size, config.seed, device)
         pacer = Pacer(budget) if replay is None else RecordedPacer(replay.progress)

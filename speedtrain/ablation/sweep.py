@@ -192,11 +192,11 @@ def run_sweep(
         console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         columns = (BarColumn(30), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
         budgets = {(trial.variant, trial.config.seed): trial.config.budget for trial in missing}
-        begun, spent, before = time.monotonic(), 0.0, len(rows)
+        begun, spent = time.monotonic(), 0.0
         table = write(out, rows, sweep.design.comparisons, facts, len(trials))
         hidden = quiet or not console.is_terminal
         with ExitStack() as stack, Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-            task = bar.add_task("trials", total=len(trials), completed=before)
+            task = bar.add_task("trials", total=len(trials), completed=len(rows))
             for row in stack.enter_context(closing(engine.run(missing))):
                 rows.append(row)
                 rows.sort(key=lambda row: order[row["variant"], row["seed"]])

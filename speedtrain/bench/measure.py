@@ -127,7 +127,7 @@ class _Loop:
 
     def __init__(self, config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int):
         self.batch_size, self.images = plan.batch_size, images
-        self.training = build_training(config, images, labels, classes, width=plan.width or 0, precision=plan.precision)
+        self.training = build_training(config, images, labels, classes, width=plan.width, precision=plan.precision)
         self.tricks = self.training.tricks
         self.training.differentiate = Tensor.backward
         self.optimizer = self.training.configure_optimizers()
@@ -150,18 +150,17 @@ class _Loop:
 
 def trick_costs(config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int) -> Rows:
     """What each trick alone adds to a step of the plain network, and what all of the recipe's add together."""
-    alone = {name: {name: config.tricks.get(name, {})} for name in TRICKS}
-    names = [*alone, "all of the recipe"]
+    sets = {name: {name: config.tricks.get(name, {})} for name in TRICKS} | {"all of the recipe": config.tricks}
     loops = {
         name: _Loop(replace(config, tricks=tricks), plan, images, labels, classes)
-        for name, tricks in {"none": {}, **alone, "all of the recipe": config.tricks}.items()
+        for name, tricks in {"none": {}, **sets}.items()
     }
     for loop in loops.values():
         loop.seconds()  # makes kernels
-    ratios: dict[str, list[float]] = {name: [] for name in names}
+    ratios: dict[str, list[float]] = {name: [] for name in sets}
     plain = []
     for _ in range(ROUNDS):
-        for name in names:  # each beside a plain one
+        for name in sets:  # each beside a plain one
             plain.append(loops["none"].seconds())
             ratios[name].append(loops[name].seconds() / plain[-1])
     step = median(plain)
