@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, in one command: everything that this repository says of GPUs without having measured it.
-# Four to five hours at full length; a run that was cut off goes on where it was. Needs the extra: pip install -e ".[test]".
+# Five hours at full length. Begun again with the same OUT, the curve, the comparison of batches and the peers go on
+# where they were, and a bench that is done is not repeated. Needs the extra: pip install -e ".[test]".
 #
 #     scripts/gpu_check.sh TRAIN.npz TEST.npz [OUT]
 set -euo pipefail
@@ -25,6 +26,11 @@ if [ ! -e "$out/bench/bench.json" ]; then
     rm -rf "$out/bench"
     python -m speedtrain bench --budgets 60,600 "${data[@]}" --out "$out/bench"
 fi
+# the planner's batches of 512 beside others, and its precision beside the other half one
+resume=()
+[ -e "$out/batches" ] && resume=(--resume)
+python -m speedtrain ablate --budget 60 --seeds 3 --tricks none --vary batch_size=512,128,1024 --vary precision=bf16,fp16 \
+    "${data[@]}" --out "$out/batches" "${resume[@]}" || echo "gpu_check: batches not compared; measuring all the same"
 resume=()
 [ -e "$out/curve" ] && resume=(--resume)
 python -m speedtrain curve --budgets 15,60,600 --recipes auto,paper --seeds 3 "${data[@]}" --out "$out/curve" "${resume[@]}"

@@ -3,14 +3,16 @@
     python scripts/peers.py --budgets 60,600 --seeds 3 --data train.npz --test test.npz --out results/peers
 
 The peers: the competition's LeNet baseline, an airbench-style network and timm's resnet18, each in a plain PyTorch
-loop below, on a clock that counts from the birth of its process as ours does; and, through the harness, the paper's
-recipe. Each peer is given what its description says. The one thing they get that they did not have is a schedule that
-follows the clock, so that they are annealed when it stops.
+loop below, on a clock that counts from the birth of its process as ours does, and with our settings of the allocator;
+and, through the harness, the paper's recipe. Each peer is given what its description says. What they get that they did
+not have is a schedule that follows the clock, so that they are annealed when it stops, and the precision that is
+fastest here. A run that was cut off goes on where it was; a peer that fails is recorded and the others go on.
 """
 
 import argparse
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -28,6 +30,7 @@ NAMES = {
     "resnet18": "timm resnet18",
     "lenet": "LeNet baseline",
 }
+HALVES = {"bf16": "bfloat16", "fp16": "float16"}
 RESERVE = 0.3  # seconds of the budget that the plain loops keep for saving
 
 
@@ -44,6 +47,7 @@ class Peer:
         smoothing: of the labels.
         batch_size: images a step.
         after_step: called with progress after each step.
+        at_end: called after the last.
         views: whether it predicts with mirrored and shifted images.
     """
 
@@ -55,6 +59,7 @@ class Peer:
     smoothing: float = 0.0
     batch_size: int = 128
     after_step: Callable[[float], None] = lambda progress: None
+    at_end: Callable[[], None] = lambda: None
     views: bool = False
 
 
@@ -162,10 +167,16 @@ def airbench(classes: int, images: Any) -> Peer:
                     slow.setdefault(name, tensor.clone()).lerp_(tensor, 1 - kept)
                     tensor.copy_(slow[name])
 
+    @torch.no_grad()
+    def settle() -> None:
+        for name, tensor in network.state_dict().items():
+            if name in slow:
+                tensor.copy_(slow[name])
+
     def triangle(progress: float) -> float:
         return 0.2 + 0.8 * progress / 0.23 if progress < 0.23 else 1 + (0.07 - 1) * (progress - 0.23) / 0.77
 
-    return Peer(network, optimizer, triangle, 2, "alternating", 0.2, batch_size, look_ahead, views=True)
+    return Peer(network, optimizer, triangle, 2, "alternating", 0.2, batch_size, look_ahead, settle, views=True)
 
 
 def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) -> dict[str, Any]:
@@ -193,39 +204,50 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
         else {"lenet": lenet, "resnet18": resnet18}[peer_name](classes)
     )
     network = peer.network.to(device=device, memory_format=torch.channels_last)
-    bf16 = faster_in_bf16(network, images[: peer.batch_size], clock)
+    taken = seconds_a_step(peer, network, images, labels)
+    precision = min(taken, key=lambda name: taken[name])
+    half = HALVES.get(precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     rates = [group["lr"] for group in peer.optimizer.param_groups]
-    crop, slowest, epoch, seen = RandomCrop(peer.translate), 0.0, 0, 0
+    crop, slowest, seen = RandomCrop(peer.translate), 0.0, 0
+    queue: list[Any] = []
     begun, end = clock.elapsed(), budget - RESERVE
     network.train()
     order = torch.randperm(len(images))
-    first = torch.rand(len(images), device=device) < 0.5
+    mirrored_next = torch.rand(len(images), device=device) < 0.5
     while clock.elapsed() + slowest < end:
         at = clock.elapsed()
         progress = (at - begun) / (end - begun)
         if len(order) < min(peer.batch_size, len(images)):
-            order, epoch = torch.cat([order, torch.randperm(len(images))]), epoch + 1
+            order = torch.cat([order, torch.randperm(len(images))])
         chosen, order = order[: peer.batch_size].to(device), order[peer.batch_size :]
         batch = crop.batch(Batch(images[chosen], labels[chosen], progress)).images
-        mirrored = (
-            first[chosen] ^ bool(epoch % 2)
-            if peer.flip == "alternating"
-            else torch.rand(len(chosen), device=device) < 0.5
-        )
+        if peer.flip == "alternating":
+            mirrored = mirrored_next[chosen]
+            mirrored_next[chosen] = ~mirrored
+        else:
+            mirrored = torch.rand(len(chosen), device=device) < 0.5
         batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
         for group, rate in zip(peer.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * peer.factor(progress)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, half and getattr(torch, half), enabled=half is not None):
             logits = network(batch)
         loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=peer.smoothing)
         peer.optimizer.zero_grad()
-        loss.backward()
-        peer.optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(peer.optimizer)
+        scaler.update()
         peer.after_step(progress)
         if device.type == "cuda":
-            torch.cuda.synchronize()  # the clock is to measure work, not a queue
+            queue.append(torch.cuda.Event())
+            queue[-1].record()
+            if len(queue) > 2:
+                queue.pop(0).synchronize()  # two steps ahead of the GPU: the clock is to measure work, not a queue
         seen += len(chosen)
         slowest = max(slowest * 0.9, clock.elapsed() - at)
+    peer.at_end()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     wall = clock.elapsed()
     network.eval()
     with np.load(test) as file:
@@ -237,23 +259,36 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
             (forward(part).argmax(1) == answer).sum().item()
             for part, answer in zip(held.split(250), answers.split(250), strict=True)
         )
-    return {"accuracy": right / len(answers), "epochs": seen / len(images), "wall_seconds": wall, "bf16": bf16}
+    accuracy, epochs = right / len(answers), seen / len(images)
+    return {"accuracy": accuracy, "epochs": epochs, "wall_seconds": wall, "precision": precision}
 
 
-def faster_in_bf16(network: Any, batch: Any, clock: Any) -> bool:
-    """Peers get the faster precision too, as ours do."""
+def seconds_a_step(peer: Peer, network: Any, images: Any, labels: Any) -> dict[str, float]:
+    """Precision → the fastest of three passes forwards and backwards, which the peer chooses by, as ours does."""
     import torch
+    import torch.nn.functional as F
 
-    taken = {}
-    for enabled in (True, False, True, False):  # the first of each makes kernels
-        begun = clock.elapsed()
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=enabled):
-            network(batch).float().sum().backward()
-        if batch.is_cuda:
-            torch.cuda.synchronize()
-        taken[enabled] = clock.elapsed() - begun
+    device = images.device
+    names = ["fp32", "bf16"]
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        names = ["fp32", "fp16"]
+    kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}  # statistics of norms move
+    batch, targets = images[: peer.batch_size], labels[: peer.batch_size]
+    taken = dict.fromkeys(names, math.inf)
+    for turn in range(4):  # the first makes kernels
+        for name in names:
+            half = HALVES.get(name)
+            begun = time.monotonic()
+            with torch.autocast(device.type, half and getattr(torch, half), enabled=half is not None):
+                logits = network(batch)
+            F.cross_entropy(logits.float(), targets).backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                taken[name] = min(taken[name], time.monotonic() - begun)
     network.zero_grad()
-    return taken[True] < taken[False]
+    network.load_state_dict(kept)
+    return taken
 
 
 def main() -> None:
@@ -286,12 +321,10 @@ def main() -> None:
                 if any((row["peer"], row["budget"], row["seed"]) == (name, budget, seed) for row in rows):
                     continue
                 row = {"peer": name, "budget": budget, "seed": seed, "when": time.strftime("%Y-%m-%d %H:%M")}
-                row |= run_peer(name, budget, seed, told)
+                row |= {"commit": commit(), **run_peer(name, budget, seed, told)}
                 rows.append(row)
-                print(
-                    f"{budget:g} s  seed {seed}  {NAMES[name]:20}  {row['accuracy']:.2%}  {row['epochs']:.1f} epochs",
-                    flush=True,
-                )
+                got = "failed" if row["accuracy"] is None else f"{row['accuracy']:.2%}  {row['epochs']:.1f} epochs"
+                print(f"{budget:g} s  seed {seed}  {NAMES[name]:20}  {got}", flush=True)
                 file.write_text(json.dumps({"schema": 1, **facts, "rows": rows}, indent=1))
     report(told.out, rows)
 
@@ -300,17 +333,36 @@ def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> d
     """One peer, in a process of its own."""
     if name in ("auto", "paper"):
         from speedtrain import train
+        from speedtrain.errors import UserError
 
         folder = told.out / f"{name}-{budget:g}-{seed}"
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
-        result = train(budget=budget, data=str(told.data), test=str(told.test), recipe=name, seed=seed, out=folder)
+        try:
+            result = train(budget=budget, data=str(told.data), test=str(told.test), recipe=name, seed=seed, out=folder)
+        except UserError as error:
+            return {"accuracy": None, "epochs": None, "status": str(error)[:200]}
         keys = ("accuracy", "epochs", "wall_seconds", "status")
-        return {key: result[key] for key in keys} | {"width": result["plan"]["width"]}
+        return {key: result[key] for key in keys} | {key: result["plan"][key] for key in ("width", "precision")}
+    from speedtrain.worker import MALLOC
+
     command = [sys.executable, __file__, "--plain", name, "--budgets", str(budget), "--seed", str(seed)]
     command += ["--data", str(told.data), "--test", str(told.test)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=budget + 600)
+    environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC)}
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, timeout=budget + 600, env=environment
+        )
+    except subprocess.SubprocessError as error:
+        return {"accuracy": None, "epochs": None, "status": str(error)[:200]}
     facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return facts
+    return {**facts, "status": "finished"}
+
+
+def commit() -> str | None:
+    """Of the source that runs; none outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def report(out: Path, rows: list[dict[str, Any]]) -> None:
@@ -326,7 +378,8 @@ def report(out: Path, rows: list[dict[str, Any]]) -> None:
     for name in dict.fromkeys(row["peer"] for row in rows):
         cells, points = [], []
         for budget in budgets:
-            scores = [100 * row["accuracy"] for row in rows if (row["peer"], row["budget"]) == (name, budget)]
+            mine = [row for row in rows if (row["peer"], row["budget"]) == (name, budget)]
+            scores = [100 * row["accuracy"] for row in mine if row["accuracy"] is not None]
             if not scores:
                 cells.append("–")
                 continue
@@ -334,6 +387,8 @@ def report(out: Path, rows: list[dict[str, Any]]) -> None:
             cells.append(f"{mean(scores):.1f}" + (f" ± {spread:.1f}" if len(scores) > 1 else ""))
             points.append((budget, mean(scores), spread))
         lines.append(f"| {NAMES[name]} | " + " | ".join(cells) + " |")
+        if not points:
+            continue
         axes.errorbar(
             *zip(*((x, y) for x, y, _ in points), strict=True),
             yerr=[s for *_, s in points],

@@ -229,7 +229,7 @@ def _predict(options: Namespace) -> int:
 
 
 def _plan(options: Namespace) -> int:
-    from speedtrain.run import expected, plan
+    from speedtrain.run import plan
 
     config, chosen, notes = plan(**_told(options))
     for note in notes:
@@ -248,10 +248,10 @@ def _plan(options: Namespace) -> int:
         name = "as built" if row["width"] is None else str(row["width"])
         promised = "" if row["accuracy"] is None else f"  {row['accuracy']:8.1%}"
         print(f"  {name:>8}  {row['precision']}  {row['images_per_second']:8.0f}  {row['epochs']:8.1f}{promised}")
-    if hope := expected(config, chosen):
+    if hope := chosen["expected"]:
         print(f"expected of images like CIFAR-10's: {hope['accuracy']:.1%} ({hope['low']:.1%} to {hope['high']:.1%})")
-    else:
-        print("what is promised holds for the default tricks: others may reach more or less")
+    elif chosen["accuracy"] is not None:
+        print("what is promised is of the default recipe in batches of 128: this one may reach more or less")
     return 0
 
 
@@ -273,7 +273,7 @@ def _bench(options: Namespace) -> int:
     told = _told(options)
     if told.pop("budget") is not None:
         raise UserError("bench takes --budgets, as in --budgets 60,600")
-    budgets = ablation.parse_vary([f"budget={options.budgets}"])["budget"]
+    budgets = ablation.parse_budgets(options.budgets)
     bench(budgets, **told, out=options.out, quiet=options.quiet)
     _say(Path(options.out, "bench.md").read_text(encoding="utf-8").rstrip())
     return 0

@@ -28,7 +28,7 @@ from speedtrain.crew import TICKS, Crew, cores
 from speedtrain.data import Data, Images, image_names, load_data, load_images
 from speedtrain.errors import UserError
 from speedtrain.expectation import CONFIDENT, RESNET9
-from speedtrain.planner import make_plan
+from speedtrain.planner import BATCH_SIZE, make_plan
 from speedtrain.progress import Display
 from speedtrain.report import write_report
 from speedtrain.scoring import load_classifier, predict
@@ -216,7 +216,8 @@ def plan(
     """What `train` with the same arguments would do on this machine, measured but not trained.
 
     Returns:
-        The configuration, the plan as `result.json` would hold it, and what a person should know.
+        The configuration; the plan as `result.json` would hold it, with `expected` as there; and what a person should
+        know.
 
     Raises:
         UserError: as `train`, or the network is too large for this machine.
@@ -225,7 +226,8 @@ def plan(
     loaded = load_named(config)
     notes = [*loaded.notes, *_idle(config, {**told, **(told.get("settings") or {})}), *settle_machine(config)]
     check_network(config, loaded.train)
-    return config, measure_plan(config, loaded.train), notes
+    chosen = measure_plan(config, loaded.train)
+    return config, {**chosen, "expected": expected(config, chosen, len(loaded.test.images))}, notes
 
 
 def measure_plan(config: Config, train: Images) -> dict[str, Any]:
@@ -253,7 +255,12 @@ def measure_plan(config: Config, train: Images) -> dict[str, Any]:
 def _start_seconds() -> float:
     """How long the process that trains takes to start here, which is on its clock."""
     begun = time.monotonic()
-    command = [sys.executable, "-P", "-c", "import lightning, speedtrain.keeper, speedtrain.planner"]
+    program = (
+        "from speedtrain.worker import UNUSED, hidden\n"
+        "with hidden(*UNUSED): import lightning\n"
+        "import speedtrain.keeper, speedtrain.planner"
+    )
+    command = [sys.executable, "-P", "-c", program]
     subprocess.run(command, env=environment(), check=False, capture_output=True)
     return time.monotonic() - begun
 
@@ -262,6 +269,16 @@ def environment() -> dict[str, str]:
     """This process's, in which `speedtrain` is found as it was here."""
     here = str(Path(__file__).parent.parent)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+
+
+def worker_environment(config: Config) -> dict[str, str]:
+    """That of a process that trains, with so many threads."""
+    return {
+        **environment(),
+        "OMP_NUM_THREADS": str(config.threads),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its results bit for bit only with this
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC),
+    }
 
 
 def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
@@ -327,11 +344,12 @@ def check_network(config: Config, train: Images) -> None:
         with torch.random.fork_rng():
             training = build_training(config, images, labels, num_classes, width=8, precision="fp32")
             training.differentiate = torch.Tensor.backward
-            training.configure_optimizers()
+            optimizer = training.configure_optimizers()
             for training.progress in (0.0, 0.5, 1.0):
                 batch = training.make_batch(torch.arange(batch_size, device=device) % len(images))
                 side = batch.images.shape[-1]
                 training.gradient(batch)
+                optimizer.step()
     except TrickError as error:
         raise UserError(str(error)) from None
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -508,7 +526,7 @@ class _Worker:
             command = [sys.executable, "-P", "-m", "speedtrain.worker", str(job)]
             with (
                 Guarded(
-                    command, seconds, grace=GRACE, env=self._environment(), output=log, on_event=self._hear
+                    command, seconds, grace=GRACE, env=worker_environment(self.config), output=log, on_event=self._hear
                 ) as guarded,
                 self.display.running(self._expected(), guarded.born, self.replay and self.replay[1]),
             ):
@@ -542,14 +560,6 @@ class _Worker:
             return f"the training process was killed by {signal.Signals(-death.returncode).name}"
         lines = (self.run / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return f"{lines[-1] if lines else 'the training process failed'} (see {self.run / 'log.txt'})"
-
-    def _environment(self) -> dict[str, str]:
-        return {
-            **environment(),
-            "OMP_NUM_THREADS": str(self.config.threads),
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its results bit for bit only with this
-            "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC),
-        }
 
     def _hear(self, event: dict[str, Any]) -> None:
         match event.pop("event"):
@@ -597,7 +607,7 @@ def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: 
         "test_data": {"name": data.test.name, "sha256": data.test.sha256()},
         "tricks": config.tricks,
         "plan": worker.plan,
-        "expected": expected(config, worker.plan),
+        "expected": expected(config, worker.plan, len(data.test.images)),
         "phases": _phases(worker, death),
         "steps": worker.last.get("step", 0),
         "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
@@ -623,14 +633,20 @@ FITTED_AT = ("tricks", "lr", "momentum", "nesterov", "weight_decay", "schedule",
 """Keys of the configuration that were the default's in all runs behind the planner's law."""
 
 
-def expected(config: Config, plan: Mapping[str, Any]) -> dict[str, float] | None:
+def expected(config: Config, plan: Mapping[str, Any], num_test_images: int) -> dict[str, float] | None:
     """The accuracy that a plan promises on photographs as hard as CIFAR-10's, with the interval in which 95 % of runs
-    lie; None where the law behind it knows nothing: of other recipes than the default, and of other networks."""
+    lie that are scored on so many test images; None where the law behind it knows nothing: of other recipes than the
+    default, of other networks and of other batches than those of the runs that it was fitted to.
+
+    The interval is that of two normal spreads: of the law, by runs left out of its fit, and of the test sample.
+    """
     auto = resolve(recipe="auto", budget=config.budget)
-    if plan.get("accuracy") is None or any(getattr(config, key) != getattr(auto, key) for key in FITTED_AT):
+    hope: float | None = plan.get("accuracy")
+    same = all(getattr(config, key) == getattr(auto, key) for key in FITTED_AT)
+    if hope is None or not same or plan["batch_size"] != BATCH_SIZE:
         return None
-    reach = CONFIDENT * RESNET9.deviation
-    return {"accuracy": plan["accuracy"], "low": plan["accuracy"] - reach, "high": min(1.0, plan["accuracy"] + reach)}
+    reach = CONFIDENT * math.hypot(RESNET9.deviation, math.sqrt(hope * (1 - hope) / num_test_images))
+    return {"accuracy": hope, "low": max(0.0, hope - reach), "high": min(1.0, hope + reach)}
 
 
 def _status(death: Death, worker: _Worker) -> str:

@@ -21,6 +21,14 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
+def settle_device(device: torch.device) -> None:
+    """How a GPU computes in a process that trains: repeatably, and what is left in fp32 as TF32."""
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)  # replay wants the same bits again
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
+        torch.set_float32_matmul_precision("high")  # TF32, as convolutions use by default
+
+
 class LossScale:
     """Dynamic loss scaling for fp16 (Micikevicius et al., 1710.03740, section 3.2).
 
@@ -101,6 +109,7 @@ class Training(L.LightningModule):
         # plain attributes: as buffers, DistributedDataParallel would send them round every step
         self._images, self._labels, self._num_classes = images, labels, num_classes
         self._precision = precision
+        self._weights = list(classifier.parameters())
         self._sgd: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
@@ -162,12 +171,13 @@ class Training(L.LightningModule):
         return autocast(self._images.device, self._precision)
 
     def _plain_gradient(self, batch: Batch) -> Tensor:
-        self.classifier.zero_grad()
+        for parameter in self._weights:  # as `zero_grad` does, which looks for them first: a fifth of a millisecond
+            parameter.grad = None
         with self._autocast():
             logits = self.classifier(batch.images)
         loss = self._loss(logits.float(), batch.targets)
         self.differentiate(loss * self.loss_scale.scale)
-        self.loss_scale.unscale(self.classifier.parameters())
+        self.loss_scale.unscale(self._weights)
         return loss.detach()
 
 

@@ -32,6 +32,10 @@ MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.ma
 kernel takes them back and clears them each time (7 % of a step on a CPU). Other C libraries ignore it."""
 
 
+UNUSED = ("torchvision", "scipy", "matplotlib")
+"""Packages that Lightning would import for nothing: see `hidden`."""
+
+
 def say(line: str) -> None:
     """Tells the person who waits, and the log."""
     with contextlib.suppress(OSError):  # the log is on the disk that may be full
@@ -68,14 +72,14 @@ def train(
     """
     crew, num_classes = Crew(config.threads or cores()), len(classes)
     with ledger.phase("import"):
-        with _hidden("torchvision", "scipy", "matplotlib"):
+        with hidden(*UNUSED):
             import lightning as L
         import torch
         from lightning.fabric.plugins.environments import LightningEnvironment
 
         from speedtrain.keeper import Keeper
         from speedtrain.planner import make_plan
-        from speedtrain.training import Order, build_training
+        from speedtrain.training import Order, build_training, settle_device
         from timing import BudgetCallback
 
         # Lightning's advice (more data-loader workers, …) is not for this loop
@@ -86,10 +90,7 @@ def train(
     budget = Budget(math.inf if unlimited else config.budget, ledger.born)
     with ledger.phase("data"):
         device = torch.device("cuda" if config.device == "cuda" else "cpu")
-        if device.type == "cuda":
-            torch.use_deterministic_algorithms(True, warn_only=True)  # replay wants the same bits again
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
-            torch.set_float32_matmul_precision("high")  # TF32, as convolutions use by default
+        settle_device(device)
         stored = torch.tensor(images, device=device)
         targets = torch.tensor(labels, device=device)
 
@@ -130,7 +131,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _hidden(*packages: str) -> Iterator[None]:
+def hidden(*packages: str) -> Iterator[None]:
     """Inside, packages look as if they were not installed.
 
     torchmetrics, which Lightning imports, imports these for metrics that nobody here computes, if it finds them: more

@@ -146,6 +146,12 @@ class Guarded:
             os.killpg(self.pid, signal.SIGKILL)
         self._guard.kill()
         self._guard.wait()
+        # SIGKILL is sent before it is obeyed; nobody else waits for the group now, and `init` may never bury it
+        gone_by = time.monotonic() + GUARD_IS_LATE
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            while time.monotonic() < gone_by:
+                os.killpg(self.pid, 0)
+                time.sleep(0.01)
 
     def interrupt(self) -> None:
         """Asks the command to end early: SIGTERM now, the kill after the grace."""

@@ -67,7 +67,7 @@ def curve_command(options: Namespace, told: dict[str, Any]) -> int:
         raise UserError("curve takes --budgets, as in --budgets 15,30,60")
     recipe = told.pop("recipe")
     recipes = [name.strip() for name in (options.recipes or recipe).split(",") if name.strip()]
-    budgets = parse_vary([f"budget={options.budgets}"])["budget"]
+    budgets = parse_budgets(options.budgets)
     table = curve(budgets, **told, recipes=recipes, **_sweep_options(options))
     print(Path(options.out, "curve.md").read_text(encoding="utf-8"), end="")
     return 0 if table["seeds"].any() else 1
@@ -109,21 +109,34 @@ def ablate_command(options: Namespace, told: dict[str, Any]) -> int:
 
 def parse_vary(given: Sequence[str]) -> dict[str, list[Any]]:
     """`key=a,b,c` → values, each by YAML's rules. Commas inside brackets do not separate."""
-    import yaml
-
     varied: dict[str, list[Any]] = {}
     for text in given:
         key, equals, values = text.partition("=")
-        try:
-            parsed = yaml.safe_load(f"[{values}]")
-        except yaml.YAMLError:
-            parsed = None
+        parsed = _values(values)
         if not equals or not key or not parsed:
             raise UserError(f"--vary {text}: must be KEY=a,b,c, as in --vary sam.rho=0.02,0.05")
         if key.strip() in varied:
             raise UserError(f"--vary {key.strip()}: given twice")
         varied[key.strip()] = parsed
     return varied
+
+
+def parse_budgets(text: str) -> list[Any]:
+    """`15,30` → the budgets, which `resolve` checks."""
+    budgets = _values(text)
+    if not budgets:
+        raise UserError(f"--budgets {text}: must be seconds, as in --budgets 15,30,60")
+    return budgets
+
+
+def _values(text: str) -> list[Any]:
+    """`a,b,c` → values, each by YAML's rules; none where they are broken."""
+    import yaml
+
+    try:
+        return list(yaml.safe_load(f"[{text}]"))
+    except yaml.YAMLError:
+        return []
 
 
 def _whole(option: str, text: str) -> int:

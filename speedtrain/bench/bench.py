@@ -1,19 +1,19 @@
 """The front of `bench`: measures in a process like the one that trains, runs real budgets, writes what came out."""
 
 import json
-import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from speedtrain import __version__
 from speedtrain.bench.report import write_report
 from speedtrain.config import resolve
 from speedtrain.errors import UserError
-from speedtrain.run import check_network, environment, load_named, new_folder, settle_machine, train
+from speedtrain.run import check_network, load_named, new_folder, settle_machine, train, worker_environment
 from speedtrain.weights import write_whole
-from speedtrain.worker import MALLOC
 
 SCHEMA = 1
 
@@ -29,7 +29,7 @@ def bench(
 ) -> dict[str, Any]:
     """Measures this machine, the tricks and the harness on it: `python -m speedtrain bench`.
 
-    Takes about three minutes on two cores, and the budgets on top.
+    Takes three to four minutes on two cores, and the budgets on top.
 
     Args:
         budgets: seconds; one run of each, for the share that is spent training. The first one's plan says with
@@ -59,7 +59,7 @@ def bench(
     measured = folder / "measured.json"
     done = subprocess.run(
         [*command, str(measured)],
-        env={**environment(), "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC)},
+        env=worker_environment(configs[0]),
         stdout=subprocess.DEVNULL if quiet else None,
         stderr=subprocess.PIPE,
         text=True,
@@ -68,7 +68,8 @@ def bench(
     if done.returncode or not measured.exists():
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise UserError(f"a measurement fails here: {last[:300]}")
-    result: dict[str, Any] = {"schema": SCHEMA, "data": configs[0].data, **json.loads(measured.read_text("utf-8"))}
+    told_by = {"data": configs[0].data, "command": " ".join(map(shlex.quote, sys.orig_argv)), "version": __version__}
+    result: dict[str, Any] = {"schema": SCHEMA, **told_by, **json.loads(measured.read_text("utf-8"))}
     measured.unlink()
     result["budgets"] = []
     for config in configs:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor, nn
 
 from speedtrain.config import Config, resolve
@@ -25,16 +26,16 @@ from speedtrain.crew import cores
 from speedtrain.data import load_data
 from speedtrain.network import ResNet9, build_classifier
 from speedtrain.planner import WIDTHS, Plan, make_plan
-from speedtrain.training import PRECISIONS, autocast, build_training
+from speedtrain.training import PRECISIONS, autocast, build_training, settle_device
 from speedtrain.weights import write_whole
 from speedtrain.worker import train
 from timing import Ledger
 from tricks import TRICKS
 
 ROUNDS = 5
-BATCH = 128
 LONG_ENOUGH = 0.25  # seconds, to time something that is repeated
-CHUNK = 6.0  # seconds of training, of each loop in a round
+PAIRS = 20  # of the harness and a bare loop
+CHUNK = 2.0  # seconds of training, of each of the two
 MOMENTS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the schedule, at which a trick's cost is taken
 OPERATIONS = 2  # a multiplication and an addition
 
@@ -72,18 +73,18 @@ def products(device: torch.device, precisions: Sequence[str]) -> Rows:
     return rows
 
 
-def convolutions(device: torch.device, precision: str, peak: float) -> Rows:
-    """Every convolution of ResNet-9 at every width, forwards and backwards, channels last, batches of 128.
+def convolutions(device: torch.device, precision: str, peak: float, batch_size: int) -> Rows:
+    """Every convolution of ResNet-9 at every width, forwards and backwards, channels last.
 
     Args:
         peak: billions of operations a second, of which the rates are shares.
     """
     rows = []
     for width in WIDTHS:
-        for stage, layer, inputs in _layers(width, device, precision):
+        for stage, layer, inputs in _layers(width, device, precision, batch_size):
             first = stage == "prep"  # whose input needs no gradient
             passes = 2 if first else 3
-            operations = passes * OPERATIONS * layer.weight.numel() * BATCH * inputs.shape[2] * inputs.shape[3]
+            operations = passes * OPERATIONS * layer.weight.numel() * batch_size * inputs.shape[2] * inputs.shape[3]
             given = inputs.to(PRECISIONS[precision], memory_format=torch.channels_last).requires_grad_(not first)
             seconds = seconds_each(partial(_forwards_and_backwards, layer, given, precision), device)
             rate = operations / seconds / 1e9
@@ -93,7 +94,7 @@ def convolutions(device: torch.device, precision: str, peak: float) -> Rows:
     return rows
 
 
-def _layers(width: int, device: torch.device, precision: str) -> list[tuple[str, nn.Conv2d, Tensor]]:
+def _layers(width: int, device: torch.device, precision: str, batch_size: int) -> list[tuple[str, nn.Conv2d, Tensor]]:
     """Stage, layer and input of each convolution of ResNet-9 that has a shape of its own."""
     network = ResNet9(10, width).to(device).to(memory_format=torch.channels_last)
     seen: dict[str, tuple[str, nn.Conv2d, Tensor]] = {}
@@ -104,7 +105,7 @@ def _layers(width: int, device: torch.device, precision: str) -> list[tuple[str,
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
     hooks = [layer.register_forward_hook(partial(see, name)) for name, layer in layers.items()]
     with autocast(device, precision):
-        network(torch.randn(BATCH, 3, 32, 32, device=device).to(memory_format=torch.channels_last))
+        network(torch.randn(batch_size, 3, 32, 32, device=device).to(memory_format=torch.channels_last))
     for hook in hooks:
         hook.remove()
     return list(seen.values())
@@ -119,7 +120,8 @@ def _stage(name: str) -> str:
 def _forwards_and_backwards(layer: nn.Module, inputs: Tensor, precision: str) -> None:
     with autocast(inputs.device, precision):
         outputs = layer(inputs)
-    outputs.backward(torch.ones_like(outputs))
+    wanted = [*layer.parameters(), inputs] if inputs.requires_grad else [*layer.parameters()]
+    torch.autograd.grad(outputs, wanted, torch.ones_like(outputs))
 
 
 class _Loop:
@@ -149,7 +151,12 @@ class _Loop:
 
 
 def trick_costs(config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int) -> Rows:
-    """What each trick alone adds to a step of the plain network, and what all of the recipe's add together."""
+    """What each trick alone adds to a step of the plain network, and what all of the recipe's add together.
+
+    Returns:
+        First the plain step, `trick` none and its `ms`; then a row a trick: `ms` and `percent` that it adds (medians),
+        `low` and `high` percent of the rounds, and whether it is `in_recipe`.
+    """
     sets = {name: {name: config.tricks.get(name, {})} for name in TRICKS} | {"all of the recipe": config.tricks}
     loops = {
         name: _Loop(replace(config, tricks=tricks), plan, images, labels, classes)
@@ -174,30 +181,52 @@ def trick_costs(config: Config, plan: Plan, images: Tensor, labels: Tensor, clas
 
 
 def overhead(config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int) -> dict[str, Any]:
-    """Time of a step in the harness over that of a step in a bare PyTorch loop, on the same network and images."""
+    """Time of a step in the harness over that of a step in a bare PyTorch loop, on the same network and images.
+
+    Returns:
+        `percent` that the harness adds (median of the pairs), `low` and `high` of its 95 % interval, `ms` of a bare
+        step, `steps` of each of a pair and the number of `pairs`.
+    """
     plain = replace(config, tricks={}, batch_size=plan.batch_size, precision=plan.precision)
     plain.width = plan.width or config.width
+    bare_loop(plain, images, labels, classes, 5)  # makes kernels
     trial = bare_loop(plain, images, labels, classes, 5)
     steps = max(10, int(CHUNK / trial))
     arrays, targets = images.cpu().numpy(), labels.cpu().numpy()
-    pairs = []
-    for _ in range(ROUNDS + 1):  # the first warms up
+
+    def in_harness() -> float:
+        ledger = Ledger()
         with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
-            ledger = Ledger()
-            train(
-                plain, arrays, targets, [str(k) for k in range(classes)], Path(folder), ledger=ledger, max_steps=steps
-            )
-            harness = ledger.phases()["train"] / steps
-        pairs.append((harness, bare_loop(plain, images, labels, classes, steps)))
-    ratios = sorted(100 * (ours / bare - 1) for ours, bare in pairs[1:])
+            names = [str(k) for k in range(classes)]
+            train(plain, arrays, targets, names, Path(folder), ledger=ledger, max_steps=steps)
+        return ledger.phases()["train"] / steps
+
+    def bare() -> float:
+        return bare_loop(plain, images, labels, classes, steps)
+
+    in_harness()  # makes kernels
+    pairs = []
+    for pair in range(PAIRS):  # each comes first in half of them: a machine that slows down favours neither
+        ours, theirs = (in_harness(), bare()) if pair % 2 else (bare(), in_harness())[::-1]
+        pairs.append((ours, theirs))
+    ratios = [100 * (ours / theirs - 1) for ours, theirs in pairs]
+    low, high = median_interval(ratios)
     return {
         "percent": round(median(ratios), 2),
-        "low": round(ratios[0], 2),
-        "high": round(ratios[-1], 2),
-        "ms": round(1000 * median(bare for _, bare in pairs[1:]), 2),
+        "low": round(low, 2),
+        "high": round(high, 2),
+        "ms": round(1000 * median(theirs for _, theirs in pairs), 2),
         "steps": steps,
-        "rounds": ROUNDS,
+        "pairs": PAIRS,
     }
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, by the sign test: from the k-th value to the k-th from above; all of them where
+    they are too few to say more."""
+    below = max(0, int(stats.binom.ppf(0.025, len(values), 0.5)) - 1)
+    ordered = sorted(values)
+    return ordered[below], ordered[-1 - below]
 
 
 def bare_loop(config: Config, images: Tensor, labels: Tensor, classes: int, steps: int) -> float:
@@ -236,6 +265,7 @@ def main(config_file: Path, out: Path) -> None:
     """Measures everything and writes it to `out`, as JSON."""
     config = resolve(recipe=config_file)
     device = torch.device(config.device)
+    settle_device(device)
     torch.set_num_threads(config.threads or cores())
     data = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root).train
     images, labels = torch.tensor(data.images, device=device), torch.tensor(data.labels, device=device)
@@ -246,7 +276,7 @@ def main(config_file: Path, out: Path) -> None:
     peaks = products(device, ["fp32", "bf16"] if device.type == "cpu" else ["fp32", "bf16", "fp16"])
     peak = next(row["gflops"] for row in peaks if row["precision"] == plan.precision)
     print(f"convolutions in {plan.precision} …", flush=True)
-    stages = convolutions(device, plan.precision, peak)
+    stages = convolutions(device, plan.precision, peak, plan.batch_size)
     print(f"cost of each trick at width {plan.width} …", flush=True)
     costs = trick_costs(config, plan, images, labels, classes)
     print("the harness against a bare loop …", flush=True)

@@ -65,12 +65,14 @@ def _tables(result: Mapping[str, Any]) -> list[Table]:
         ("Matrix products", "The fastest square product: what convolutions are compared with.",
          ("precision", "GFLOP/s", "size"),
          [[row["precision"], f"{row['gflops']:,.0f}", str(row["size"])] for row in result["products"]]),
-        ("Convolutions", f"Forwards and backwards in {plan['precision']}, batches of 128, as a share of that peak.",
+        ("Convolutions", f"Forwards and backwards in {plan['precision']}, batches of {plan['batch_size']}, as a share "
+         "of that peak.",
          ("width", *stages), efficiency),
         ("Tricks", f"What each alone adds to a step of the plain network ({result['tricks'][0]['ms']:.1f} ms); "
          "median and range of rounds.", ("trick", "ms", "percent", "range", "in the recipe"), costs),
-        ("Harness", "What it adds to a step of a bare PyTorch loop on the same network and images, without tricks.",
-         ("percent", "range", "bare step (ms)"),
+        ("Harness", "What it adds to a step of a bare PyTorch loop on the same network and images, without tricks; "
+         "median of pairs.",
+         ("percent", "95 % interval", "bare step (ms)"),
          [[f"{beyond['percent']:+.2f} %", f"{beyond['low']:+.2f} to {beyond['high']:+.2f} %", f"{beyond['ms']:.1f}"]]),
         ("Budgets", "Where the seconds of a real run went.",
          ("budget (s)", "training", *(phase for phase in PHASES if phase not in ("train", "exit"))), shares),

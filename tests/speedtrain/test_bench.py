@@ -29,6 +29,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
             measure, "TRICKS", {name: TRICKS[name] for name in ("flip", "sam", "muon", "test_time_augmentation")}
         )
         patch.setattr(measure, "ROUNDS", 2)
+        patch.setattr(measure, "PAIRS", 4)
         patch.setattr(measure, "CHUNK", 0.5)
         patch.setattr(measure, "LONG_ENOUGH", 0.05)
         measure.main(folder / "config.yaml", folder / "measured.json")
@@ -42,8 +43,8 @@ def test_rates_are_operations_over_seconds(measured: dict) -> None:
     assert {stage for _, stage in rows} == {"prep", "stage1", "residual1", "stage2", "stage3", "residual3"}
     row = rows[16, "stage2"]
     assert (row["channels"], row["side"]) == ([32, 64], 16)
-    # forwards, and backwards to the input and to the weights: three times 128 images of 16² places, 9·32 to 64
-    operations = 3 * 2 * 128 * 16**2 * 9 * 32 * 64
+    # forwards, and backwards to the input and to the weights: three times 32 images of 16² places, 9·32 to 64
+    operations = 3 * 2 * 32 * 16**2 * 9 * 32 * 64
     assert row["gflops"] == pytest.approx(operations / row["ms"] / 1e6, rel=0.02)
     peak = next(row["gflops"] for row in measured["products"] if row["precision"] == measured["plan"]["precision"])
     assert row["share_of_peak"] == pytest.approx(row["gflops"] / peak, rel=0.01)
@@ -59,7 +60,15 @@ def test_tricks_cost_what_they_must(measured: dict) -> None:
 
 
 def test_the_harness_costs_little(measured: dict) -> None:
-    assert -50 < measured["overhead"]["percent"] < 50  # short rounds on a busy machine: no claim of two percent
+    beyond = measured["overhead"]
+    assert -50 < beyond["percent"] < 50  # short rounds on a busy machine: no claim of two percent
+    assert beyond["low"] <= beyond["percent"] <= beyond["high"]
+
+
+def test_the_interval_of_a_median_is_the_sign_tests() -> None:
+    # of 20 pairs fewer than 6 lie below the median with 2.1 %: the table of the sign test
+    assert measure.median_interval([float(k) for k in range(1, 21)]) == (6.0, 15.0)
+    assert measure.median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)  # three cannot say more
 
 
 def test_the_report_holds_the_numbers(measured: dict, tmp_path: Path) -> None:
@@ -79,6 +88,7 @@ def test_the_report_holds_the_numbers(measured: dict, tmp_path: Path) -> None:
     [
         (["--budgets", "soon"], "budget must be"),
         (["--budget", "9"], "--budgets"),
+        (["--budgets", ","], "--budgets ,: must be seconds"),
         (["--tricks", "sma"], "did you mean 'sam'"),
         (["--data", "missing.npz"], "missing.npz"),
     ],

@@ -1,8 +1,8 @@
 """How many threads to begin with, on this machine as it is."""
 
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,9 @@ def test_an_instant_tells_nothing_of_the_load() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells who waits for a core")
-def test_it_does_not_muster_cores_that_others_use() -> None:
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores())]
-    try:
+def test_it_does_not_muster_cores_that_others_use(busy: Callable[[], AbstractContextManager]) -> None:
+    with busy():
         time.sleep(0.3)
         crew = Crew(cores())
         time.sleep(LOOK_EVERY)
         assert crew.muster() == 1
-    finally:
-        for hog in hogs:
-            hog.kill()
-            hog.wait()

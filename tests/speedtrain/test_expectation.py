@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from speedtrain.config import resolve
 from speedtrain.expectation import RESNET9, Law
+from speedtrain.run import expected
 
 RECORD = Path(__file__).parents[2] / "results" / "planner" / "runs.json"
 
@@ -45,3 +47,19 @@ def test_it_says_what_was_recorded() -> None:
     assert len(rows) >= 15
     spread = (sum(each**2 for each in apart) / len(apart)) ** 0.5
     assert spread < 1.2 * RESNET9.deviation
+
+
+def test_the_interval_is_of_the_law_and_of_the_test_images() -> None:
+    config, plan = resolve(recipe="auto", budget=60), {"accuracy": 0.8, "batch_size": 128}
+    for num_images, spread in ((10**12, 0.0), (100, 0.04)):  # √(0.8·0.2/100)
+        reach = 1.96 * (RESNET9.deviation**2 + spread**2) ** 0.5
+        promised = {"accuracy": 0.8, "low": 0.8 - reach, "high": 0.8 + reach}
+        assert expected(config, plan, num_images) == pytest.approx(promised, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch_size"), [({"lr": 0.1}, 128), ({"muon.lr": 0.05}, 128), ({}, 512)], ids=["lr", "muon", "batches"]
+)
+def test_nothing_is_expected_where_the_law_knows_nothing(settings: dict, batch_size: int) -> None:
+    config = resolve(recipe="auto", budget=60, settings=settings)
+    assert expected(config, {"accuracy": 0.8, "batch_size": batch_size}, 2500) is None

@@ -1,5 +1,6 @@
 """Whole runs on real images (scikit-learn's digits), under the real clock, with real kills."""
 
+import contextlib
 import csv
 import fcntl
 import json
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -296,18 +298,15 @@ def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_a_busy_machine_ends_on_time_and_anneals(tmp_path: Path) -> None:
+def test_a_busy_machine_ends_on_time_and_anneals(
+    tmp_path: Path, busy: Callable[[], contextlib.AbstractContextManager]
+) -> None:
     out = tmp_path / "run"
     process = start(out, 13)
     wait_for(out / "weights.safetensors", process)
     time.sleep(1)
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
-    try:
+    with busy():
         code, said = finish(process)
-    finally:
-        for hog in hogs:
-            hog.kill()
-            hog.wait()
     assert code == 0, said
     result = result_of(out)
     assert result["wall_seconds"] <= 13
@@ -325,8 +324,8 @@ def test_the_process_that_trains_imports_no_more_than_it_needs() -> None:
     heavy = ("torchvision", "scipy", "matplotlib", "pandas")
     code = f"""
 import sys
-from speedtrain.worker import _hidden
-with _hidden("torchvision", "scipy", "matplotlib"):
+from speedtrain.worker import UNUSED, hidden
+with hidden(*UNUSED):
     import lightning
 import speedtrain.keeper, speedtrain.network, speedtrain.planner, speedtrain.training
 print([name for name in {heavy} if name in sys.modules])
