@@ -246,7 +246,7 @@ def test_an_added_trick_stands_where_it_wraps_by_default() -> None:
 
     config = resolve(recipe="auto", budget=60, with_tricks=["sam", "progressive_resizing"])
     order = list(config.tricks)
-    assert order.index("cutout") < order.index("progressive_resizing") < order.index("label_smoothing")
+    assert order.index("flip") < order.index("progressive_resizing") < order.index("label_smoothing")
     assert order.index("label_smoothing") < order.index("sam") < order.index("gradient_centralization")
     typed = resolve(recipe="auto", budget=60, tricks=["gradient_centralization", "sam"])
     assert list(typed.tricks) == ["gradient_centralization", "sam"]
