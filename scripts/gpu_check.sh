@@ -18,21 +18,24 @@ PYTHON
 mkdir -p "$out"
 data=(--data "$train" --test "$test" --device cuda)
 
-pytest | tee "$out/tests.txt" || echo "gpu_check: tests failed (see $out/tests.txt); measuring all the same"
+attempt() { "$@" || echo "gpu_check: failed, measuring all the same: $*"; }
+
+attempt pytest | tee "$out/tests.txt"
 for budget in 15 60 600; do
-    python -m speedtrain plan --budget $budget "${data[@]}" | tee "$out/plan-$budget.txt"
+    attempt python -m speedtrain plan --budget $budget "${data[@]}" | tee "$out/plan-$budget.txt"
 done
 if [ ! -e "$out/bench/bench.json" ]; then
     rm -rf "$out/bench"
-    python -m speedtrain bench --budgets 60,600 "${data[@]}" --out "$out/bench"
+    attempt python -m speedtrain bench --budgets 60,600 "${data[@]}" --out "$out/bench"
 fi
 # the planner's batches of 512 beside others, and its precision beside the other half one
 resume=()
 [ -e "$out/batches" ] && resume=(--resume)
-python -m speedtrain ablate --budget 60 --seeds 3 --tricks none --vary batch_size=512,128,1024 --vary precision=bf16,fp16 \
-    "${data[@]}" --out "$out/batches" "${resume[@]}" || echo "gpu_check: batches not compared; measuring all the same"
+attempt python -m speedtrain ablate --budget 60 --seeds 3 --tricks none --set width=64 --vary batch_size=512,128,1024 \
+    --vary precision=bf16,fp16 "${data[@]}" --out "$out/batches" "${resume[@]}"
 resume=()
 [ -e "$out/curve" ] && resume=(--resume)
-python -m speedtrain curve --budgets 15,60,600 --recipes auto,paper --seeds 3 "${data[@]}" --out "$out/curve" "${resume[@]}"
-python scripts/peers.py --budgets 60,600 --seeds 3 --data "$train" --test "$test" --out "$out/peers"
+attempt python -m speedtrain curve --budgets 15,60,600 --recipes auto,paper --seeds 3 "${data[@]}" --out "$out/curve" \
+    "${resume[@]}"
+attempt python scripts/peers.py --budgets 60,600 --seeds 3 --data "$train" --test "$test" --out "$out/peers"
 echo "all in $out"

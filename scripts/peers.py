@@ -10,6 +10,7 @@ fastest here. A run that was cut off goes on where it was; a peer that fails is 
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -31,7 +32,7 @@ NAMES = {
     "lenet": "LeNet baseline",
 }
 HALVES = {"bf16": "bfloat16", "fp16": "float16"}
-RESERVE = 0.3  # seconds of the budget that the plain loops keep for saving
+RESERVE = 0.3  # seconds of the budget that the plain loops leave, as ours does for saving
 
 
 @dataclass
@@ -97,12 +98,16 @@ def airbench(classes: int, images: Any) -> Peer:
     head scaled by 1/9. SGD with Nesterov momentum 0.85, triangular schedule, biases of norms 64 times faster, label
     smoothing 0.2, lookahead every 5 steps, alternating flip, shifts by 2 pixels, six views. Batches of 1,024 on a GPU;
     of 128 on a CPU, where a minute would hold but a few of the large ones. Its rates are told per 1,024 images and so
-    say what they are for any batch.
+    say what they are for any batch; the momentum of batch norm and the steps of lookahead are scaled to span as many
+    images. SGD's own momentum stays.
     """
     import torch
     from torch import nn
 
     from tricks.patch_whitening import patch_covariance
+
+    batch_size = 1024 if images.is_cuda else 128
+    share = batch_size / 1024  # of the batch that all is told for
 
     class Block(nn.Module):
         def __init__(self, inputs: int, outputs: int) -> None:
@@ -121,7 +126,7 @@ def airbench(classes: int, images: Any) -> Peer:
         return layer
 
     def norm(channels: int) -> nn.BatchNorm2d:
-        layer = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+        layer = nn.BatchNorm2d(channels, eps=1e-12, momentum=1 - (1 - 0.4) ** share)
         layer.weight.requires_grad_(False)
         return layer
 
@@ -139,10 +144,9 @@ def airbench(classes: int, images: Any) -> Peer:
         whitening, nn.GELU(), Block(24, 64), Block(64, 256), Block(256, 256), nn.MaxPool2d(3), nn.Flatten(),
         nn.Linear(256, classes, bias=False), Scale(),
     )  # fmt: skip
-    batch_size = 1024 if images.is_cuda else 128
-    # Told for 1,024 images, momentum's amplification undone: 11.5 on the mean loss, of which decay is 0.0153 a step.
-    share = batch_size / 1024 / (1 + 1 / (1 - 0.85))
-    lr, decay = 11.5 * share, 0.0153 * share
+    # Told with momentum's amplification undone: 11.5 on the mean loss, of which decay is 0.0153 a step.
+    amplified = 1 + 1 / (1 - 0.85)
+    lr, decay = 11.5 * share / amplified, 0.0153 * share / amplified
     norms = [p for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in [m.bias]]
     known = {id(p) for p in norms}
     others = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
@@ -160,7 +164,8 @@ def airbench(classes: int, images: Any) -> Peer:
     def look_ahead(progress: float) -> None:
         nonlocal steps
         steps += 1
-        if steps % 5 == 0:
+        whitening.bias.requires_grad_(progress < 3 / 9.9)  # learned in the first three of 9.9 epochs
+        if steps % round(5 / share) == 0:
             kept = 0.95**5 * progress**3  # of the slow weights: none at first, most at last
             for name, tensor in network.state_dict().items():
                 if tensor.is_floating_point():
@@ -303,12 +308,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     told = parser.parse_args()
     budgets = [float(text) for text in told.budgets.split(",")]
+    if unknown := set(told.peers.split(",")) - set(PEERS):
+        parser.error(f"no peer {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
     if told.plain:
         print(json.dumps(run_plain(told.plain, budgets[0], told.seed, told.data, told.test)))
         return
     told.out.mkdir(parents=True, exist_ok=True)
     file = told.out / "peers.json"
-    facts = {"data": told.data.name, "test": told.test.name}
+    facts = {"data": told.data.name, "test": told.test.name, "sha256": [digest(told.data), digest(told.test)]}
     rows: list[dict[str, Any]] = []
     if file.exists():  # goes on where it was
         known = json.loads(file.read_text())
@@ -341,6 +348,8 @@ def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> d
             result = train(budget=budget, data=str(told.data), test=str(told.test), recipe=name, seed=seed, out=folder)
         except UserError as error:
             return {"accuracy": None, "epochs": None, "status": str(error)[:200]}
+        if result["status"] == "interrupted":
+            raise KeyboardInterrupt(result["signal"])
         keys = ("accuracy", "epochs", "wall_seconds", "status")
         return {key: result[key] for key in keys} | {key: result["plan"][key] for key in ("width", "precision")}
     from speedtrain.worker import MALLOC
@@ -356,6 +365,10 @@ def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> d
         return {"accuracy": None, "epochs": None, "status": str(error)[:200]}
     facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return {**facts, "status": "finished"}
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def commit() -> str | None:

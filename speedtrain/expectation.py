@@ -55,5 +55,27 @@ class Law:
         return max(1 / classes, 1 - self.error(width, epochs, images, classes))
 
 
+@dataclass(frozen=True)
+class Known:
+    """What lies within, or near, the runs that a law was fitted to.
+
+    Attributes:
+        classes: how many.
+        widths, epochs, per_class: smallest and largest; images are counted a class.
+    """
+
+    classes: int
+    widths: tuple[float, float]
+    epochs: tuple[float, float]
+    per_class: tuple[float, float]
+
+    def holds(self, width: float, epochs: float, images: int, classes: int) -> bool:
+        """Whether a run is of this kind. Arguments as of `Law.error`."""
+        ranges = ((width, self.widths), (epochs, self.epochs), (images / classes, self.per_class))
+        return classes == self.classes and all(low <= value <= high for value, (low, high) in ranges)
+
+
 RESNET9 = Law(0.1398, 0.4281, 0.6145, 0.9353, 0.5641, 1.006, 0.2049, 0.0096)
 """Of ResNet-9 with the recipe `auto` and batches of 128, fitted to `results/planner` by `scripts/fit_planner.py`."""
+
+RESNET9_KNOWS = Known(CLASSES, widths=(8, 64), epochs=(3.5, 150), per_class=(90, 2500))

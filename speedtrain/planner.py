@@ -17,6 +17,8 @@ from tricks import ProgressiveResizing, Trick
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 START_WIDTH = 16
 PROBE_SHARE = 0.02
+OTHER_SECONDS = 1.0  # of a run, not for training: building, the first and the last save, leaving
+SAVE_SHARE = 0.005  # of the rest, for the saves between
 BATCH_SIZE, GPU_BATCH_SIZE = 128, 512  # a GPU waits for its host where a step is small
 
 
@@ -28,7 +30,7 @@ class Plan:
         model, width, batch_size, precision: as in `Config`, decided. Width is null for a timm model.
         resolutions: image sides in the order in which training uses them.
         images_per_second: measured in a short probe; 0 where nothing was left to decide.
-        epochs: expected, from that.
+        epochs: expected, from that and the time that planning, building and saving leave.
         accuracy: to be expected on photographs as hard as CIFAR-10's with the default recipe in batches of 128; null
             for a timm model.
         reasons: one line a decision.
@@ -92,6 +94,7 @@ def make_plan(
         plan.width = probe.most_promising(plan)
     if forecast or "auto" in (config.width if plan.width else None, config.precision):
         measured = probe.measure(plan.width, plan.precision)
+        probe.promise_all()
         plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
         plan.accuracy = measured["accuracy"]
     plan.alternatives = probe.measured
@@ -99,7 +102,7 @@ def make_plan(
 
 
 class _Probe:
-    """Runs a few real training steps, tricks and all, of one network after another."""
+    """Runs a few real training steps, with the tricks that act on them, of one network after another."""
 
     def __init__(
         self,
@@ -111,7 +114,8 @@ class _Probe:
     ) -> None:
         self.config, self.images, self.labels, self.num_classes = config, images, labels, num_classes
         self.seconds = seconds
-        self.until = time.monotonic() + PROBE_SHARE * seconds
+        self.begun = time.monotonic()
+        self.until = self.begun + PROBE_SHARE * seconds
         self.measured: list[dict[str, Any]] = []
         usual = GPU_BATCH_SIZE if images.is_cuda else BATCH_SIZE
         self.batch_size = usual if config.batch_size == "auto" else config.batch_size
@@ -160,11 +164,16 @@ class _Probe:
             "width": width,
             "precision": precision,
             "images_per_second": rate,
-            "epochs": round(self._epochs(rate), 1),
-            "accuracy": None if width is None else round(RESNET9.accuracy(*self._reach(width, rate)), 4),
         }
         self.measured.append(result)
         return result
+
+    def promise_all(self) -> None:
+        """Adds to what was measured, now that measuring is over, the epochs that fit and what they promise."""
+        for row in self.measured:
+            width, rate = row["width"], row["images_per_second"]
+            row["epochs"] = round(self._epochs(rate), 1)
+            row["accuracy"] = None if width is None else round(RESNET9.accuracy(*self._reach(width, rate)), 4)
 
     def fastest_precision(self, plan: Plan) -> Precision:
         """bf16 or fp32 on a CPU, whichever is faster here; on a GPU bf16 where it is native, else fp16."""
@@ -199,15 +208,16 @@ class _Probe:
             if best != place:
                 place = best
                 break
-        row = self.measure(WIDTHS[place], plan.precision)
+        epochs = self._epochs(self.measure(WIDTHS[place], plan.precision)["images_per_second"])
         plan.reasons.append(
-            f"width {WIDTHS[place]}: {row['epochs']:.0f} epochs of it promise more than what was measured beside it"
+            f"width {WIDTHS[place]}: {epochs:.0f} epochs of it promise more than what was measured beside it"
         )
         return WIDTHS[place]
 
     def _epochs(self, rate: float) -> float:
-        """That fit, at so many images a second."""
-        return rate * self.seconds / len(self.images)
+        """That fit into the time left for training, at so many images a second."""
+        left = self.seconds - (time.monotonic() - self.begun) - OTHER_SECONDS
+        return rate * max(0.0, (1 - SAVE_SHARE) * left) / len(self.images)
 
     def _reach(self, width: int, rate: float) -> tuple[int, float, int, int]:
         """What the law wants to know of a network that trains at so many images a second."""

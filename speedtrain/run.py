@@ -27,7 +27,7 @@ from speedtrain.config import Config, resolve
 from speedtrain.crew import TICKS, Crew, cores
 from speedtrain.data import Data, Images, image_names, load_data, load_images
 from speedtrain.errors import UserError
-from speedtrain.expectation import CONFIDENT, RESNET9
+from speedtrain.expectation import CONFIDENT, RESNET9, RESNET9_KNOWS
 from speedtrain.planner import BATCH_SIZE, make_plan
 from speedtrain.progress import Display
 from speedtrain.report import write_report
@@ -227,7 +227,7 @@ def plan(
     notes = [*loaded.notes, *_idle(config, {**told, **(told.get("settings") or {})}), *settle_machine(config)]
     check_network(config, loaded.train)
     chosen = measure_plan(config, loaded.train)
-    return config, {**chosen, "expected": expected(config, chosen, len(loaded.test.images))}, notes
+    return config, {**chosen, "expected": expected(config, chosen, loaded.train, len(loaded.test.images))}, notes
 
 
 def measure_plan(config: Config, train: Images) -> dict[str, Any]:
@@ -237,14 +237,14 @@ def measure_plan(config: Config, train: Images) -> dict[str, Any]:
         UserError: a training step fails.
     """
     settle_machine(config)
-    seconds = max(0.1, config.budget - _start_seconds())
+    seconds = max(0.1, config.budget - start_seconds())
     crew = Crew(config.threads or 1)
     time.sleep(TICKS)
     before = torch.get_num_threads()
     torch.set_num_threads(crew.muster())
     device = torch.device(config.device)
-    images, labels = (torch.tensor(array, device=device) for array in (train.images, train.labels))
     try:
+        images, labels = (torch.tensor(array, device=device) for array in (train.images, train.labels))
         return make_plan(config, images, labels, len(train.classes), seconds, forecast=True).as_dict()
     except RuntimeError as error:  # of memory, mostly
         raise UserError(f"a training step fails here: {' '.join(str(error).split())[:200]}") from None
@@ -252,7 +252,7 @@ def measure_plan(config: Config, train: Images) -> dict[str, Any]:
         torch.set_num_threads(before)
 
 
-def _start_seconds() -> float:
+def start_seconds() -> float:
     """How long the process that trains takes to start here, which is on its clock."""
     begun = time.monotonic()
     program = (
@@ -345,11 +345,10 @@ def check_network(config: Config, train: Images) -> None:
             training = build_training(config, images, labels, num_classes, width=8, precision="fp32")
             training.differentiate = torch.Tensor.backward
             optimizer = training.configure_optimizers()
+            indices = torch.arange(batch_size, device=device) % len(images)
             for training.progress in (0.0, 0.5, 1.0):
-                batch = training.make_batch(torch.arange(batch_size, device=device) % len(images))
-                side = batch.images.shape[-1]
-                training.gradient(batch)
-                optimizer.step()
+                side = training.make_batch(indices).images.shape[-1]
+                training.step(indices, optimizer)
     except TrickError as error:
         raise UserError(str(error)) from None
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -607,7 +606,7 @@ def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: 
         "test_data": {"name": data.test.name, "sha256": data.test.sha256()},
         "tricks": config.tricks,
         "plan": worker.plan,
-        "expected": expected(config, worker.plan, len(data.test.images)),
+        "expected": expected(config, worker.plan, data.train, len(data.test.images)),
         "phases": _phases(worker, death),
         "steps": worker.last.get("step", 0),
         "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
@@ -633,10 +632,11 @@ FITTED_AT = ("tricks", "lr", "momentum", "nesterov", "weight_decay", "schedule",
 """Keys of the configuration that were the default's in all runs behind the planner's law."""
 
 
-def expected(config: Config, plan: Mapping[str, Any], num_test_images: int) -> dict[str, float] | None:
-    """The accuracy that a plan promises on photographs as hard as CIFAR-10's, with the interval in which 95 % of runs
-    lie that are scored on so many test images; None where the law behind it knows nothing: of other recipes than the
-    default, of other networks and of other batches than those of the runs that it was fitted to.
+def expected(config: Config, plan: Mapping[str, Any], train: Images, num_test_images: int) -> dict[str, float] | None:
+    """The accuracy that a plan promises on photographs as hard as CIFAR-10's, with the interval in which about 95 % of
+    runs lie that are scored on so many test images. None where the law behind it knows nothing: of other recipes than
+    the default, of other networks, and of other batches, numbers of classes, of images and of epochs than those of the
+    runs that it was fitted to. A plan that had nothing to decide promises nothing either.
 
     The interval is that of two normal spreads: of the law, by runs left out of its fit, and of the test sample.
     """
@@ -644,6 +644,8 @@ def expected(config: Config, plan: Mapping[str, Any], num_test_images: int) -> d
     hope: float | None = plan.get("accuracy")
     same = all(getattr(config, key) == getattr(auto, key) for key in FITTED_AT)
     if hope is None or not same or plan["batch_size"] != BATCH_SIZE:
+        return None
+    if not RESNET9_KNOWS.holds(plan["width"], plan["epochs"], len(train.images), len(train.classes)):
         return None
     reach = CONFIDENT * math.hypot(RESNET9.deviation, math.sqrt(hope * (1 - hope) / num_test_images))
     return {"accuracy": hope, "low": max(0.0, hope - reach), "high": min(1.0, hope + reach)}

@@ -45,8 +45,9 @@ class Death:
 
 class Guarded:
     """A command in a process group of its own under a guard process, which at the deadline kills all of it
-    with SIGKILL, whatever it is doing. Nothing of the command outlives the guard, and the guard does not
-    outlive the process that made it. POSIX; on Linux, what has left the process group is found too.
+    with SIGKILL, whatever it is doing. The guard does not outlive the process that made it, and nothing of the
+    command outlives the guard; should the guard itself be stopped or killed, what has left the process group may.
+    POSIX; on Linux, what has left the process group is found too.
 
     Used as a context manager it kills the command on the way out, if that still runs:
 
@@ -119,8 +120,7 @@ class Guarded:
         while open_pipes:
             ready = select.select(list(open_pipes), [], [], min(max(0.0, late - time.monotonic()), 3600.0))[0]
             if not ready and time.monotonic() >= late:  # the guard itself is stopped
-                self._kill_without_guard()
-                self._death = Death("deadline", -signal.SIGKILL, time.monotonic() - self.born)
+                self._death = Death("deadline", -signal.SIGKILL, self._kill_without_guard())
                 return self._death
             for pipe in ready:
                 chunk = os.read(pipe, 1 << 16)
@@ -137,21 +137,23 @@ class Guarded:
             self._guard.wait()
             self._death = Death(**json.loads(verdict))
         else:  # the guard itself was killed
-            self._kill_without_guard()
-            self._death = Death("exited", -signal.SIGKILL, time.monotonic() - self.born)
+            self._death = Death("exited", -signal.SIGKILL, self._kill_without_guard())
         return self._death
 
-    def _kill_without_guard(self) -> None:
+    def _kill_without_guard(self) -> float:
+        """Returns the command's age at the kill."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._guard.kill()
         self._guard.wait()
+        age = time.monotonic() - self.born
         # SIGKILL is sent before it is obeyed; nobody else waits for the group now, and `init` may never bury it
         gone_by = time.monotonic() + GUARD_IS_LATE
         with contextlib.suppress(ProcessLookupError, PermissionError):
             while time.monotonic() < gone_by:
                 os.killpg(self.pid, 0)
                 time.sleep(0.01)
+        return age
 
     def interrupt(self) -> None:
         """Asks the command to end early: SIGTERM now, the kill after the grace."""

@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from speedtrain.ablation.trials import SCHEMA, Row
 from speedtrain.config import resolve
 from speedtrain.errors import UserError
 from speedtrain.report import data_uri, tag
+from speedtrain.run import check_network
 from speedtrain.weights import write_whole
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -74,6 +76,8 @@ def curve(
                 raise UserError(f"two recipes are called {Path(recipe).stem}: give them other names")
             variants[name], places[name] = config, (Path(recipe).stem, config.budget)
     loaded = load(next(iter(variants.values())), data, test)
+    for config in variants.values():
+        check_network(replace(config, device="cpu"), loaded.train)  # trials may run elsewhere
     with make_engine(engine, next(iter(variants.values())), workers, address) as place:
         design = with_threads(Design(variants, ()), place.threads)
         sweep = Sweep(design, range(first, first + seeds), loaded)

@@ -20,13 +20,13 @@ from speedtrain.ablation.trials import Engine, Local, make_trials, settle, sole_
 from speedtrain.config import Config, nearest
 from speedtrain.data import Data, Images, load_data
 from speedtrain.errors import UserError
-from speedtrain.run import check_network
+from speedtrain.run import FITTED_AT, check_network
 from speedtrain.weights import write_arrays, write_whole
 
 START = 15.0
 """Seconds that a trial takes around its budget, to start and to score: a guess, until one has been measured."""
 
-NOT_FOR_THE_PLANNER = ("tricks", "seed", "lr", "momentum", "nesterov", "weight_decay", "schedule", "head_scale")
+NOT_FOR_THE_PLANNER = ("seed", *FITTED_AT)
 
 Source = str | Path | tuple[np.ndarray, np.ndarray]
 

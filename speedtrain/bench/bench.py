@@ -1,10 +1,10 @@
 """The front of `bench`: measures in a process like the one that trains, runs real budgets, writes what came out."""
 
 import json
+import math
 import shlex
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from speedtrain.config import resolve
 from speedtrain.errors import UserError
 from speedtrain.run import check_network, load_named, new_folder, settle_machine, train, worker_environment
 from speedtrain.weights import write_whole
+from timing import Guarded
 
 SCHEMA = 1
 
@@ -57,17 +58,23 @@ def bench(
     write_whole(folder / "config.yaml", configs[0].as_yaml().encode())
     command = [sys.executable, "-P", "-m", "speedtrain.bench.measure", str(folder / "config.yaml")]
     measured = folder / "measured.json"
-    done = subprocess.run(
-        [*command, str(measured)],
-        env=worker_environment(configs[0]),
-        stdout=subprocess.DEVNULL if quiet else None,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode or not measured.exists():
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(f"a measurement fails here: {last[:300]}")
+
+    def hear(event: Mapping[str, Any]) -> None:
+        if event["event"] == "say" and not quiet:
+            print(event["text"], flush=True)
+
+    told_file = folder / "log.txt"
+    with (
+        open(told_file, "wb") as log,
+        Guarded(
+            [*command, str(measured)], math.inf, env=worker_environment(configs[0]), output=log, on_event=hear
+        ) as job,
+    ):
+        death = job.wait()
+    if death.returncode or not measured.exists():
+        lines = told_file.read_text("utf-8", errors="replace").strip().splitlines()
+        raise UserError(f"a measurement fails here: {(lines or [f'exit code {death.returncode}'])[-1][:300]}")
+    told_file.unlink()
     told_by = {"data": configs[0].data, "command": " ".join(map(shlex.quote, sys.orig_argv)), "version": __version__}
     result: dict[str, Any] = {"schema": SCHEMA, **told_by, **json.loads(measured.read_text("utf-8"))}
     measured.unlink()
@@ -77,6 +84,10 @@ def bench(
             print(f"a run of {config.budget:g} s …", flush=True)
         name = folder / f"run-{config.budget:g}"
         run = train(budget=config.budget, data=data, test=test, out=name, quiet=True, **told)
+        if run["status"] == "interrupted":
+            raise KeyboardInterrupt(run["signal"])
+        if run["status"] == "failed":
+            raise UserError(f"a run of {config.budget:g} s fails here: {run['error']}")
         phases = run["phases"]
         facts = {key: run[key] for key in ("budget_seconds", "wall_seconds", "accuracy", "status", "epochs")}
         facts |= {"device": run["device"], "width": run["plan"]["width"], "seconds": phases}

@@ -1,14 +1,19 @@
 """The law behind the planner: that it says what a law of learning must, and what was recorded."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from speedtrain.config import resolve
+from speedtrain.data import Images
 from speedtrain.expectation import RESNET9, Law
 from speedtrain.run import expected
 
+USUAL = {"accuracy": 0.8, "batch_size": 128, "width": 16, "epochs": 20.0}
+FIVE_THOUSAND = Images("five thousand", np.zeros((5000, 1, 1, 3), np.uint8), np.arange(5000) % 10, tuple("abcdefghij"))
 RECORD = Path(__file__).parents[2] / "results" / "planner" / "runs.json"
 
 
@@ -50,16 +55,33 @@ def test_it_says_what_was_recorded() -> None:
 
 
 def test_the_interval_is_of_the_law_and_of_the_test_images() -> None:
-    config, plan = resolve(recipe="auto", budget=60), {"accuracy": 0.8, "batch_size": 128}
+    config, plan = resolve(recipe="auto", budget=60), USUAL
     for num_images, spread in ((10**12, 0.0), (100, 0.04)):  # √(0.8·0.2/100)
         reach = 1.96 * (RESNET9.deviation**2 + spread**2) ** 0.5
         promised = {"accuracy": 0.8, "low": 0.8 - reach, "high": 0.8 + reach}
-        assert expected(config, plan, num_images) == pytest.approx(promised, abs=1e-6)
+        assert expected(config, plan, FIVE_THOUSAND, num_images) == pytest.approx(promised, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("settings", "batch_size"), [({"lr": 0.1}, 128), ({"muon.lr": 0.05}, 128), ({}, 512)], ids=["lr", "muon", "batches"]
+    ("settings", "planned", "num_images"),
+    [
+        ({"lr": 0.1}, {}, 5000),
+        ({"muon.lr": 0.05}, {}, 5000),
+        ({"model": "timm:resnet18"}, {"width": None, "accuracy": None}, 5000),
+        ({}, {"batch_size": 512}, 5000),
+        ({}, {"width": 128}, 5000),
+        ({}, {"epochs": 1.0}, 5000),
+        ({}, {}, 200),
+    ],
+    ids=["lr", "muon", "timm", "batches", "width", "epochs", "images"],
 )
-def test_nothing_is_expected_where_the_law_knows_nothing(settings: dict, batch_size: int) -> None:
+def test_nothing_is_expected_where_the_law_knows_nothing(settings: dict, planned: dict, num_images: int) -> None:
     config = resolve(recipe="auto", budget=60, settings=settings)
-    assert expected(config, {"accuracy": 0.8, "batch_size": batch_size}, 2500) is None
+    few = replace(FIVE_THOUSAND, images=FIVE_THOUSAND.images[:num_images])
+    assert expected(config, {**USUAL, **planned}, few, 2500) is None
+
+
+def test_nothing_is_expected_of_other_numbers_of_classes() -> None:
+    config, two = resolve(recipe="auto", budget=60), replace(FIVE_THOUSAND, classes=("cat", "dog"))
+    assert expected(config, USUAL, FIVE_THOUSAND, 2500) is not None
+    assert expected(config, USUAL, two, 2500) is None
