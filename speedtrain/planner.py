@@ -170,10 +170,11 @@ class _Probe:
 
     def promise_all(self) -> None:
         """Adds to what was measured, now that measuring is over, the epochs that fit and what they promise."""
+        left = self._left()
         for row in self.measured:
             width, rate = row["width"], row["images_per_second"]
-            row["epochs"] = round(self._epochs(rate), 1)
-            row["accuracy"] = None if width is None else round(RESNET9.accuracy(*self._reach(width, rate)), 4)
+            row["epochs"] = round(self._epochs(rate, left), 1)
+            row["accuracy"] = None if width is None else round(RESNET9.accuracy(*self._reach(width, rate, left)), 4)
 
     def fastest_precision(self, plan: Plan) -> Precision:
         """bf16 or fp32 on a CPU, whichever is faster here; on a GPU bf16 where it is native, else fp16."""
@@ -193,35 +194,40 @@ class _Probe:
     def most_promising(self, plan: Plan) -> int:
         """The width of `WIDTHS` that promises most, searched upwards or downwards from the one first tried."""
 
-        def promise(place: int) -> tuple[float, float]:
-            rate = self.measure(WIDTHS[place], plan.precision)["images_per_second"]
+        def promises_more(place: int, other: int) -> bool:
+            rates = {at: self.measure(WIDTHS[at], plan.precision)["images_per_second"] for at in (place, other)}
+            left = self._left()  # the same for both
             # the error, since the accuracy is chance for all of them where images are few; with no time at all the rate
-            return -RESNET9.error(*self._reach(WIDTHS[place], rate)), rate
+            ranks = {at: (-RESNET9.error(*self._reach(WIDTHS[at], rate, left)), rate) for at, rate in rates.items()}
+            return ranks[place] > ranks[other]
 
         place = WIDTHS.index(START_WIDTH)
         for direction in (1, -1):
             best = place
             while 0 <= best + direction < len(WIDTHS) and (direction < 0 or time.monotonic() < self.until):
-                if promise(best + direction) <= promise(best):
+                if not promises_more(best + direction, best):
                     break
                 best += direction
             if best != place:
                 place = best
                 break
-        epochs = self._epochs(self.measure(WIDTHS[place], plan.precision)["images_per_second"])
+        epochs = self._epochs(self.measure(WIDTHS[place], plan.precision)["images_per_second"], self._left())
         plan.reasons.append(
             f"width {WIDTHS[place]}: {epochs:.0f} epochs of it promise more than what was measured beside it"
         )
         return WIDTHS[place]
 
-    def _epochs(self, rate: float) -> float:
-        """That fit into the time left for training, at so many images a second."""
-        left = self.seconds - (time.monotonic() - self.begun) - OTHER_SECONDS
-        return rate * max(0.0, (1 - SAVE_SHARE) * left) / len(self.images)
+    def _left(self) -> float:
+        """Seconds that are left for training, were it to be built now."""
+        return max(0.0, (1 - SAVE_SHARE) * (self.seconds - (time.monotonic() - self.begun) - OTHER_SECONDS))
 
-    def _reach(self, width: int, rate: float) -> tuple[int, float, int, int]:
+    def _epochs(self, rate: float, left: float) -> float:
+        """That fit into so many seconds, at so many images a second."""
+        return rate * left / len(self.images)
+
+    def _reach(self, width: int, rate: float, left: float) -> tuple[int, float, int, int]:
         """What the law wants to know of a network that trains at so many images a second."""
-        return width, self._epochs(rate), len(self.images), self.num_classes
+        return width, self._epochs(rate, left), len(self.images), self.num_classes
 
 
 def _bf16_products_are_faster() -> bool:
