@@ -24,11 +24,11 @@ def fit(rows: list[dict]) -> Law:
     """Least squares on the error's logarithm, robust against a lone bad run."""
 
     def residuals(values: np.ndarray) -> list[float]:
-        law = Law(*values, deviation=0.0)
+        law = Law(*[*values, 0.0])
         return [np.log((1 - predicted(law, row)) / (1 - row["accuracy"])) for row in rows]
 
     found = least_squares(residuals, START, bounds=(LOW, HIGH), loss="soft_l1", f_scale=0.05)
-    return Law(*(float(value) for value in found.x), deviation=0.0)
+    return Law(*[*map(float, found.x), 0.0])
 
 
 def predicted(law: Law, row: dict) -> float:

@@ -139,7 +139,7 @@ def airbench(classes: int, images: Any) -> Peer:
     filters = (vectors.T / (values + 5e-4).sqrt()[:, None]).float().view(12, 3, 2, 2)
     whitening.weight.data[:] = torch.cat([filters, -filters])
     whitening.weight.requires_grad_(False)
-    nn.init.zeros_(whitening.bias)
+    bias = whitening.bias = nn.Parameter(torch.zeros(24))
     network = nn.Sequential(
         whitening, nn.GELU(), Block(24, 64), Block(64, 256), Block(256, 256), nn.MaxPool2d(3), nn.Flatten(),
         nn.Linear(256, classes, bias=False), Scale(),
@@ -164,7 +164,7 @@ def airbench(classes: int, images: Any) -> Peer:
     def look_ahead(progress: float) -> None:
         nonlocal steps
         steps += 1
-        whitening.bias.requires_grad_(progress < 3 / 9.9)  # learned in the first three of 9.9 epochs
+        bias.requires_grad_(progress < 3 / 9.9)  # learned in the first three of 9.9 epochs
         if steps % round(5 / share) == 0:
             kept = 0.95**5 * progress**3  # of the slow weights: none at first, most at last
             for name, tensor in network.state_dict().items():
@@ -211,7 +211,7 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
     network = peer.network.to(device=device, memory_format=torch.channels_last)
     taken = seconds_a_step(peer, network, images, labels)
     precision = min(taken, key=lambda name: taken[name])
-    half = HALVES.get(precision)
+    half = getattr(torch, HALVES[precision]) if precision in HALVES else None
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     rates = [group["lr"] for group in peer.optimizer.param_groups]
     crop, slowest, seen = RandomCrop(peer.translate), 0.0, 0
@@ -235,7 +235,7 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
         batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
         for group, rate in zip(peer.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * peer.factor(progress)
-        with torch.autocast(device.type, half and getattr(torch, half), enabled=half is not None):
+        with torch.autocast(device.type, half, enabled=half is not None):
             logits = network(batch)
         loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=peer.smoothing)
         peer.optimizer.zero_grad()
@@ -282,9 +282,9 @@ def seconds_a_step(peer: Peer, network: Any, images: Any, labels: Any) -> dict[s
     taken = dict.fromkeys(names, math.inf)
     for turn in range(4):  # the first makes kernels
         for name in names:
-            half = HALVES.get(name)
+            half = getattr(torch, HALVES[name]) if name in HALVES else None
             begun = time.monotonic()
-            with torch.autocast(device.type, half and getattr(torch, half), enabled=half is not None):
+            with torch.autocast(device.type, half, enabled=half is not None):
                 logits = network(batch)
             F.cross_entropy(logits.float(), targets).backward()
             if device.type == "cuda":
@@ -389,7 +389,7 @@ def report(out: Path, rows: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(row["peer"] for row in rows):
-        cells, points = [], []
+        cells, means, spreads = [], {}, []
         for budget in budgets:
             mine = [row for row in rows if (row["peer"], row["budget"]) == (name, budget)]
             scores = [100 * row["accuracy"] for row in mine if row["accuracy"] is not None]
@@ -398,17 +398,11 @@ def report(out: Path, rows: list[dict[str, Any]]) -> None:
                 continue
             spread = stdev(scores) if len(scores) > 1 else 0.0
             cells.append(f"{mean(scores):.1f}" + (f" ± {spread:.1f}" if len(scores) > 1 else ""))
-            points.append((budget, mean(scores), spread))
+            means[budget] = mean(scores)
+            spreads.append(spread)
         lines.append(f"| {NAMES[name]} | " + " | ".join(cells) + " |")
-        if not points:
-            continue
-        axes.errorbar(
-            *zip(*((x, y) for x, y, _ in points), strict=True),
-            yerr=[s for *_, s in points],
-            fmt="o-",
-            capsize=4,
-            label=NAMES[name],
-        )
+        if means:
+            axes.errorbar([*means], [*means.values()], yerr=spreads, fmt="o-", capsize=4, label=NAMES[name])
     axes.set_xscale("log")
     axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
     axes.minorticks_off()

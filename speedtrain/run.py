@@ -8,7 +8,6 @@ import os
 import platform
 import shlex
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,11 +23,11 @@ import torch
 
 from speedtrain import __version__
 from speedtrain.config import Config, resolve
-from speedtrain.crew import TICKS, Crew, cores
+from speedtrain.crew import cores
 from speedtrain.data import Data, Images, image_names, load_data, load_images
 from speedtrain.errors import UserError
 from speedtrain.expectation import CONFIDENT, RESNET9, RESNET9_KNOWS
-from speedtrain.planner import BATCH_SIZE, make_plan
+from speedtrain.planner import BATCH_SIZE
 from speedtrain.progress import Display
 from speedtrain.report import write_report
 from speedtrain.scoring import load_classifier, predict
@@ -233,36 +232,18 @@ def plan(
 def measure_plan(config: Config, train: Images) -> dict[str, Any]:
     """What the planner makes of a configuration, whose device and threads it settles, on this machine.
 
+    A process like the one that trains makes the plan, on a clock that counts from its birth too, and ends.
+
     Raises:
         UserError: a training step fails.
     """
     settle_machine(config)
-    seconds = max(0.1, config.budget - start_seconds())
-    crew = Crew(config.threads or 1)
-    time.sleep(TICKS)
-    before = torch.get_num_threads()
-    torch.set_num_threads(crew.muster())
-    device = torch.device(config.device)
-    try:
-        images, labels = (torch.tensor(array, device=device) for array in (train.images, train.labels))
-        return make_plan(config, images, labels, len(train.classes), seconds, forecast=True).as_dict()
-    except RuntimeError as error:  # of memory, mostly
-        raise UserError(f"a training step fails here: {' '.join(str(error).split())[:200]}") from None
-    finally:
-        torch.set_num_threads(before)
-
-
-def start_seconds() -> float:
-    """How long the process that trains takes to start here, which is on its clock."""
-    begun = time.monotonic()
-    program = (
-        "from speedtrain.worker import UNUSED, hidden\n"
-        "with hidden(*UNUSED): import lightning\n"
-        "import speedtrain.keeper, speedtrain.planner"
-    )
-    command = [sys.executable, "-P", "-c", program]
-    subprocess.run(command, env=environment(), check=False, capture_output=True)
-    return time.monotonic() - begun
+    with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder:
+        worker = _Worker(dataclasses.replace(config), train, Path(folder), Display(quiet=True), None)
+        death = worker.work(_Signals(), forecast=True)
+        if not worker.planned:
+            raise UserError(f"a training step fails here: {worker.last_words(death) or 'planning does not end'}"[:300])
+    return worker.plan
 
 
 def environment() -> dict[str, str]:
@@ -493,16 +474,22 @@ class _Worker:
         self.config, self.train, self.run, self.display, self.replay = config, train, run, display, replay
         keys = ("model", "width", "batch_size", "precision")
         self.plan: dict[str, Any] = {key: getattr(config, key) for key in keys}
+        self.planned = False
         self.last: dict[str, Any] = {}
         self.done: dict[str, Any] | None = None
         self.said: list[str] = []
         self.unsaved: str | None = None
 
-    def work(self, signals: _Signals, max_steps: int | None = None) -> Death:
-        """Lets the worker do its job until it ends or is ended."""
+    def work(self, signals: _Signals, *, max_steps: int | None = None, forecast: bool = False) -> Death:
+        """Lets the worker do its job until it ends or is ended.
+
+        Args:
+            max_steps: end after so many steps, whatever the clock says.
+            forecast: only plan.
+        """
         replay, steps = self.replay or (None, 0)
         seconds = self.config.budget if replay is None else math.inf
-        if max_steps is not None:
+        if max_steps is not None or forecast:
             seconds = max(120.0, 10 * seconds)
         with (
             tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder,
@@ -519,6 +506,7 @@ class _Worker:
                 "replay": replay and str(replay),
                 "replay_steps": steps,
                 "max_steps": max_steps,
+                "forecast": forecast,
             }
             (job / "job.json").write_text(json.dumps(told), encoding="utf-8")
             # -P: a file called timing.py in the folder a person happens to be in is not ours
@@ -551,19 +539,24 @@ class _Worker:
             if facts["images_seen"] > self.last.get("images_seen", 0):
                 self.last = facts
 
-    def failure(self, death: Death) -> str | None:
-        """The last line of the log where the worker died of an error of its own."""
+    def last_words(self, death: Death) -> str | None:
+        """Where the worker died of an error of its own, which: the signal, or the last line of the log."""
         if death.reason != "exited" or death.returncode == 0:
             return None
         if death.returncode < 0:
             return f"the training process was killed by {signal.Signals(-death.returncode).name}"
         lines = (self.run / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"{lines[-1] if lines else 'the training process failed'} (see {self.run / 'log.txt'})"
+        return lines[-1] if lines else "the training process failed"
+
+    def failure(self, death: Death) -> str | None:
+        """Its last words, and where to read more."""
+        words = self.last_words(death)
+        return words and f"{words} (see {self.run / 'log.txt'})"
 
     def _hear(self, event: dict[str, Any]) -> None:
         match event.pop("event"):
             case "plan":
-                self.plan = event["plan"]
+                self.plan, self.planned = event["plan"], True
                 for key in ("width", "batch_size", "precision"):
                     if self.plan[key] is not None:
                         setattr(self.config, key, self.plan[key])

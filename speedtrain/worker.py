@@ -53,6 +53,7 @@ def train(
     ledger: Ledger,
     replay: "ClockRecord | None" = None,
     max_steps: int | None = None,
+    forecast: bool = False,
     weights: Path | None = None,
     about: Mapping[str, object] | None = None,
 ) -> int:
@@ -64,6 +65,7 @@ def train(
         ledger: the books, open since birth; the budget counts from there too.
         replay: train by this record instead of the clock.
         max_steps: end after so many steps, whatever the clock says.
+        forecast: only plan, and measure even where nothing is left to decide.
         weights: file for the weights; default: `run/weights.safetensors`.
         about: facts to store with them.
 
@@ -96,10 +98,13 @@ def train(
 
     with ledger.phase("plan"):  # in a replay nothing is left to decide
         torch.set_num_threads(crew.muster())
-        plan = make_plan(config, stored, targets, num_classes, max(0.0, config.budget - budget.elapsed()))
+        left = max(0.0, config.budget - budget.elapsed())
+        plan = make_plan(config, stored, targets, num_classes, left, forecast=forecast)
         config.batch_size, config.precision = plan.batch_size, plan.precision
         config.width = plan.width or config.width
         send_event({"event": "plan", "plan": plan.as_dict()})
+    if forecast:
+        return 0
     send_event({"event": "phase", "phases": ledger.phases()})  # should this be the last that is heard
 
     with ledger.phase("build"):
@@ -181,6 +186,7 @@ def main(job: Path) -> None:
         ledger=ledger,
         replay=replay,
         max_steps=told["max_steps"],
+        forecast=told["forecast"],
         about=told["about"],
     )
 

@@ -12,7 +12,15 @@ from speedtrain import __version__
 from speedtrain.bench.report import write_report
 from speedtrain.config import resolve
 from speedtrain.errors import UserError
-from speedtrain.run import check_network, load_named, new_folder, settle_machine, train, worker_environment
+from speedtrain.run import (
+    check_network,
+    load_named,
+    measure_plan,
+    new_folder,
+    settle_machine,
+    train,
+    worker_environment,
+)
 from speedtrain.weights import write_whole
 from timing import Guarded
 
@@ -56,8 +64,12 @@ def bench(
     check_network(configs[0], loaded.train)
     folder = new_folder(out)
     write_whole(folder / "config.yaml", configs[0].as_yaml().encode())
+    if not quiet:
+        print("planning …", flush=True)
+    plan = measure_plan(configs[0], loaded.train)
+    planned, measured = folder / "plan.json", folder / "measured.json"
+    write_whole(planned, json.dumps(plan).encode())
     command = [sys.executable, "-P", "-m", "speedtrain.bench.measure", str(folder / "config.yaml")]
-    measured = folder / "measured.json"
 
     def hear(event: Mapping[str, Any]) -> None:
         if event["event"] == "say" and not quiet:
@@ -67,7 +79,11 @@ def bench(
     with (
         open(told_file, "wb") as log,
         Guarded(
-            [*command, str(measured)], math.inf, env=worker_environment(configs[0]), output=log, on_event=hear
+            [*command, str(planned), str(measured)],
+            math.inf,
+            env=worker_environment(configs[0]),
+            output=log,
+            on_event=hear,
         ) as job,
     ):
         death = job.wait()
@@ -76,8 +92,9 @@ def bench(
         raise UserError(f"a measurement fails here: {(lines or [f'exit code {death.returncode}'])[-1][:300]}")
     told_file.unlink()
     told_by = {"data": configs[0].data, "command": " ".join(map(shlex.quote, sys.orig_argv)), "version": __version__}
-    result: dict[str, Any] = {"schema": SCHEMA, **told_by, **json.loads(measured.read_text("utf-8"))}
+    result: dict[str, Any] = {"schema": SCHEMA, **told_by, "plan": plan, **json.loads(measured.read_text("utf-8"))}
     measured.unlink()
+    planned.unlink()
     result["budgets"] = []
     for config in configs:
         if not quiet:

@@ -1,7 +1,7 @@
 """What this machine can do, and what each part of a training step costs on it.
 
-Run by `speedtrain bench` as `python -m speedtrain.bench.measure CONFIG OUT`, in a process with the environment of a
-training one. Everything is compared within rounds, one after the other, since machines change their pace; what is
+Run by `speedtrain bench` as `python -m speedtrain.bench.measure CONFIG PLAN OUT`, in a process with the environment of
+a training one. Everything is compared within rounds, one after the other, since machines change their pace; what is
 reported is the median over rounds.
 """
 
@@ -26,8 +26,7 @@ from speedtrain.config import Config, resolve
 from speedtrain.crew import cores
 from speedtrain.data import load_data
 from speedtrain.network import ResNet9, build_classifier
-from speedtrain.planner import WIDTHS, Plan, make_plan
-from speedtrain.run import start_seconds
+from speedtrain.planner import WIDTHS, Plan
 from speedtrain.training import PRECISIONS, autocast, build_training, settle_device
 from speedtrain.weights import write_whole
 from speedtrain.worker import say, train
@@ -265,17 +264,15 @@ def bare_loop(config: Config, images: Tensor, labels: Tensor, classes: int, step
     return (time.perf_counter() - begun) / steps
 
 
-def main(config_file: Path, out: Path) -> None:
+def main(config_file: Path, plan_file: Path, out: Path) -> None:
     """Measures everything and writes it to `out`, as JSON."""
-    config = resolve(recipe=config_file)
+    config, plan = resolve(recipe=config_file), Plan(**json.loads(plan_file.read_text("utf-8")))
     device = torch.device(config.device)
     settle_device(device)
     torch.set_num_threads(config.threads or cores())
     data = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root).train
     images, labels = torch.tensor(data.images, device=device), torch.tensor(data.labels, device=device)
     classes = len(data.classes)
-    say("planning …")
-    plan = make_plan(config, images, labels, classes, max(0.1, config.budget - start_seconds()), forecast=True)
     say("matrix products …")
     peaks = products(device, ["fp32", "bf16"] if device.type == "cpu" else ["fp32", "bf16", "fp16"])
     peak = next(row["gflops"] for row in peaks if row["precision"] == plan.precision)
@@ -285,9 +282,9 @@ def main(config_file: Path, out: Path) -> None:
     costs = trick_costs(config, plan, images, labels, classes)
     say("the harness against a bare loop …")
     beyond = overhead(config, plan, images, labels, classes)
-    told = {"plan": plan.as_dict(), "products": peaks, "convolutions": stages, "tricks": costs, "overhead": beyond}
+    told = {"products": peaks, "convolutions": stages, "tricks": costs, "overhead": beyond}
     write_whole(out, json.dumps({"threads": config.threads, **told}).encode())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

@@ -10,6 +10,7 @@ from speedtrain.bench import measure
 from speedtrain.bench.report import write_report
 from speedtrain.cli import main
 from speedtrain.config import resolve
+from speedtrain.run import load_named, measure_plan
 from tricks import TRICKS
 
 CPU = torch.device("cpu")
@@ -23,6 +24,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
         budget=20, data="digits", device="cpu", tricks=["flip", "muon"], settings={"width": 8, "batch_size": 32}
     )
     (folder / "config.yaml").write_text(config.as_yaml())
+    plan = measure_plan(config, load_named(config).train)
+    (folder / "plan.json").write_text(json.dumps(plan))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "WIDTHS", (8, 16))
         patch.setattr(
@@ -32,9 +35,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
         patch.setattr(measure, "PAIRS", 4)
         patch.setattr(measure, "CHUNK", 0.5)
         patch.setattr(measure, "LONG_ENOUGH", 0.05)
-        measure.main(folder / "config.yaml", folder / "measured.json")
-    facts: dict = json.loads((folder / "measured.json").read_text())
-    return facts
+        measure.main(folder / "config.yaml", folder / "plan.json", folder / "measured.json")
+    return {"plan": plan, **json.loads((folder / "measured.json").read_text())}
 
 
 def test_rates_are_operations_over_seconds(measured: dict) -> None:
