@@ -24,11 +24,16 @@ def fit(rows: list[dict]) -> Law:
     """Least squares on the error's logarithm, robust against a lone bad run."""
 
     def residuals(values: np.ndarray) -> list[float]:
-        law = Law(*[*values, 0.0])
+        law = as_law(values)
         return [np.log((1 - predicted(law, row)) / (1 - row["accuracy"])) for row in rows]
 
     found = least_squares(residuals, START, bounds=(LOW, HIGH), loss="soft_l1", f_scale=0.05)
-    return Law(*[*map(float, found.x), 0.0])
+    return as_law(found.x)
+
+
+def as_law(values: np.ndarray) -> Law:
+    """The law with these coefficients; its deviation is not known yet."""
+    return Law(*[*map(float, values), 0.0])
 
 
 def predicted(law: Law, row: dict) -> float:

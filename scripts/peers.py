@@ -31,7 +31,6 @@ NAMES = {
     "resnet18": "timm resnet18",
     "lenet": "LeNet baseline",
 }
-HALVES = {"bf16": "bfloat16", "fp16": "float16"}
 RESERVE = 0.3  # seconds of the budget that the plain loops leave, as ours does for saving
 
 
@@ -211,7 +210,6 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
     network = peer.network.to(device=device, memory_format=torch.channels_last)
     taken = seconds_a_step(peer, network, images, labels)
     precision = min(taken, key=lambda name: taken[name])
-    half = getattr(torch, HALVES[precision]) if precision in HALVES else None
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     rates = [group["lr"] for group in peer.optimizer.param_groups]
     crop, slowest, seen = RandomCrop(peer.translate), 0.0, 0
@@ -235,7 +233,7 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
         batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
         for group, rate in zip(peer.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * peer.factor(progress)
-        with torch.autocast(device.type, half, enabled=half is not None):
+        with autocast(device, precision):
             logits = network(batch)
         loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=peer.smoothing)
         peer.optimizer.zero_grad()
@@ -268,6 +266,14 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
     return {"accuracy": accuracy, "epochs": epochs, "wall_seconds": wall, "precision": precision}
 
 
+def autocast(device: Any, precision: str) -> Any:
+    """As `speedtrain.training.autocast`, which would import Lightning on a peer's clock."""
+    import torch
+
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, half, enabled=half is not None)
+
+
 def seconds_a_step(peer: Peer, network: Any, images: Any, labels: Any) -> dict[str, float]:
     """Precision → the fastest of three passes forwards and backwards, which the peer chooses by, as ours does."""
     import torch
@@ -282,9 +288,8 @@ def seconds_a_step(peer: Peer, network: Any, images: Any, labels: Any) -> dict[s
     taken = dict.fromkeys(names, math.inf)
     for turn in range(4):  # the first makes kernels
         for name in names:
-            half = getattr(torch, HALVES[name]) if name in HALVES else None
             begun = time.monotonic()
-            with torch.autocast(device.type, half, enabled=half is not None):
+            with autocast(device, name):
                 logits = network(batch)
             F.cross_entropy(logits.float(), targets).backward()
             if device.type == "cuda":

@@ -238,11 +238,9 @@ def measure_plan(config: Config, train: Images) -> dict[str, Any]:
         UserError: a training step fails.
     """
     settle_machine(config)
-    with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder:
-        worker = _Worker(dataclasses.replace(config), train, Path(folder), Display(quiet=True), None)
-        death = worker.work(_Signals(), forecast=True)
-        if not worker.planned:
-            raise UserError(f"a training step fails here: {worker.last_words(death) or 'planning does not end'}"[:300])
+    worker, _, words = _aside(config, train, _Signals(), forecast=True)
+    if not worker.planned:
+        raise UserError(f"a training step fails here: {words or 'planning does not end'}"[:300])
     return worker.plan
 
 
@@ -549,9 +547,9 @@ class _Worker:
         return lines[-1] if lines else "the training process failed"
 
     def failure(self, death: Death) -> str | None:
-        """Its last words, and where to read more."""
+        """Its last words, and where to read more if they are of its log."""
         words = self.last_words(death)
-        return words and f"{words} (see {self.run / 'log.txt'})"
+        return f"{words} (see {self.run / 'log.txt'})" if words and death.returncode > 0 else words
 
     def _hear(self, event: dict[str, Any]) -> None:
         match event.pop("event"):
@@ -576,6 +574,20 @@ class _Worker:
             case "say":
                 self.said.append(event["text"])
                 self.display.warn(event["text"])
+
+
+def _aside(
+    config: Config, train: Images, signals: _Signals, *, max_steps: int | None = None, forecast: bool = False
+) -> tuple[_Worker, Death, str | None]:
+    """A worker that does a part of a run, quietly and in a folder that does not stay: how it ended, and its last words.
+
+    Args:
+        max_steps, forecast: as of `_Worker.work`.
+    """
+    with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder:
+        worker = _Worker(dataclasses.replace(config), train, Path(folder), Display(quiet=True), None)
+        death = worker.work(signals, max_steps=max_steps, forecast=forecast)
+        return worker, death, worker.last_words(death)  # the log goes with the folder
 
 
 def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: list[str]) -> Result:
@@ -712,12 +724,10 @@ def _may_fail(display: Display) -> Iterator[None]:
 def _too_small(config: Config, train: Images, display: Display, signals: _Signals) -> str:
     """Why nothing was trained; finds out how long a single step takes here by letting one happen."""
     display.say("the budget ended before the first step was saved; measuring what would be enough …")
-    with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
-        probe = _Worker(dataclasses.replace(config), train, Path(folder), Display(quiet=True), None)
-        death = probe.work(signals, max_steps=1)
+    probe, death, words = _aside(config, train, signals, max_steps=1)
     if probe.done is None or probe.done["step"] == 0:
         limit = f"a budget of {config.budget:g} s is too small to take a single step here; "
-        return probe.failure(death) or f"{limit}{death.wall_seconds:.0f} s were not enough either"
+        return words or f"{limit}{death.wall_seconds:.0f} s were not enough either"
     enough = math.ceil(1.3 * death.wall_seconds + 0.5)
     if enough <= config.budget:
         return (

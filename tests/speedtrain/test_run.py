@@ -349,6 +349,14 @@ def test_a_budget_too_small_for_a_step_says_what_would_do(tmp_path: Path) -> Non
     assert result_of_run(tmp_path / "enough", enough)["status"] == "finished"
 
 
+def test_where_no_budget_would_do_it_says_why(tmp_path: Path) -> None:
+    """What the measuring process said last, though its folder is gone."""
+    code, said = finish(start(tmp_path / "run", 0.5, "--set", "width=100000"))
+    assert code == 1
+    assert "memory" in result_of(tmp_path / "run")["error"]
+    assert "Traceback" not in said
+
+
 def result_of_run(out: Path, budget: float) -> dict:
     code, said = finish(start(out, budget))
     assert code == 0, said
