@@ -2,82 +2,22 @@
 
 import difflib
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from speedtrain.config import Config
+from speedtrain.convolution import Conv3x3
 from speedtrain.errors import UserError
 from tricks import TRICKS, Trick
 
-SMALL_MAP = 16
-"""Places of a map, up to which a product of patches is the faster convolution in bfloat16 on a CPU with AMX."""
 
-
-def patches(maps: Tensor) -> Tensor:
-    """The 3×3 neighbourhood of every place, zeros beyond the edge: [B, H, W, C] → [B·H·W, 9·C]."""
-    batch, height, width, channels = maps.shape
-    windows = F.pad(maps, (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)  # [B, H, W, C, 3, 3]
-    return windows.permute(0, 1, 2, 4, 5, 3).reshape(batch * height * width, 9 * channels)
-
-
-class PatchProduct(torch.autograd.Function):
-    """A 3×3 convolution that keeps the side, as one matrix product of patches and weights, and its gradients likewise.
-
-    Maps [B, C, H, W] and weights [K, C, 3, 3] → [B, K, H, W], in channels-last memory.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, maps: Tensor, weight: Tensor) -> Tensor:
-        last = maps.permute(0, 2, 3, 1)
-        seen = patches(last)
-        ctx.save_for_backward(seen, weight)
-        product = seen @ weight.permute(0, 2, 3, 1).flatten(1).T
-        return product.view(*last.shape[:3], -1).permute(0, 3, 1, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        seen, weight = ctx.saved_tensors
-        outputs, inputs = weight.shape[:2]
-        last = gradient.permute(0, 2, 3, 1)
-        by_weight = (last.reshape(-1, outputs).T @ seen).view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
-        by_maps = patches(last) @ weight.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)  # the transposed convolution
-        return by_maps.view(*last.shape[:3], inputs).permute(0, 3, 1, 2), by_weight
-
-
-class SmallMapConv2d(nn.Conv2d):
-    """A 3×3 convolution that keeps the side, without bias, and is quicker on small maps where a CPU has AMX.
-
-    There the bfloat16 kernel takes the places of one row of the map at a time, of which 4 fill a quarter of a tile:
-    of maps so small it is a product of patches instead, which takes 0.4 to 0.8 of the time.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] → [B, K, H, W]."""
-        half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
-        if half and x.device.type == "cpu" and x.shape[2] * x.shape[3] <= SMALL_MAP and has_amx():
-            product: Tensor = PatchProduct.apply(x.bfloat16(), self.weight.bfloat16())
-            return product
-        return super().forward(x)
-
-
-@cache
-def has_amx() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in tiles."""
-    return torch.cpu._is_amx_tile_supported()
-
-
-def conv_block(inputs: int, outputs: int, pool: bool = False, conv: type[nn.Conv2d] = nn.Conv2d) -> nn.Sequential:
-    """3×3 convolution, 2×2 max-pool if asked for, batch norm, activation: pooling before the norm saves
+def block(convolution: nn.Conv2d, pool: bool = False) -> nn.Sequential:
+    """The convolution, 2×2 max-pool if asked for, batch norm, activation: pooling before the norm saves
     three quarters of the norm's work."""
-    layers: list[nn.Module] = [conv(inputs, outputs, 3, padding=1, bias=False)]
+    layers: list[nn.Module] = [convolution]
     layers += [nn.MaxPool2d(2)] if pool else []
-    return nn.Sequential(*layers, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(*layers, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 class Residual(nn.Module):
@@ -85,7 +25,7 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(*(conv_block(channels, channels, conv=SmallMapConv2d) for _ in range(2)))
+        self.body = nn.Sequential(*(block(Conv3x3(channels, channels)) for _ in range(2)))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
@@ -105,10 +45,10 @@ class ResNet9(nn.Module):
 
     def __init__(self, num_classes: int, width: int = 64, head_scale: float = 0.125) -> None:
         super().__init__()
-        self.prep = conv_block(3, width)
-        self.stage1 = nn.Sequential(conv_block(width, 2 * width, pool=True), Residual(2 * width))
-        self.stage2 = conv_block(2 * width, 4 * width, pool=True)
-        self.stage3 = nn.Sequential(conv_block(4 * width, 8 * width, pool=True), Residual(8 * width))
+        self.prep = block(nn.Conv2d(3, width, 3, padding=1, bias=False))
+        self.stage1 = nn.Sequential(block(Conv3x3(width, 2 * width), pool=True), Residual(2 * width))
+        self.stage2 = block(Conv3x3(2 * width, 4 * width), pool=True)
+        self.stage3 = nn.Sequential(block(Conv3x3(4 * width, 8 * width), pool=True), Residual(8 * width))
         self.head = nn.Linear(8 * width, num_classes, bias=False)
         self.head_scale = head_scale
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from speedtrain import network as networks
 from speedtrain.errors import UserError
-from speedtrain.network import Classifier, PatchProduct, ResNet9, SmallMapConv2d, build_classifier
+from speedtrain.network import Classifier, ResNet9, build_classifier
 from tricks import TRICKS, Batch, PatchWhitening
 
 
@@ -27,41 +26,6 @@ def test_pooling_comes_before_batch_norm() -> None:
     network(torch.randn(2, 3, 32, 32))
     stages = [(8, 32, 32), (16, 16, 16), (16, 16, 16), (16, 16, 16), (32, 8, 8), (64, 4, 4), (64, 4, 4), (64, 4, 4)]
     assert seen == stages
-
-
-@pytest.mark.parametrize("side", [(4, 4), (3, 2), (1, 1)])
-def test_a_product_of_patches_is_the_convolution(side: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    maps = torch.randn(5, 6, *side, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(7, 6, 3, 3, dtype=torch.float64, requires_grad=True)
-    ours, theirs = PatchProduct.apply(maps, weight), torch.nn.functional.conv2d(maps, weight, padding=1)
-    torch.testing.assert_close(ours, theirs)
-    assert ours.is_contiguous(memory_format=torch.channels_last)
-    gradient = torch.randn_like(theirs)
-    for mine, other in zip(
-        torch.autograd.grad(ours, (maps, weight), gradient),
-        torch.autograd.grad(theirs, (maps, weight), gradient),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, other)
-
-
-def test_small_maps_in_bfloat16_are_products_where_there_is_amx(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    layer = SmallMapConv2d(16, 16, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
-    for amx, side, product in ((True, 4, True), (True, 5, False), (False, 4, False)):
-        monkeypatch.setattr(networks, "has_amx", lambda amx=amx: amx)
-        maps = torch.randn(8, 16, side, side)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = layer(maps)
-        assert out.dtype == torch.bfloat16
-        assert ("PatchProduct" in out.grad_fn.name()) == product
-        exact = torch.nn.functional.conv2d(maps, layer.weight, padding=1)
-        torch.testing.assert_close(out.float(), exact, atol=0.02, rtol=0.02)  # 8 bits, of sums of 144
-        (gradient,) = torch.autograd.grad(out.float().square().sum(), layer.weight)
-        (wanted,) = torch.autograd.grad(exact.square().sum(), layer.weight)
-        assert (gradient - wanted).norm() < 0.02 * wanted.norm()
-    assert "PatchProduct" not in layer(torch.randn(8, 16, 4, 4)).grad_fn.name()  # in float32
 
 
 def test_logits_are_scaled() -> None:
