@@ -23,6 +23,7 @@ INTERFACE = 1
 MODULES = (
     "__init__",
     "config",
+    "convolution",
     "crew",
     "data",
     "errors",
