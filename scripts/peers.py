@@ -279,10 +279,15 @@ def seconds_a_step(peer: Peer, network: Any, images: Any, labels: Any) -> dict[s
     import torch
     import torch.nn.functional as F
 
+    from speedtrain.convolution import bf16_is_faster
+
     device = images.device
-    names = ["fp32", "bf16"]
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        names = ["fp32", "fp16"]
+    if device.type == "cuda":
+        names = ["fp32", "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"]
+    else:
+        names = ["fp32", "bf16"]
+        if not bf16_is_faster():
+            return {"fp32": 0.0}  # there is nothing to choose
     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}  # statistics of norms move
     batch, targets = images[: peer.batch_size], labels[: peer.batch_size]
     taken = dict.fromkeys(names, math.inf)

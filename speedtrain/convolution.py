@@ -1,5 +1,7 @@
-"""3×3 convolutions computed in other ways than torch's, where those are quicker: the same numbers, to rounding."""
+"""3×3 convolutions computed in other ways than torch's, where those are quicker: the same numbers, to rounding;
+and whether bfloat16 is quick here at all."""
 
+import time
 from functools import cache
 from typing import Any
 
@@ -58,6 +60,23 @@ def has_amx() -> bool:
 def has_only_avx2() -> bool:
     """Whether AVX2 is the most that this processor can, or is allowed to."""
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def bf16_is_faster() -> bool:
+    """Whether a 512³ matrix product on this CPU is: only then are convolutions in bfloat16 worth a try, which may else
+    take a hundred times as long."""
+
+    def seconds(dtype: torch.dtype, side: int) -> float:
+        matrix = torch.ones(side, side, dtype=dtype)
+        begun = time.monotonic()
+        matrix @ matrix
+        return time.monotonic() - begun
+
+    least = min(seconds(torch.float32, 512) for _ in range(4))
+    seconds(torch.bfloat16, 256)  # the first one makes its kernel
+    if seconds(torch.bfloat16, 256) > 5 * least:  # an eighth of the work
+        return False
+    return min(seconds(torch.bfloat16, 512) for _ in range(4)) < least
 
 
 class PatchProduct(torch.autograd.Function):

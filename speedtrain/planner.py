@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from speedtrain.config import Config, Precision
+from speedtrain.convolution import bf16_is_faster
 from speedtrain.expectation import RESNET9
 from speedtrain.network import make_tricks
 from speedtrain.training import build_training
@@ -182,7 +183,7 @@ class _Probe:
             choice: Precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
             plan.reasons.append(f"precision {choice}: this GPU's native half precision")
             return choice
-        if not _bf16_products_are_faster():
+        if not bf16_is_faster():
             plan.reasons.append("precision fp32: this CPU has no faster bf16 matrix product")
             return "fp32"
         names: tuple[Precision, ...] = ("bf16", "fp32")
@@ -228,22 +229,6 @@ class _Probe:
     def _reach(self, width: int, rate: float, left: float) -> tuple[int, float, int, int]:
         """What the law wants to know of a network that trains at so many images a second."""
         return width, self._epochs(rate, left), len(self.images), self.num_classes
-
-
-def _bf16_products_are_faster() -> bool:
-    """A 512³ matrix product, bf16 against fp32: only then are convolutions worth a try, which may be slow."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        matrix = torch.ones(512, 512, dtype=dtype)
-        matrix @ matrix
-        times = []
-        for _ in range(3):
-            begun = time.monotonic()
-            matrix @ matrix
-            times.append(time.monotonic() - begun)
-        return min(times)
-
-    return seconds(torch.bfloat16) < seconds(torch.float32)
 
 
 def _resolutions(tricks: Sequence[Trick], side: int) -> list[int]:
