@@ -83,7 +83,7 @@ def test_it_trains_and_predicts_with_little_installed_from_a_read_only_folder(pa
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    said = run("training.py", "--data", "train.npz", "--net_sav", "weights", "--budget", "15")
+    said = run("training.py", "--data", "train.npz", "--net_sav", "weights", "--budget", "12")
     assert int(said.split("images_seen: ")[1]) > len(data.train.images)
     run("test.py", "--data", "images.npz", "--net_sav", "weights", "--predictions", "out.npy")
     predicted = np.load(tmp_path / "out.npy")
@@ -101,7 +101,7 @@ def test_verify_finds_the_example_of_a_plain_script_in_order(
     with zipfile.ZipFile(tmp_path / "plain.zip", "w") as archive:
         for path in sorted(example.iterdir()):
             archive.write(path, path.name)
-    assert main(["verify", str(tmp_path / "plain.zip"), "--budget", "12", "--memory", "2G"]) == 0, capsys.readouterr()
+    assert main(["verify", str(tmp_path / "plain.zip"), "--budget", "8", "--memory", "2G"]) == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert "BROKEN" not in said
     assert "every rule is kept" in said

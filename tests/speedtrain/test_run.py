@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from speedtrain import train
+from speedtrain.cli import main
 from speedtrain.weights import load_weights, save_weights
 from tricks import TRICKS
 
@@ -43,6 +45,15 @@ def start(out: Path, budget: float, *more: str) -> subprocess.Popen:
     """The command, in a session of its own so that a signal goes where it is sent."""
     command = [sys.executable, "-m", "speedtrain", "--budget", str(budget), *SMALL, "--out", str(out), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def run_here(out: Path, budget: float, *more: str) -> int:
+    """The command from this process, which has imported already what checks and scores; training is in one of its own.
+
+    Returns:
+        Its exit code.
+    """
+    return main(["--budget", str(budget), *SMALL, "--out", str(out), *more])
 
 
 def finish(process: subprocess.Popen, seconds: float = 200) -> tuple[int, str]:
@@ -146,11 +157,9 @@ def test_accuracy_is_that_of_the_predictions(finished: Path) -> None:
         assert (stored["predicted"] == labels).mean() == pytest.approx(result["accuracy"])
 
 
-def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "speedtrain", "replay", "--run", str(finished), "--out", str(tmp_path / "again")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "bit for bit the same" in done.stdout
+def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", "--run", str(finished), "--out", str(tmp_path / "again")]) == 0
+    assert "bit for bit the same" in capsys.readouterr().out
     one, other = (load_weights(path / "weights.safetensors")[0] for path in (finished, tmp_path / "again"))
     assert all(np.array_equal(one[name].numpy(), other[name].numpy()) for name in one)
     again = result_of(tmp_path / "again")
@@ -159,7 +168,7 @@ def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
     assert "by the record" in (tmp_path / "again" / "report.html").read_text()
 
 
-def test_replay_tells_when_the_bits_differ(finished: Path, tmp_path: Path) -> None:
+def test_replay_tells_when_the_bits_differ(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     altered = tmp_path / "altered"
     shutil.copytree(finished, altered)
     lines = (altered / "clock.csv").read_text().splitlines()
@@ -168,34 +177,22 @@ def test_replay_tells_when_the_bits_differ(finished: Path, tmp_path: Path) -> No
     (altered / "clock.csv").write_text("\n".join(lines) + "\n")
     state, facts = load_weights(altered / "weights.safetensors")
     save_weights(altered / "weights.safetensors", state, {**facts, "step": 12})  # that much is enough to differ
-    command = [sys.executable, "-m", "speedtrain", "replay", "--run", str(altered), "--out", str(tmp_path / "again")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "NOT the same" in done.stdout
+    assert main(["replay", "--run", str(altered), "--out", str(tmp_path / "again")]) == 1
+    assert "NOT the same" in capsys.readouterr().out
 
 
 def test_predict_gives_what_scoring_gave(finished: Path, tmp_path: Path) -> None:
     from speedtrain.data import load_data
 
     np.savez(tmp_path / "images.npz", images=load_data("digits").test.images)
-    command = [
-        "predict",
-        "--run",
-        str(finished),
-        "--images",
-        str(tmp_path / "images.npz"),
-        "--out",
-        str(tmp_path / "p.npz"),
-    ]
-    subprocess.run([sys.executable, "-m", "speedtrain", *command], check=True, capture_output=True)
+    command = ["predict", "--run", str(finished), "--images", str(tmp_path / "images.npz")]
+    assert main([*command, "--out", str(tmp_path / "p.npz")]) == 0
     with np.load(tmp_path / "p.npz") as ours, np.load(finished / "predictions.npz") as theirs:
         np.testing.assert_allclose(ours["probabilities"], theirs["probabilities"], atol=1e-5)
 
 
 def test_the_saved_configuration_runs_again(finished: Path, tmp_path: Path) -> None:
-    command = ["--recipe", str(finished / "config.yaml"), "--budget", "9", "--out", str(tmp_path / "run"), "--quiet"]
-    done = subprocess.run([sys.executable, "-m", "speedtrain", *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert main(["--recipe", str(finished / "config.yaml"), "--budget", "8", "--out", str(tmp_path / "run")]) == 0
     first, second = result_of(finished), result_of(tmp_path / "run")
     assert second["tricks"] == first["tricks"]
     assert second["plan"]["width"] == first["plan"]["width"]
@@ -219,20 +216,33 @@ def test_ctrl_c_and_sigterm_end_early_and_score(number: signal.Signals, tmp_path
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
 def test_a_signal_to_the_worker_at_any_instant(number: signal.Signals, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(out, 10)
-    wait_for(out / "weights.safetensors", process)
-    (worker,) = workers_of(out)
-    time.sleep(random.Random(number).uniform(0, 2))
-    os.kill(worker, number)
-    code, said = finish(process)
+    out, budget = tmp_path / "run", 9
+    struck, over = [], threading.Event()
+
+    def strike() -> None:
+        while not over.wait(0.02):
+            if (out / "weights.safetensors").exists():
+                (worker,) = workers_of(out)
+                time.sleep(random.Random(number).uniform(0, 2))
+                os.kill(worker, number)
+                struck.append(worker)
+                return
+
+    watch = threading.Thread(target=strike)
+    watch.start()
+    try:
+        code = run_here(out, budget)
+    finally:
+        over.set()
+        watch.join()
+    assert struck
     result = result_of(out)
     assert_sound(out, result)
     assert result["status"] == ("interrupted" if number == signal.SIGTERM else "killed")
-    assert code == (143 if number == signal.SIGTERM else 0), said
+    assert code == (143 if number == signal.SIGTERM else 0)
     assert sum(result["phases"].values()) == pytest.approx(result["wall_seconds"], rel=0.01)
     if number == signal.SIGSTOP:
-        assert 10 <= result["wall_seconds"] < 11.5
+        assert budget <= result["wall_seconds"] < budget + 1.5
     assert workers_of(out) == []
 
 
@@ -251,8 +261,8 @@ def test_nothing_outlives_a_killed_front(tmp_path: Path) -> None:
     load_weights(out / "weights.safetensors")
     assert not any(job.exists() for job in jobs)  # the images do not lie about
     np.savez(tmp_path / "images.npz", images=np.zeros((3, 8, 8), np.uint8))
-    command = ["predict", "--run", str(out), "--images", str(tmp_path / "images.npz"), "--out", str(tmp_path / "p.npz")]
-    subprocess.run([sys.executable, "-m", "speedtrain", *command], check=True, capture_output=True)
+    command = ["predict", "--run", str(out), "--images", str(tmp_path / "images.npz")]
+    assert main([*command, "--out", str(tmp_path / "p.npz")]) == 0
     with np.load(tmp_path / "p.npz") as stored:
         assert stored["predicted"].shape == (3,)
         assert list(stored["classes"]) == [str(digit) for digit in range(10)]
@@ -283,16 +293,16 @@ def test_a_closed_terminal_ends_early_and_scores(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not LIMITS_FILES, reason="needs to mount a small file system")
-def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     out.mkdir()
     # room for the configuration and the log, not for the weights
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(out)], check=True)
     try:
-        code, said = finish(start(out, 9))
+        assert run_here(out, 8) == 1
     finally:
         subprocess.run(["umount", str(out)], check=True)
-    assert code == 1
+    said = "".join(capfd.readouterr())
     assert "could be saved" in said
     assert "No space left" in said
     assert "Traceback" not in said
@@ -302,21 +312,20 @@ def test_a_busy_machine_ends_on_time_and_anneals(
     tmp_path: Path, busy: Callable[[], contextlib.AbstractContextManager]
 ) -> None:
     out = tmp_path / "run"
-    process = start(out, 13)
+    process = start(out, 12)
     wait_for(out / "weights.safetensors", process)
     time.sleep(1)
     with busy():
         code, said = finish(process)
     assert code == 0, said
     result = result_of(out)
-    assert result["wall_seconds"] <= 13
+    assert result["wall_seconds"] <= 12
     with open(out / "clock.csv") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["progress"]) > 0.85
     if (os.cpu_count() or 1) > 1 and Path("/proc/self/schedstat").exists():
         assert int(rows[-1]["threads"]) < (os.cpu_count() or 1)  # it made room, and the record says so
-    replay = [sys.executable, "-m", "speedtrain", "replay", "--run", str(out), "--out", str(tmp_path / "again")]
-    assert subprocess.run(replay, capture_output=True, check=False).returncode == 0
+    assert main(["replay", "--run", str(out), "--out", str(tmp_path / "again")]) == 0
 
 
 def test_the_process_that_trains_imports_no_more_than_it_needs() -> None:
@@ -346,26 +355,19 @@ def test_a_budget_too_small_for_a_step_says_what_would_do(tmp_path: Path) -> Non
     assert "too small" in result["error"]
     assert "too small" in said
     enough = float(result["error"].split("about ")[1].split(" s")[0])
-    assert result_of_run(tmp_path / "enough", enough)["status"] == "finished"
+    assert run_here(tmp_path / "enough", enough) == 0
+    assert result_of(tmp_path / "enough")["status"] == "finished"
 
 
-def test_where_no_budget_would_do_it_says_why(tmp_path: Path) -> None:
+def test_where_no_budget_would_do_it_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What the measuring process said last, though its folder is gone."""
-    code, said = finish(start(tmp_path / "run", 0.5, "--set", "width=100000"))
-    assert code == 1
+    assert run_here(tmp_path / "run", 0.5, "--set", "width=100000") == 1
     assert "memory" in result_of(tmp_path / "run")["error"]
-    assert "Traceback" not in said
-
-
-def result_of_run(out: Path, budget: float) -> dict:
-    code, said = finish(start(out, budget))
-    assert code == 0, said
-    return result_of(out)
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_all_tricks_together(tmp_path: Path) -> None:
-    code, said = finish(start(tmp_path / "run", 10, "--tricks", ",".join(TRICKS)))
-    assert code == 0, said
+    assert run_here(tmp_path / "run", 10, "--tricks", ",".join(TRICKS)) == 0
     result = result_of(tmp_path / "run")
     assert list(result["tricks"]) == list(TRICKS)
     assert_sound(tmp_path / "run", result)
@@ -388,9 +390,7 @@ def test_from_python_with_arrays_fewer_than_a_batch_and_two_classes(tmp_path: Pa
 
 def test_a_timm_model_trains_too(tmp_path: Path) -> None:
     command = ["--data", "digits", "--per-class", "20", "--model", "timm:resnet10t", "--set", "batch_size=16"]
-    command += ["--budget", "10", "--out", str(tmp_path / "run"), "--quiet"]
-    done = subprocess.run([sys.executable, "-m", "speedtrain", *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert main([*command, "--budget", "10", "--out", str(tmp_path / "run")]) == 0
     result = result_of(tmp_path / "run")
     assert result["plan"]["model"] == "timm:resnet10t"
     assert result["images_seen"] > 0

@@ -68,12 +68,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, **paths)
 
 
+def command(data: SimpleNamespace, out: Path, *zips: Path, more: tuple[str, ...] = ()) -> list[str]:
+    """`judge …`, with small limits."""
+    words = ["judge", *map(str, zips), "--train", str(data.train), "--test", str(data.test), "--out", str(out)]
+    words += ["--budget", "5", "--test-budget", "4", "--drift", "1000"]
+    return [*words, "--memory", "600M", "--disk", "64M", "--processes", "64", "--cpus", "1", *more]
+
+
 def judge(data: SimpleNamespace, out: Path, *zips: Path, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    """The command, with small limits."""
-    command = [sys.executable, "-m", "speedtrain", "judge", *map(str, zips), "--train", str(data.train)]
-    command += ["--test", str(data.test), "--out", str(out), "--budget", "5", "--test-budget", "4", "--drift", "1000"]
-    command += ["--memory", "600M", "--disk", "64M", "--processes", "64", "--cpus", "1", *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    words = [sys.executable, "-m", "speedtrain", *command(data, out, *zips, more=more)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
 def board_of(out: Path) -> dict:

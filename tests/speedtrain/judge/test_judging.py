@@ -16,7 +16,7 @@ import pytest
 
 from speedtrain.cli import main
 
-from .conftest import SANDBOX, board_of, judge, submission
+from .conftest import SANDBOX, board_of, command, judge, submission
 
 HOSTILE = "<script>alert(1)</script>|\"&'="
 
@@ -108,17 +108,18 @@ def test_a_finished_judging_is_resumed_without_running_anything(judged: SimpleNa
 
 
 def test_a_board_is_not_judged_over_nor_resumed_with_other_rules(
-    judged: SimpleNamespace, data: SimpleNamespace
+    judged: SimpleNamespace, data: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again = judge(data, judged.out, *judged.zips, more=judged.more)
-    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
-    assert "--resume" in again.stderr
-    other = judge(data, judged.out, *judged.zips, more=(*judged.more, "--resume", "--disk", "65M"))
-    assert other.returncode == 2
-    assert "settings is not what it was" in other.stderr
-    fewer = judge(data, judged.out, *judged.zips[:2], more=(*judged.more, "--resume"))
-    assert fewer.returncode == 2
-    assert "submissions is not what it was" in fewer.stderr
+    def refused(zips: list[Path], *more: str) -> str:
+        capsys.readouterr()
+        assert main(command(data, judged.out, *zips, more=(*judged.more, *more))) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        return said
+
+    assert "--resume" in refused(judged.zips)
+    assert "settings is not what it was" in refused(judged.zips, "--resume", "--disk", "65M")
+    assert "submissions is not what it was" in refused(judged.zips[:2], "--resume")
 
 
 def test_a_board_is_scored_again_with_corrected_labels(
@@ -143,10 +144,8 @@ def test_a_killed_judge_is_resumed_and_repeats_and_loses_nothing(data: SimpleNam
     out, slow = tmp_path / "board", "time.sleep(1.5)"
     zips = [submission(tmp_path / f"{name}.zip", training=slow) for name in "ab"]
     more = ("--runs", "2", "--sandbox", SANDBOX)
-    command = [sys.executable, "-m", "speedtrain", "judge", *map(str, zips), "--train", str(data.train)]
-    command += ["--test", str(data.test), "--out", str(out), "--budget", "5", "--test-budget", "4", "--drift", "1000"]
-    command += ["--memory", "600M", "--disk", "64M", "--processes", "64", "--cpus", "1", *more]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    words = [sys.executable, "-m", "speedtrain", *command(data, out, *zips, more=more)]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
     journal = out / "private" / "journal.jsonl"
     end = time.monotonic() + 120
     while not journal.exists() or journal.read_bytes().count(b"\n") < 2 or not list(out.rglob("work/training/weights")):
@@ -199,8 +198,8 @@ def test_bad_input_gets_one_clear_line(
     arguments: str, data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     zip_ = str(submission(tmp_path / "a.zip"))
-    command = ["judge", zip_, "--train", str(data.train), "--test", str(data.test), "--out", str(tmp_path / "board")]
-    assert main([*command, *arguments.split()]) == 2
+    words = ["judge", zip_, "--train", str(data.train), "--test", str(data.test), "--out", str(tmp_path / "board")]
+    assert main([*words, *arguments.split()]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1, said
     assert BAD[arguments] in said
@@ -215,8 +214,8 @@ def test_without_bubblewrap_the_judge_refuses_and_says_what_to_do(
     for tool in ("taskset", "prlimit", "setpriv"):
         (tools / tool).symlink_to(f"/usr/bin/{tool}")
     monkeypatch.setenv("PATH", str(tools))
-    command = ["judge", str(submission(tmp_path / "a.zip")), "--train", str(data.train), "--test", str(data.test)]
-    assert main([*command, "--out", str(tmp_path / "board")]) == 2
+    words = ["judge", str(submission(tmp_path / "a.zip")), "--train", str(data.train), "--test", str(data.test)]
+    assert main([*words, "--out", str(tmp_path / "board")]) == 2
     said = capsys.readouterr().err
     assert "bubblewrap (bwrap) is not installed" in said
     assert "--sandbox none" in said
@@ -227,8 +226,8 @@ def test_images_that_submissions_could_read_are_refused(
     data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "prefix", str(data.folder))  # as if the images lay in the virtual environment
-    command = ["judge", str(submission(tmp_path / "a.zip")), "--train", str(data.train), "--test", str(data.test)]
-    assert main([*command, "--out", str(tmp_path / "board")]) == 2
+    words = ["judge", str(submission(tmp_path / "a.zip")), "--train", str(data.train), "--test", str(data.test)]
+    assert main([*words, "--out", str(tmp_path / "board")]) == 2
     assert "submissions can read all of" in capsys.readouterr().err
 
 
