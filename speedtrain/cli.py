@@ -17,6 +17,7 @@ from speedtrain.ablation import options as ablation
 from speedtrain.config import nearest
 from speedtrain.errors import UserError
 from speedtrain.judge import cli as judging
+from speedtrain.worker import UNUSED, hidden
 
 VERBS = {
     "train": "train inside a wall-clock budget (the default)",
@@ -132,6 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[:1] not in (["-h"], ["--help"]) and arguments[:1] not in [[verb] for verb in VERBS]:
             arguments.insert(0, "train")
         options = build_parser().parse_args(arguments)
+        if options.verb in _TRAINING:
+            with hidden(*UNUSED):
+                import lightning  # noqa: F401
         return _COMMANDS[options.verb](options[options.verb])
     except UserError as error:
         print(f"speedtrain: {error}", file=sys.stderr)
@@ -319,6 +323,9 @@ def _tricks(options: Namespace) -> int:
     console.print(table)
     return 0
 
+
+_TRAINING = ("train", "replay", "predict", "plan", "ablate", "tune", "curve", "bench")
+"""Commands that need Lightning, which they import without what it would bring along for nothing."""
 
 _COMMANDS = {
     "train": _train,

@@ -140,7 +140,7 @@ def hidden(*packages: str) -> Iterator[None]:
     """Inside, packages look as if they were not installed.
 
     torchmetrics, which Lightning imports, imports these for metrics that nobody here computes, if it finds them: more
-    than a second of a budget. A process that trains does nothing else, so that nobody misses them.
+    than a second of a budget. A process that is ours alone computes none, so that nobody misses them.
     """
     hidden = {name for name in packages if name not in sys.modules}
     version = importlib.metadata.version
