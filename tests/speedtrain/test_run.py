@@ -192,7 +192,7 @@ def test_predict_gives_what_scoring_gave(finished: Path, tmp_path: Path) -> None
 
 
 def test_the_saved_configuration_runs_again(finished: Path, tmp_path: Path) -> None:
-    assert main(["--recipe", str(finished / "config.yaml"), "--budget", "8", "--out", str(tmp_path / "run")]) == 0
+    assert main(["--recipe", str(finished / "config.yaml"), "--budget", "9", "--out", str(tmp_path / "run")]) == 0
     first, second = result_of(finished), result_of(tmp_path / "run")
     assert second["tricks"] == first["tricks"]
     assert second["plan"]["width"] == first["plan"]["width"]
@@ -216,7 +216,7 @@ def test_ctrl_c_and_sigterm_end_early_and_score(number: signal.Signals, tmp_path
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
 def test_a_signal_to_the_worker_at_any_instant(number: signal.Signals, tmp_path: Path) -> None:
-    out, budget = tmp_path / "run", 9
+    out, budget = tmp_path / "run", 10
     struck, over = [], threading.Event()
 
     def strike() -> None:
@@ -299,7 +299,7 @@ def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path, capfd: pyte
     # room for the configuration and the log, not for the weights
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(out)], check=True)
     try:
-        assert run_here(out, 8) == 1
+        assert run_here(out, 9) == 1
     finally:
         subprocess.run(["umount", str(out)], check=True)
     said = "".join(capfd.readouterr())
@@ -312,14 +312,14 @@ def test_a_busy_machine_ends_on_time_and_anneals(
     tmp_path: Path, busy: Callable[[], contextlib.AbstractContextManager]
 ) -> None:
     out = tmp_path / "run"
-    process = start(out, 12)
+    process = start(out, 13)
     wait_for(out / "weights.safetensors", process)
     time.sleep(1)
     with busy():
         code, said = finish(process)
     assert code == 0, said
     result = result_of(out)
-    assert result["wall_seconds"] <= 12
+    assert result["wall_seconds"] <= 13
     with open(out / "clock.csv") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["progress"]) > 0.85

@@ -14,7 +14,7 @@ from speedtrain.config import resolve
 ray = pytest.importorskip("ray")
 
 SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
-SWEEP = {"budget": 10, "data": "digits", "tricks": ["flip"], "seeds": 1, "settings": SETTINGS}
+SWEEP = {"budget": 11, "data": "digits", "tricks": ["flip"], "seeds": 1, "settings": SETTINGS}
 
 
 @pytest.fixture

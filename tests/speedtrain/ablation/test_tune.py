@@ -77,7 +77,7 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
     wrong = (digits.target[1200:] + 1) % 10  # a search that looked at these would go for the worst
     np.savez(tmp_path / "test.npz", images=images[1200:], labels=wrong)
     out = tmp_path / "tuning"
-    command = ["tune", "--budget", "8", "--trials", "2", "--confirm", "1", "--search", "lr=0.00001,0.2"]
+    command = ["tune", "--budget", "9", "--trials", "2", "--confirm", "1", "--search", "lr=0.00001,0.2"]
     command += ["--data", str(tmp_path / "train.npz"), "--test", str(tmp_path / "test.npz"), "--out", str(out)]
     command += ["--without", "muon", "--workers", "2"]
     command += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
@@ -108,6 +108,6 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
 
     with pytest.raises(UserError, match="search is not what it was"):
         tune(
-            8, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": "0.1,0.3"}, workers=2, out=out,
+            9, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": "0.1,0.3"}, workers=2, out=out,
             resume=True, without=["muon"], settings=SETTINGS,
         )  # fmt: skip
