@@ -382,8 +382,8 @@ def digest(file: Path) -> str:
 
 
 def commit() -> str | None:
-    """Of the source that runs; none outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    """Of the source that runs, `-dirty` where it was changed since; none outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
 
@@ -399,20 +399,22 @@ def report(out: Path, rows: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(row["peer"] for row in rows):
-        cells, means, spreads = [], {}, []
+        cells, means, spreads = [], {}, {}
         for budget in budgets:
             mine = [row for row in rows if (row["peer"], row["budget"]) == (name, budget)]
             scores = [100 * row["accuracy"] for row in mine if row["accuracy"] is not None]
             if not scores:
                 cells.append("–")
                 continue
-            spread = stdev(scores) if len(scores) > 1 else 0.0
-            cells.append(f"{mean(scores):.1f}" + (f" ± {spread:.1f}" if len(scores) > 1 else ""))
             means[budget] = mean(scores)
-            spreads.append(spread)
+            if len(scores) > 1:
+                spreads[budget] = stdev(scores)
+            cells.append(f"{mean(scores):.1f}" + (f" ± {spreads[budget]:.1f}" if budget in spreads else ""))
         lines.append(f"| {NAMES[name]} | " + " | ".join(cells) + " |")
         if means:
-            axes.errorbar([*means], [*means.values()], yerr=spreads, fmt="o-", capsize=4, label=NAMES[name])
+            (line,) = axes.plot([*means], [*means.values()], "o-", label=NAMES[name])
+            several = [means[budget] for budget in spreads]
+            axes.errorbar([*spreads], several, [*spreads.values()], fmt="none", color=line.get_color(), capsize=4)
     axes.set_xscale("log")
     axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
     axes.minorticks_off()

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 SMALL_MAP = 16
 """Places of a map, up to which a product of patches is the faster convolution in bfloat16 on a CPU with AMX."""
 MANY_CHANNELS = 32
-"""Input times output channels over their sum, from which Winograd's is the faster one in float32 on a CPU with AVX2:
-what it saves goes with the product, what its transforms cost with the sum."""
+"""Input times output channels over their sum, from which Winograd's is the faster one in float32 on a CPU with AVX2 or
+AVX-512: what it saves goes with the product, what its transforms cost with the sum."""
 
 
 class Conv3x3(nn.Conv2d):
@@ -23,9 +23,9 @@ class Conv3x3(nn.Conv2d):
     Bfloat16 on a CPU with AMX: the library's kernel takes the places of one row of the map at a time, of which 4
     fill a quarter of a tile. Of maps so small it is a product of patches instead, which takes 0.4 to 0.8 of the time.
 
-    Float32 on a CPU with AVX2 and no more: there the multiplications are what takes the time, and Winograd's way has
-    a quarter of them. It takes 0.4 to 0.8 of the time where there are channels enough to pay for its transforms. Only
-    in training, whose batches are small: the transforms hold the maps several times over.
+    Float32 on a CPU with AVX2 or AVX-512: there the multiplications are what takes the time, and Winograd's way has a
+    quarter of them. It takes 0.4 to 0.8 of the time where there are channels enough to pay for its transforms. Only in
+    training, whose batches are small: the transforms hold the maps several times over.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -47,7 +47,7 @@ class Conv3x3(nn.Conv2d):
     def _is_for_winograd(self, x: Tensor) -> bool:
         whole_tiles = x.shape[2] % 4 == 0 and x.shape[3] % 4 == 0
         many = self.in_channels * self.out_channels >= MANY_CHANNELS * (self.in_channels + self.out_channels)
-        return many and whole_tiles and x.dtype is torch.float32 and torch.is_grad_enabled() and has_only_avx2()
+        return many and whole_tiles and x.dtype is torch.float32 and torch.is_grad_enabled() and has_avx2()
 
 
 @cache
@@ -57,26 +57,31 @@ def has_amx() -> bool:
 
 
 @cache
-def has_only_avx2() -> bool:
-    """Whether AVX2 is the most that this processor can, or is allowed to."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+def has_avx2() -> bool:
+    """Whether this processor computes float32 in AVX2 or, beyond it, AVX-512."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 def bf16_is_faster() -> bool:
     """Whether a 512³ matrix product on this CPU is: only then are convolutions in bfloat16 worth a try, which may else
     take a hundred times as long."""
-
-    def seconds(dtype: torch.dtype, side: int) -> float:
-        matrix = torch.ones(side, side, dtype=dtype)
-        begun = time.monotonic()
-        matrix @ matrix
-        return time.monotonic() - begun
-
-    least = min(seconds(torch.float32, 512) for _ in range(4))
-    seconds(torch.bfloat16, 256)  # the first one makes its kernel
-    if seconds(torch.bfloat16, 256) > 5 * least:  # an eighth of the work
+    half, single = torch.bfloat16, torch.float32
+    least = min(product_seconds(single, 512) for _ in range(4))
+    product_seconds(half, 256)  # the first one makes its kernel
+    if min(product_seconds(half, 256) for _ in range(3)) > 2 * least:  # an eighth of the work
         return False
-    return min(seconds(torch.bfloat16, 512) for _ in range(4)) < least
+    # in turns: a processor that is slow at first must not tell in favour of what comes last
+    turns = [(product_seconds(half, 512), product_seconds(single, 512)) for _ in range(8)]
+    in_half, in_single = map(min, zip(*turns, strict=True))
+    return in_half < in_single
+
+
+def product_seconds(dtype: torch.dtype, side: int) -> float:
+    """One product of two square matrices takes so long."""
+    matrix = torch.ones(side, side, dtype=dtype)
+    begun = time.monotonic()
+    matrix @ matrix
+    return time.monotonic() - begun
 
 
 class PatchProduct(torch.autograd.Function):
@@ -86,7 +91,7 @@ class PatchProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, maps: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, maps: Tensor, weight: Tensor) -> Tensor:
         last = maps.permute(0, 2, 3, 1)
         seen = patches(last)
         ctx.save_for_backward(seen, weight)

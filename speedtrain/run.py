@@ -640,8 +640,8 @@ FITTED_AT = ("tricks", "lr", "momentum", "nesterov", "weight_decay", "schedule",
 def expected(config: Config, plan: Mapping[str, Any], train: Images, num_test_images: int) -> dict[str, float] | None:
     """The accuracy that a plan promises on photographs as hard as CIFAR-10's, with the interval in which about 95 % of
     runs lie that are scored on so many test images. None where the law behind it knows nothing: of other recipes than
-    the default, of other networks, and of other batches, numbers of classes, of images and of epochs than those of the
-    runs that it was fitted to. A plan that had nothing to decide promises nothing either.
+    the default, of other networks, and of other batches, numbers of classes, of images and of epochs than near
+    those of the runs that it was fitted to. A plan that had nothing to decide promises nothing either.
 
     The interval is that of two normal spreads: of the law, by runs left out of its fit, and of the test sample.
     """

@@ -148,8 +148,9 @@ def _draw(path: Path, table: pd.DataFrame, state: str) -> None:
         for number, (recipe, points) in enumerate(table.dropna(subset=["accuracy"]).groupby("recipe", sort=False)):
             points, colour = points.sort_values("budget"), COLOURS[number % len(COLOURS)]
             axes.plot(points["budget"], 100 * points["accuracy"], "o-", color=colour, label=str(recipe))
-            half = 100 * (points["high"] - points["accuracy"]).fillna(0.0)
-            axes.errorbar(points["budget"], 100 * points["accuracy"], yerr=half, fmt="none", color=colour, capsize=4)
+            several = points.dropna(subset=["high"])  # one seed has no interval
+            half = 100 * (several["high"] - several["accuracy"])
+            axes.errorbar(several["budget"], 100 * several["accuracy"], yerr=half, fmt="none", color=colour, capsize=4)
         axes.set_xscale("log")
         axes.set_xticks(sorted(set(table["budget"])), [f"{budget:g}" for budget in sorted(set(table["budget"]))])
         axes.minorticks_off()

@@ -80,6 +80,9 @@ def products(device: torch.device, precisions: Sequence[str]) -> Rows:
 def convolutions(device: torch.device, precision: str, peak: float, batch_size: int) -> Rows:
     """Every convolution of ResNet-9 at every width, forwards and backwards, channels last.
 
+    Operations are those of the sum that a convolution is; Winograd's way to it has fewer, so that its rate may lie
+    above the peak.
+
     Args:
         peak: billions of operations a second, of which the rates are shares.
     """

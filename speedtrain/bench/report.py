@@ -66,7 +66,7 @@ def _tables(result: Mapping[str, Any]) -> list[Table]:
          ("precision", "GFLOP/s", "size"),
          [[row["precision"], f"{row['gflops']:,.0f}", str(row["size"])] for row in result["products"]]),
         ("Convolutions", f"Forwards and backwards in {plan['precision']}, batches of {plan['batch_size']}, as a share "
-         "of that peak.",
+         "of that peak. Winograd's way has fewer multiplications than are counted: it may take more than 100 %.",
          ("width", *stages), efficiency),
         ("Tricks", f"What each alone adds to a step of the plain network ({result['tricks'][0]['ms']:.1f} ms); "
          "median and range of rounds.", ("trick", "ms", "percent", "range", "in the recipe"), costs),

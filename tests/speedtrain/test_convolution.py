@@ -65,11 +65,11 @@ def test_winograds_is_the_convolution_in_float32() -> None:
         (True, (64, 64), 6, False),  # no whole tiles
     ],
 )
-def test_winograds_is_used_in_float32_where_avx2_is_all_there_is(
+def test_winograds_is_used_in_float32_where_there_is_avx2(
     monkeypatch: pytest.MonkeyPatch, avx2: bool, channels: tuple[int, int], side: int, tiled: bool
 ) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(convolution, "has_only_avx2", lambda: avx2)
+    monkeypatch.setattr(convolution, "has_avx2", lambda: avx2)
     layer = Conv3x3(*channels).to(memory_format=torch.channels_last)
     maps = torch.randn(4, channels[0], side, side, requires_grad=True)
     out = layer(maps)
@@ -96,4 +96,42 @@ def test_small_maps_in_bfloat16_are_products_where_there_is_amx(monkeypatch: pyt
         (gradient,) = torch.autograd.grad(out.float().square().sum(), layer.weight)
         (wanted,) = torch.autograd.grad(exact.square().sum(), layer.weight)
         assert (gradient - wanted).norm() < 0.02 * wanted.norm()
+    monkeypatch.setattr(convolution, "has_amx", lambda: True)
     assert "PatchProduct" not in layer(torch.randn(8, 16, 4, 4)).grad_fn.name()  # in float32
+
+
+def test_avx2_and_what_is_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, has in (("DEFAULT", False), ("AVX2", True), ("AVX512", True), ("SVE256", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        convolution.has_avx2.cache_clear()
+        assert convolution.has_avx2() == has
+    convolution.has_avx2.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("half", "single", "hiccup_at", "faster"),
+    [
+        (1.0, 2.0, None, True),
+        (3.0, 2.0, None, False),
+        (100.0, 2.0, None, False),
+        (1.0, 2.0, ("bfloat16", 256, 2), True),  # one slow product decides nothing, wherever it falls
+        (3.0, 2.0, ("float32", 512, 0), False),
+        (1.0, 2.0, ("bfloat16", 512, 0), True),
+    ],
+)
+def test_bf16_is_faster_where_its_products_are(
+    monkeypatch: pytest.MonkeyPatch, half: float, single: float, hiccup_at: object, faster: bool
+) -> None:
+    calls: dict[tuple[str, int], int] = {}
+
+    def seconds(dtype: torch.dtype, side: int) -> float:
+        name = str(dtype).removeprefix("torch.")
+        count = calls.get((name, side), 0)
+        calls[name, side] = count + 1
+        slowed = 50.0 if (name, side, count) == hiccup_at else 1.0
+        return slowed * (half if name == "bfloat16" else single) * (side / 512) ** 3
+
+    monkeypatch.setattr(convolution, "product_seconds", seconds)
+    assert convolution.bf16_is_faster() == faster
+    assert calls["bfloat16", 256] <= 4  # what may be a hundred times slower is tried small, and only there
+    assert ("bfloat16", 512) in calls or not faster

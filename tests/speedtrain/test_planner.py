@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from speedtrain import planner
 from speedtrain.config import Config, resolve
 from speedtrain.planner import WIDTHS, Plan, make_plan
 from speedtrain.training import Training
@@ -35,13 +36,19 @@ def test_the_choice_promises_most_of_what_was_measured() -> None:
     assert any(f"width {plan.width}" in reason for reason in plan.reasons)
 
 
-def test_the_precision_is_the_faster_one() -> None:
-    plan, _ = planned(60.0)
-    rates = {row["precision"]: row["images_per_second"] for row in plan.alternatives if row["width"] == 16}
-    if "bf16" in rates:  # else this processor has no fast bf16, and it was not tried
-        assert plan.precision == max(rates, key=lambda name: rates[name])
-    else:
-        assert plan.precision == "fp32"
+def test_the_precision_is_the_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "bf16_is_faster", lambda: True)
+    plan, _ = planned(60.0, width=8, batch_size=8)  # little work: bf16 may be a hundred times as slow here
+    rates = {row["precision"]: row["images_per_second"] for row in plan.alternatives}
+    assert set(rates) == {"bf16", "fp32"}
+    assert plan.precision == max(rates, key=lambda name: rates[name])
+
+
+def test_bf16_is_not_tried_where_its_products_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "bf16_is_faster", lambda: False)
+    plan, _ = planned(2.0)
+    assert {row["precision"] for row in plan.alternatives} == {"fp32"}
+    assert plan.precision == "fp32"
 
 
 def test_what_is_pinned_is_kept() -> None:

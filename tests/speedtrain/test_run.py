@@ -361,7 +361,7 @@ def test_a_budget_too_small_for_a_step_says_what_would_do(tmp_path: Path) -> Non
 
 def test_where_no_budget_would_do_it_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What the measuring process said last, though its folder is gone."""
-    assert run_here(tmp_path / "run", 0.5, "--set", "width=100000") == 1
+    assert run_here(tmp_path / "run", 0.5, "--set", "width=2000000")  # more bytes than there are addresses == 1
     assert "memory" in result_of(tmp_path / "run")["error"]
     assert "Traceback" not in "".join(capfd.readouterr())
 
