@@ -1,4 +1,4 @@
-"""Fits the planner's law, `speedtrain/expectation.py`, to recorded runs, and draws it over them.
+"""Fits the planner's law, `speedtrain/training/scaling_law.py`, to recorded runs, and draws it over them.
 
     python scripts/fit_planner.py results/planner
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from speedtrain.expectation import Law
+from speedtrain.training.scaling_law import Law
 
 START = (0.06, 0.35, 0.6, 0.9, 0.6, 0.9, 0.5)
 LOW = (0.0, 0.0, 0.0, 0.2, 0.0, 0.2, 0.0)

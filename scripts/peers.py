@@ -267,7 +267,7 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
 
 
 def autocast(device: Any, precision: str) -> Any:
-    """As `speedtrain.training.autocast`, which would import Lightning on a peer's clock."""
+    """As `speedtrain.training.lightning_module.autocast`, which would import Lightning on a peer's clock."""
     import torch
 
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -279,7 +279,7 @@ def seconds_a_step(peer: Peer, network: Any, images: Any, labels: Any) -> dict[s
     import torch
     import torch.nn.functional as F
 
-    from speedtrain.convolution import bf16_is_faster
+    from speedtrain.network.convolution import bf16_is_faster
 
     device = images.device
     if device.type == "cuda":
@@ -362,7 +362,7 @@ def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> d
             raise KeyboardInterrupt(result["signal"])
         keys = ("accuracy", "epochs", "wall_seconds", "status")
         return {key: result[key] for key in keys} | {key: result["plan"][key] for key in ("width", "precision")}
-    from speedtrain.worker import MALLOC
+    from speedtrain.training.worker import MALLOC
 
     command = [sys.executable, __file__, "--plain", name, "--budgets", str(budget), "--seed", str(seed)]
     command += ["--data", str(told.data), "--test", str(told.test)]

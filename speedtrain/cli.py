@@ -17,7 +17,7 @@ from speedtrain.ablation import options as ablation
 from speedtrain.config import nearest
 from speedtrain.errors import UserError
 from speedtrain.judge import cli as judging
-from speedtrain.worker import UNUSED, hidden
+from speedtrain.training.worker import UNUSED, hidden
 
 VERBS = {
     "train": "train inside a wall-clock budget (the default)",
@@ -201,7 +201,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _train(options: Namespace) -> int:
-    from speedtrain.run import train
+    from speedtrain.run.run import train
 
     result = train(**_told(options), out=options.out, quiet=options.quiet)
     if options.quiet and result["accuracy"] is not None:
@@ -210,7 +210,7 @@ def _train(options: Namespace) -> int:
 
 
 def _replay(options: Namespace) -> int:
-    from speedtrain.run import replay
+    from speedtrain.run.run import replay
 
     result = replay(Path(options.run), options.out, quiet=options.quiet)
     same = result["identical_weights"]
@@ -225,7 +225,7 @@ def _exit_code(result: dict[str, Any]) -> int:
 
 
 def _predict(options: Namespace) -> int:
-    from speedtrain.run import predict_run
+    from speedtrain.run.run import predict_run
 
     probabilities = predict_run(Path(options.run), Path(options.images), Path(options.out))
     print(f"{len(probabilities)} predictions in {options.out}")
@@ -233,7 +233,7 @@ def _predict(options: Namespace) -> int:
 
 
 def _plan(options: Namespace) -> int:
-    from speedtrain.run import plan
+    from speedtrain.run.run import plan
 
     config, chosen, notes = plan(**_told(options))
     for note in notes:
@@ -284,7 +284,7 @@ def _bench(options: Namespace) -> int:
 
 
 def _package(options: Namespace) -> int:
-    from speedtrain.package import package
+    from speedtrain.submission.package import package
 
     out = Path(options.out)
     if options.recipe and options.run:

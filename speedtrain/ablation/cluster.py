@@ -15,8 +15,8 @@ from speedtrain.ablation.trials import Row, Trial, failed_row, run_trial
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
-from speedtrain.run import measure_plan
-from speedtrain.weights import write_whole
+from speedtrain.model.weights import write_whole
+from speedtrain.run.run import measure_plan
 
 TRIES = 5
 """Times that a trial is begun again elsewhere because the machine below it went away."""

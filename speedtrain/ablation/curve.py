@@ -19,9 +19,9 @@ from speedtrain.ablation.sweep import Source, Sweep, check_counts, load, make_en
 from speedtrain.ablation.trials import SCHEMA, Row
 from speedtrain.config import resolve
 from speedtrain.errors import UserError
-from speedtrain.report import data_uri, tag
-from speedtrain.run import check_network
-from speedtrain.weights import write_whole
+from speedtrain.model.weights import write_whole
+from speedtrain.run.report import data_uri, tag
+from speedtrain.run.run import check_network
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 HEAD = ("recipe", "budget (s)", "accuracy (%)", "95 % interval", "sd (points)", "width", "epochs", "images/s", "seeds")

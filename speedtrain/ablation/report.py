@@ -13,8 +13,8 @@ import pandas as pd
 from speedtrain.ablation.design import Comparison
 from speedtrain.ablation.statistics import ENOUGH, compare, records, summarise
 from speedtrain.ablation.trials import SCHEMA, Row
-from speedtrain.report import BLUE, STYLE, VERMILION, Html, data_uri, tag
-from speedtrain.weights import write_whole
+from speedtrain.model.weights import write_whole
+from speedtrain.run.report import BLUE, STYLE, VERMILION, Html, data_uri, tag
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,8 +20,8 @@ from speedtrain.ablation.trials import Engine, Local, make_trials, settle, sole_
 from speedtrain.config import Config, nearest
 from speedtrain.data import Data, Images, load_data
 from speedtrain.errors import UserError
-from speedtrain.run import FITTED_AT, check_network
-from speedtrain.weights import write_arrays, write_whole
+from speedtrain.model.weights import write_arrays, write_whole
+from speedtrain.run.run import FITTED_AT, check_network
 
 START = 15.0
 """Seconds that a trial takes around its budget, to start and to score: a guess, until one has been measured."""

@@ -18,8 +18,8 @@ from speedtrain.ablation.design import Design
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
-from speedtrain.run import environment, measure_plan
-from speedtrain.weights import write_whole
+from speedtrain.model.weights import write_whole
+from speedtrain.run.run import environment, measure_plan
 from timing import Guarded
 
 SCHEMA = 1

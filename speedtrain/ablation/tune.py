@@ -21,7 +21,7 @@ from speedtrain.ablation.trials import Engine, Trial, settle, sole_owner
 from speedtrain.config import Config, resolve
 from speedtrain.data import Data, load_data
 from speedtrain.errors import UserError
-from speedtrain.weights import write_whole
+from speedtrain.model.weights import write_whole
 
 FRESH = 1000
 """The first seed of the confirmation, far from those of the search."""

@@ -12,7 +12,8 @@ from speedtrain import __version__
 from speedtrain.bench.report import write_report
 from speedtrain.config import resolve
 from speedtrain.errors import UserError
-from speedtrain.run import (
+from speedtrain.model.weights import write_whole
+from speedtrain.run.run import (
     check_network,
     load_named,
     measure_plan,
@@ -21,7 +22,6 @@ from speedtrain.run import (
     train,
     worker_environment,
 )
-from speedtrain.weights import write_whole
 from timing import Guarded
 
 SCHEMA = 1

@@ -23,13 +23,13 @@ from scipy import stats
 from torch import Tensor, nn
 
 from speedtrain.config import Config, resolve
-from speedtrain.crew import cores
 from speedtrain.data import load_data
-from speedtrain.network import ResNet9, build_classifier
-from speedtrain.planner import WIDTHS, Plan
-from speedtrain.training import PRECISIONS, autocast, build_training, settle_device
-from speedtrain.weights import write_whole
-from speedtrain.worker import say, train
+from speedtrain.model.weights import write_whole
+from speedtrain.network.resnet9 import ResNet9, build_classifier
+from speedtrain.training.lightning_module import PRECISIONS, autocast, build_training, settle_device
+from speedtrain.training.planner import WIDTHS, Plan
+from speedtrain.training.thread_controller import cores
+from speedtrain.training.worker import say, train
 from timing import Ledger
 from tricks import TRICKS, TrickError
 

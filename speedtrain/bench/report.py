@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from speedtrain.ablation.report import markdown_table, page, save_figure, sortable
-from speedtrain.report import BLUE, OTHER_PHASES, data_uri, tag
-from speedtrain.weights import write_whole
+from speedtrain.model.weights import write_whole
+from speedtrain.run.report import BLUE, OTHER_PHASES, data_uri, tag
 
 GREY = "#b8bec6"
 COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7")

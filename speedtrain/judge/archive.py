@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from speedtrain.errors import UserError
-from speedtrain.package import INTERFACE
+from speedtrain.submission.package import INTERFACE
 
 MOST_FILES = 1000
 MOST_BYTES = 16 << 20

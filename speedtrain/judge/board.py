@@ -14,7 +14,7 @@ from speedtrain.errors import UserError
 from speedtrain.judge.journal import Entry, Journal
 from speedtrain.judge.page import count, render
 from speedtrain.judge.ranking import METHOD, rank, score
-from speedtrain.weights import write_whole
+from speedtrain.model.weights import write_whole
 
 SCHEMA = 1
 

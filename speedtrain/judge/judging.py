@@ -20,7 +20,7 @@ from speedtrain.judge import confine, outputs, sandbox, speed
 from speedtrain.judge.archive import Submission, read_submission
 from speedtrain.judge.journal import Journal
 from speedtrain.judge.sandbox import Kind, Limits, Step
-from speedtrain.weights import write_whole
+from speedtrain.model.weights import write_whole
 
 SCHEMA = 1
 MOST_REPEATS = 2

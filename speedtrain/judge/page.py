@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speedtrain.judge.confine import in_bytes
-from speedtrain.report import Html, tag
+from speedtrain.run.report import Html, tag
 
 Entry = Mapping[str, Any]
 

@@ -1,1 +1,1 @@
-"""The two scripts of a packaged submission. `python -m speedtrain package` puts them at the root of its zip."""
+"""Submissions to a competition: the zip that `python -m speedtrain package` writes."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from speedtrain.crew import cores
+from speedtrain.training.thread_controller import cores
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def training() -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if b"speedtrain.worker" in (entry / "cmdline").read_bytes().split(b"\0"):
+                if b"speedtrain.training.worker" in (entry / "cmdline").read_bytes().split(b"\0"):
                     found.add(int(entry.name))
             except OSError:
                 continue

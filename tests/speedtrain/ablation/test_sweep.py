@@ -13,7 +13,7 @@ import pytest
 
 from speedtrain import UserError, ablate
 from speedtrain.cli import main
-from speedtrain.crew import cores
+from speedtrain.training.thread_controller import cores
 
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
 TWO_TRIALS = ["ablate", "--budget", "8", "--seeds", "1", "--tricks", "flip", *SMALL]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from speedtrain.errors import UserError
-from speedtrain.network import Classifier, ResNet9, build_classifier
+from speedtrain.network.resnet9 import Classifier, ResNet9, build_classifier
 from tricks import TRICKS, Batch, PatchWhitening
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from speedtrain.config import Config
-from speedtrain.network import Classifier, build_classifier, make_tricks
+from speedtrain.network.resnet9 import Classifier, build_classifier, make_tricks
 from tricks import Batch, Compute, Loss, Trick
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from speedtrain.crew import LOOK_EVERY, Crew, cores
+from speedtrain.training.thread_controller import LOOK_EVERY, Crew, cores
 
 
 def test_an_instant_tells_nothing_of_the_load() -> None:

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 
 from speedtrain import train
 from speedtrain.cli import main
-from speedtrain.weights import load_weights, save_weights
+from speedtrain.model.weights import load_weights, save_weights
 from tricks import TRICKS
 
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
@@ -72,7 +72,7 @@ def workers_of(out: Path) -> list[int]:
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"speedtrain.worker" in words and os.readlink(entry / "fd" / "1") == str(out / "log.txt"):
+                if b"speedtrain.training.worker" in words and os.readlink(entry / "fd" / "1") == str(out / "log.txt"):
                     found.append(int(entry.name))
             except OSError:
                 continue
@@ -333,10 +333,10 @@ def test_the_process_that_trains_imports_no_more_than_it_needs() -> None:
     heavy = ("torchvision", "scipy", "matplotlib", "pandas")
     code = f"""
 import sys
-from speedtrain.worker import UNUSED, hidden
+from speedtrain.training.worker import UNUSED, hidden
 with hidden(*UNUSED):
     import lightning
-import speedtrain.keeper, speedtrain.network, speedtrain.planner, speedtrain.training
+import speedtrain.training.checkpoint, speedtrain.training.planner
 print([name for name in {heavy} if name in sys.modules])
 import importlib.metadata, torchvision, scipy.signal, matplotlib
 print(importlib.metadata.version("scipy") == scipy.__version__)

@@ -9,12 +9,12 @@ import pytest
 
 from speedtrain.config import resolve
 from speedtrain.data import Images
-from speedtrain.expectation import RESNET9, Law
-from speedtrain.run import expected
+from speedtrain.run.run import expected
+from speedtrain.training.scaling_law import RESNET9, Law
 
 USUAL = {"accuracy": 0.8, "batch_size": 128, "width": 16, "epochs": 20.0}
 FIVE_THOUSAND = Images("five thousand", np.zeros((5000, 1, 1, 3), np.uint8), np.arange(5000) % 10, tuple("abcdefghij"))
-RECORD = Path(__file__).parents[2] / "results" / "planner" / "runs.json"
+RECORD = Path(__file__).parents[3] / "results" / "planner" / "runs.json"
 
 
 def test_the_formula() -> None:

@@ -97,7 +97,7 @@ def test_it_trains_and_predicts_with_little_installed_from_a_read_only_folder(pa
 def test_verify_finds_the_example_of_a_plain_script_in_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    example = Path(__file__).parents[2] / "examples" / "plain_submission"
+    example = Path(__file__).parents[3] / "examples" / "plain_submission"
     with zipfile.ZipFile(tmp_path / "plain.zip", "w") as archive:
         for path in sorted(example.iterdir()):
             archive.write(path, path.name)

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from speedtrain import data as data_module
 from speedtrain.data import Data, load_data, load_images
+from speedtrain.data import load as data_module
 from speedtrain.errors import UserError
 
 CLOSED_PORT = "http://127.0.0.1:9/cifar-10-python.tar.gz"  # refused at once, with a network or without
@@ -744,7 +744,7 @@ def test_cifar10_does_not_fall_back(offline: Path) -> None:
 def test_the_front_process_stays_light_and_quick(tmp_path: Path) -> None:
     """Falling back imports neither torch nor torchvision; a fresh process, as a person's would be."""
     code = (
-        "import sys, speedtrain.data as data\n"
+        "import sys, speedtrain.data.load as data\n"
         f"data.CIFAR10_URL = {CLOSED_PORT!r}\n"
         "assert 'sklearn' not in sys.modules\n"
         "print(data.load_data('auto').train.name, 'torch' in sys.modules)"

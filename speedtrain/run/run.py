@@ -23,17 +23,17 @@ import torch
 
 from speedtrain import __version__
 from speedtrain.config import Config, resolve
-from speedtrain.crew import cores
 from speedtrain.data import Data, Images, image_names, load_data, load_images
 from speedtrain.errors import UserError
-from speedtrain.expectation import CONFIDENT, RESNET9, RESNET9_KNOWS
-from speedtrain.planner import BATCH_SIZE
-from speedtrain.progress import Display
-from speedtrain.report import write_report
-from speedtrain.scoring import load_classifier, predict
-from speedtrain.training import build_training
-from speedtrain.weights import load_facts, load_weights, write_arrays, write_whole
-from speedtrain.worker import MALLOC
+from speedtrain.model.predict import load_classifier, predict
+from speedtrain.model.weights import load_facts, load_weights, write_arrays, write_whole
+from speedtrain.run.progress import Display
+from speedtrain.run.report import write_report
+from speedtrain.training.lightning_module import build_training
+from speedtrain.training.planner import BATCH_SIZE
+from speedtrain.training.scaling_law import CONFIDENT, RESNET9, RESNET9_KNOWS
+from speedtrain.training.thread_controller import cores
+from speedtrain.training.worker import MALLOC
 from timing import Death, Guarded
 from tricks import TrickError
 
@@ -246,7 +246,7 @@ def measure_plan(config: Config, train: Images) -> dict[str, Any]:
 
 def environment() -> dict[str, str]:
     """This process's, in which `speedtrain` is found as it was here."""
-    here = str(Path(__file__).parent.parent)
+    here = str(Path(__file__).parents[2])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
 
 
@@ -508,7 +508,7 @@ class _Worker:
             }
             (job / "job.json").write_text(json.dumps(told), encoding="utf-8")
             # -P: a file called timing.py in the folder a person happens to be in is not ours
-            command = [sys.executable, "-P", "-m", "speedtrain.worker", str(job)]
+            command = [sys.executable, "-P", "-m", "speedtrain.training.worker", str(job)]
             with (
                 Guarded(
                     command, seconds, grace=GRACE, env=worker_environment(self.config), output=log, on_event=self._hear

@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from speedtrain.crew import cores
 from speedtrain.errors import UserError
-from speedtrain.worker import MALLOC, train
+from speedtrain.training.thread_controller import cores
+from speedtrain.training.worker import MALLOC, train
 from timing import Ledger
 
 

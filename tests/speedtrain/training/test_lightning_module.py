@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speedtrain.crew import Crew
-from speedtrain.keeper import Keeper
-from speedtrain.network import Classifier
-from speedtrain.record import ClockRecord
-from speedtrain.training import LossScale, Order, Training
-from speedtrain.weights import load_weights
+from speedtrain.model.weights import load_weights
+from speedtrain.network.resnet9 import Classifier
+from speedtrain.training.checkpoint import Keeper
+from speedtrain.training.lightning_module import LossScale, Order, Training
+from speedtrain.training.step_log import ClockRecord
+from speedtrain.training.thread_controller import Crew
 from timing import Budget, BudgetCallback, RecordedPacer
 from tricks import SAM, GradientCentralization, Trick, WeightAveraging
 
@@ -289,9 +289,9 @@ def test_a_full_disk_is_said_once_and_keeps_the_last_whole_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process's limit on file size stands in for the end of the disk: both fail a write half-way."""
-    monkeypatch.setattr("speedtrain.keeper.FIRST_SAVE", 0.0)
-    monkeypatch.setattr("speedtrain.keeper.SAVE_EVERY", 0.0)
-    monkeypatch.setattr("speedtrain.keeper.SAVE_SHARE", 1e9)
+    monkeypatch.setattr("speedtrain.training.checkpoint.FIRST_SAVE", 0.0)
+    monkeypatch.setattr("speedtrain.training.checkpoint.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("speedtrain.training.checkpoint.SAVE_SHARE", 1e9)
     training, _, said, callbacks = kept_training(tmp_path, [], 40)
     saved_before: dict[str, object] = {}
 
@@ -332,7 +332,7 @@ def test_a_loss_that_blows_up_goes_back_halves_the_rate_and_goes_on(tmp_path: Pa
 def test_a_blow_up_before_the_first_save_goes_back_to_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("speedtrain.keeper.REPORT_EVERY", 0.0)
+    monkeypatch.setattr("speedtrain.training.checkpoint.REPORT_EVERY", 0.0)
     training, keeper, said, callbacks = kept_training(tmp_path, [Spoil(at=2)], 10)
     fit(training, -1, callbacks=callbacks)
     assert "back to the weights of step 0" in said[0]
@@ -341,9 +341,9 @@ def test_a_blow_up_before_the_first_save_goes_back_to_the_start(
 
 
 def test_a_blow_up_in_the_last_step_keeps_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("speedtrain.keeper.FIRST_SAVE", 0.0)
-    monkeypatch.setattr("speedtrain.keeper.SAVE_EVERY", 0.0)
-    monkeypatch.setattr("speedtrain.keeper.SAVE_SHARE", 1e9)
+    monkeypatch.setattr("speedtrain.training.checkpoint.FIRST_SAVE", 0.0)
+    monkeypatch.setattr("speedtrain.training.checkpoint.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("speedtrain.training.checkpoint.SAVE_SHARE", 1e9)
     training, _, said, callbacks = kept_training(tmp_path, [Spoil(at=39), WeightAveraging(interval=1)], 40)
     fit(training, -1, callbacks=callbacks)
     assert len(said) == 1

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from speedtrain.errors import UserError
-from speedtrain.weights import load_weights, save_weights, write_whole
+from speedtrain.model.weights import load_weights, save_weights, write_whole
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
     code = f"""
         from pathlib import Path
         import torch
-        from speedtrain.weights import save_weights
+        from speedtrain.model.weights import save_weights
         step = 0
         while True:
             step += 1

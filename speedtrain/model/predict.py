@@ -7,8 +7,8 @@ import torch
 
 from speedtrain.config import Config
 from speedtrain.errors import UserError
-from speedtrain.network import Classifier, build_classifier, make_tricks
-from speedtrain.weights import load_weights
+from speedtrain.model.weights import load_weights
+from speedtrain.network.resnet9 import Classifier, build_classifier, make_tricks
 from tricks import Forward
 
 BATCH = 500

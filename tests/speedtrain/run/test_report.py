@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import speedtrain.report
-from speedtrain.report import NUM_MISTAKES, NUM_PAIRS, _read_metrics, _smooth, write_report
+import speedtrain.run.report
+from speedtrain.run.report import NUM_MISTAKES, NUM_PAIRS, _read_metrics, _smooth, write_report
 
 HEADER = "seconds,progress,step,epoch,loss,lr,images_per_second,side\n"
 RESULT: dict[str, Any] = {
@@ -435,6 +435,6 @@ def test_leaves_the_caller_alone(tmp_path: Path) -> None:
         assert not {"torch", "matplotlib.pyplot"} & set(sys.modules)
         assert matplotlib.rcParams["lines.linewidth"] == 7.0
     """
-    command = [sys.executable, "-c", code, speedtrain.report.__file__, str(tmp_path)]
+    command = [sys.executable, "-c", code, speedtrain.run.report.__file__, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

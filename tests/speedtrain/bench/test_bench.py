@@ -10,7 +10,7 @@ from speedtrain.bench import measure
 from speedtrain.bench.report import write_report
 from speedtrain.cli import main
 from speedtrain.config import resolve
-from speedtrain.run import load_named, measure_plan
+from speedtrain.run.run import load_named, measure_plan
 from tricks import TRICKS
 
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from speedtrain.config import Config, Precision
-from speedtrain.convolution import bf16_is_faster
-from speedtrain.expectation import RESNET9
-from speedtrain.network import make_tricks
-from speedtrain.training import build_training
+from speedtrain.network.convolution import bf16_is_faster
+from speedtrain.network.resnet9 import make_tricks
+from speedtrain.training.lightning_module import build_training
+from speedtrain.training.scaling_law import RESNET9
 from tricks import ProgressiveResizing, Trick
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from speedtrain import planner
 from speedtrain.config import Config, resolve
-from speedtrain.planner import WIDTHS, Plan, make_plan
-from speedtrain.training import Training
+from speedtrain.training import planner
+from speedtrain.training.lightning_module import Training
+from speedtrain.training.planner import WIDTHS, Plan, make_plan
 
 CPU = torch.device("cpu")
 

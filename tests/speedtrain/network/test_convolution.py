@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speedtrain import convolution
-from speedtrain.convolution import Conv3x3, PatchProduct, Winograd
+from speedtrain.network import convolution
+from speedtrain.network.convolution import Conv3x3, PatchProduct, Winograd
 
 
 def agree(ours: Tensor, theirs: Tensor, wanted: tuple[Tensor, ...], precision: dict[str, float]) -> None:

@@ -18,8 +18,8 @@ import torch
 from speedtrain.config import Config
 from speedtrain.data import load_data, load_images
 from speedtrain.errors import UserError
-from speedtrain.scoring import load_classifier, predict
-from speedtrain.weights import load_facts, write_whole
+from speedtrain.model.predict import load_classifier, predict
+from speedtrain.model.weights import load_facts, write_whole
 
 
 def main() -> None:

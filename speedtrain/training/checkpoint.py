@@ -14,10 +14,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from speedtrain.crew import Crew
-from speedtrain.record import ClockRecord
-from speedtrain.training import Training
-from speedtrain.weights import save_weights
+from speedtrain.model.weights import save_weights
+from speedtrain.training.lightning_module import Training
+from speedtrain.training.step_log import ClockRecord
+from speedtrain.training.thread_controller import Crew
 from timing import BudgetCallback, Pacer, RecordedPacer, send_event
 from tricks import Trick
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from speedtrain.config import Config
-from speedtrain.convolution import Conv3x3
 from speedtrain.errors import UserError
+from speedtrain.network.convolution import Conv3x3
 from tricks import TRICKS, Trick
 
 

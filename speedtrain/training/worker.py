@@ -1,6 +1,6 @@
 """The process that trains: plan → train → save, inside the budget that began at its birth.
 
-Run by the front as `python -m speedtrain.worker JOB`, with JOB a folder that holds `job.json`, `images.npy`
+Run by the front as `python -m speedtrain.training.worker JOB`, with JOB a folder that holds `job.json`, `images.npy`
 and `labels.npy`. What it reaches it saves in the run's folder; what it has to say it sends as events.
 """
 
@@ -18,14 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speedtrain.crew import Crew, cores
+from speedtrain.training.thread_controller import Crew, cores
 from timing import Budget, Ledger, Pacer, RecordedPacer, send_event
 
 if TYPE_CHECKING:
     import numpy as np
 
     from speedtrain.config import Config
-    from speedtrain.record import ClockRecord
+    from speedtrain.training.step_log import ClockRecord
 
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
 """Keep freed memory and use huge pages: every step allocates the same activations again, and without this the
@@ -79,9 +79,9 @@ def train(
         import torch
         from lightning.fabric.plugins.environments import LightningEnvironment
 
-        from speedtrain.keeper import Keeper
-        from speedtrain.planner import make_plan
-        from speedtrain.training import Order, build_training, settle_device
+        from speedtrain.training.checkpoint import Keeper
+        from speedtrain.training.lightning_module import Order, build_training, settle_device
+        from speedtrain.training.planner import make_plan
         from timing import BudgetCallback
 
         # Lightning's advice (more data-loader workers, …) is not for this loop
@@ -170,7 +170,7 @@ def main(job: Path) -> None:
         import numpy as np
 
         from speedtrain.config import Config
-        from speedtrain.record import ClockRecord
+        from speedtrain.training.step_log import ClockRecord
     with ledger.phase("data"):
         told: dict[str, Any] = json.loads((job / "job.json").read_text(encoding="utf-8"))
         config = Config(**told["config"])

@@ -15,28 +15,13 @@ from typing import Any
 from speedtrain import __version__
 from speedtrain.config import Config, resolve
 from speedtrain.errors import UserError
-from speedtrain.weights import write_whole
+from speedtrain.model.weights import write_whole
 
 INTERFACE = 1
 """Version of the interface that docs/submission.md describes."""
 
-MODULES = (
-    "__init__",
-    "config",
-    "convolution",
-    "crew",
-    "data",
-    "errors",
-    "expectation",
-    "keeper",
-    "network",
-    "planner",
-    "record",
-    "scoring",
-    "training",
-    "weights",
-    "worker",
-)
+TOP_FILES = ("__init__.py", "config.py", "errors.py")
+ROOMS = ("data", "model", "network", "training")
 """Of speedtrain, what training and predicting need. Of tricks and timing, everything is taken."""
 
 REQUIREMENTS = ("torch", "torchvision", "numpy", "timm", "lightning", "pillow", "pyyaml", "safetensors")
@@ -81,7 +66,7 @@ def package(
     told = _read_text(description) if description else ""
     name = name or f"speedtrain {run.resolve().name if run else Path(recipe).stem}"
     files = {f"{folder}/{path.name}": path.read_bytes() for folder, path in _source()}
-    scripts = Path(__file__).with_name("submission")
+    scripts = Path(__file__).with_name("scripts")
     files |= {script: (scripts / script).read_bytes() for script in ("training.py", "test.py")}
     files["recipe.yaml"] = config.as_yaml().encode()
     files["requirements.txt"] = "".join(f"{line}\n" for line in _requirements()).encode()
@@ -106,11 +91,11 @@ def package(
 
 def _source() -> list[tuple[str, Path]]:
     """The source files, each with the folder of the zip it goes to."""
-    here = Path(__file__).parent
-    found = [("speedtrain", here / f"{module}.py") for module in MODULES]
-    for folder in ("tricks", "timing"):
-        found += [(folder, path) for path in sorted((here.parent / folder).glob("*.py"))]
-    return found
+    application = Path(__file__).parents[1]
+    paths = [application / name for name in TOP_FILES]
+    for folder in (*(application / room for room in ROOMS), *(application.with_name(n) for n in ("tricks", "timing"))):
+        paths += sorted(folder.rglob("*.py"))
+    return [(str(path.parent.relative_to(application.parent)), path) for path in paths]
 
 
 def _zip(files: Mapping[str, bytes]) -> bytes:
@@ -129,7 +114,7 @@ def _requirements() -> list[str]:
 
 
 def _licence() -> str:
-    beside = Path(__file__).parent.parent / "LICENSE"
+    beside = Path(__file__).parents[2] / "LICENSE"
     if beside.is_file():
         return beside.read_text(encoding="utf-8")
     text = metadata.distribution("speedtrain").read_text("licenses/LICENSE")

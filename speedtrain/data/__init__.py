@@ -1,0 +1,5 @@
+"""What a person names (a data set, a folder, a file, arrays) → labelled images, checked."""
+
+from speedtrain.data.load import Data, Images, image_names, load_data, load_images
+
+__all__ = ["Data", "Images", "image_names", "load_data", "load_images"]

@@ -1,0 +1,1 @@
+"""After the run: its weights on disk, and predictions with them."""

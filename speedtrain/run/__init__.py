@@ -1,0 +1,1 @@
+"""A run from outside: checks, the process that trains, the score, the report."""

@@ -1,0 +1,1 @@
+"""The process that trains: plan, train and save, under the clock."""
