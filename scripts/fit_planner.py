@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from speedtrain.training.scaling_law import Law
+from speedtrain.training.scaling_law import ScalingLaw
 
 START = (0.06, 0.35, 0.6, 0.9, 0.6, 0.9, 0.5)
 LOW = (0.0, 0.0, 0.0, 0.2, 0.0, 0.2, 0.0)
 HIGH = (0.3, 1.0, 5.0, 2.0, 5.0, 2.0, 1.0)
 
 
-def fit(rows: list[dict]) -> Law:
+def fit(rows: list[dict]) -> ScalingLaw:
     """Least squares on the error's logarithm, robust against a lone bad run."""
 
     def residuals(values: np.ndarray) -> list[float]:
@@ -31,12 +31,12 @@ def fit(rows: list[dict]) -> Law:
     return as_law(found.x)
 
 
-def as_law(values: np.ndarray) -> Law:
+def as_law(values: np.ndarray) -> ScalingLaw:
     """The law with these coefficients; its deviation is not known yet."""
-    return Law(*[*map(float, values), 0.0])
+    return ScalingLaw(*[*map(float, values), 0.0])
 
 
-def predicted(law: Law, row: dict) -> float:
+def predicted(law: ScalingLaw, row: dict) -> float:
     return law.accuracy(row["width"], row["epochs"], row["images"], row["classes"])
 
 
@@ -64,11 +64,11 @@ def main(folder: Path) -> None:
             deviation,
         )
     )
-    print(f"RESNET9 = Law({values})")
+    print(f"RESNET9 = ScalingLaw({values})")
     draw(folder / "law.png", law, rows)
 
 
-def draw(path: Path, law: Law, rows: list[dict]) -> None:
+def draw(path: Path, law: ScalingLaw, rows: list[dict]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -3,7 +3,7 @@
     python scripts/peers.py --budgets 60,600 --seeds 3 --data train.npz --test test.npz --out results/peers
 
 The peers: the competition's LeNet baseline, an airbench-style network and timm's resnet18, each in a plain PyTorch
-loop below, on a clock that counts from the birth of its process as ours does, and with our settings of the allocator;
+loop below, on a clock that counts from the start of its process as ours does, and with our settings of the allocator;
 and, through the harness, the paper's recipe. Each peer is given what its description says. What they get that they did
 not have is a schedule that follows the clock, so that they are annealed when it stops, and the precision that is
 fastest here. A run that was cut off goes on where it was; a peer that fails is recorded and the others go on.
@@ -184,10 +184,10 @@ def airbench(classes: int, images: Any) -> Peer:
 
 
 def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) -> dict[str, Any]:
-    """Trains a peer in this process until its budget, counted from the process's birth, is used up; then scores it."""
+    """Trains a peer in this process until its budget, counted from the process's start, is used up; then scores it."""
     from timing import Budget
 
-    clock = Budget.since_birth(budget)
+    clock = Budget.since_process_start(budget)
     import numpy as np
     import torch
     import torch.nn.functional as F

@@ -17,7 +17,7 @@ from speedtrain.ablation import options as ablation
 from speedtrain.config import nearest
 from speedtrain.errors import UserError
 from speedtrain.judge import cli as judging
-from speedtrain.training.worker import UNUSED, hidden
+from speedtrain.training.worker import UNUSED_BY_LIGHTNING, hide_packages
 
 VERBS = {
     "train": "train inside a wall-clock budget (the default)",
@@ -88,7 +88,7 @@ def build_parser() -> ArgumentParser:
 
 def _add_run_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--budget", metavar="SECONDS", help="wall-clock seconds from the birth of the training process")
+    add("--budget", metavar="SECONDS", help="wall-clock seconds from the start of the training process")
     add("--data", metavar="auto|cifar10|digits|PATH", help="training images (default: auto)")
     add("--test", metavar="PATH", help="test images (default: the data set's own, or a stratified holdout)")
     add("--per-class", metavar="N|all", help="training images a class (default: 500 of CIFAR-10, else all)")
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.insert(0, "train")
         options = build_parser().parse_args(arguments)
         if options.verb in _TRAINING:
-            with hidden(*UNUSED):
+            with hide_packages(*UNUSED_BY_LIGHTNING):
                 import lightning  # noqa: F401
         return _COMMANDS[options.verb](options[options.verb])
     except UserError as error:

@@ -22,7 +22,7 @@ class Config:
     """All that a run is told. Every field is a key of a recipe, and `--set` takes any of them.
 
     Args:
-        budget: seconds of wall-clock time, from the birth of the training process.
+        budget: seconds of wall-clock time, from the start of the training process.
         data: training images: auto, cifar10, digits, or a path.
         test: test images: as `data`; null for the data set's own test split, or a holdout.
         per_class: training images a class: a number, all, or null for the data set's default.

@@ -13,15 +13,15 @@ and around any command:
     from timing import Guarded
 
     with Guarded(["python", "train.py"], seconds=600) as job:
-        print(job.wait())  # Death(reason="deadline", returncode=-9, wall_seconds=600.001)
+        print(job.wait())  # ExitStatus(reason="deadline", returncode=-9, wall_seconds=600.001)
 """
 
 from typing import TYPE_CHECKING, Any
 
-from timing.clock import Budget, process_birth
+from timing.clock import Budget, process_start
 from timing.ledger import Ledger
 from timing.pacer import Pacer, RecordedPacer
-from timing.supervise import Death, Guarded, send_event
+from timing.supervise import ExitStatus, Guarded, send_event
 
 if TYPE_CHECKING:
     from timing.callback import BudgetCallback
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "BudgetCallback",
-    "Death",
+    "ExitStatus",
     "Guarded",
     "Ledger",
     "Pacer",
     "RecordedPacer",
-    "process_birth",
+    "process_start",
     "send_event",
 ]
 

@@ -16,13 +16,13 @@ class BudgetCallback(L.Callback):
 
     Lightning's own `max_time` stops a fit too, but late (it looks at the clock after a step and counts from
     the start of the fit), and the learning-rate schedule does not know about it. This callback begins no step
-    that would not end in time, counts from the birth of the process (or from `Budget.born`), and gives each
+    that would not end in time, counts from the start of the process (or from `Budget.started`), and gives each
     step its `progress`. Under a distributed strategy rank 0's clock counts for all.
 
     A validation in the middle counts as part of the step before it; there is none after the last step.
 
     Args:
-        budget: seconds from the birth of this process, or a `Budget`.
+        budget: seconds from the start of this process, or a `Budget`.
         reserve: seconds of the budget to keep for what comes after the fit; where the fit validates, at least
             the length of a validation.
         lr_schedule: progress → factor on each parameter group's initial learning rate, set before every step.
@@ -39,8 +39,8 @@ class BudgetCallback(L.Callback):
         ledger: Ledger | None = None,
         pacer: Pacer | RecordedPacer | None = None,
     ) -> None:
-        self.budget = budget if isinstance(budget, Budget) else Budget.since_birth(budget)
-        self.ledger = ledger or Ledger(self.budget.born)
+        self.budget = budget if isinstance(budget, Budget) else Budget.since_process_start(budget)
+        self.ledger = ledger or Ledger(self.budget.started)
         self.progress = 0.0
         self._pacer = pacer or Pacer(self.budget, reserve)
         self._lr_schedule = lr_schedule

@@ -1,4 +1,4 @@
-"""The budget: so many seconds of wall-clock time, counted from a process's birth."""
+"""The budget: so many seconds of wall-clock time, counted from a process's start."""
 
 import os
 import time
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 _IMPORTED = time.monotonic()
 
 
-def process_birth() -> float:
-    """When this process was born, by `time.monotonic()`, which all processes of a machine share.
+def process_start() -> float:
+    """When this process was started, by `time.monotonic()`, which all processes of a machine share.
 
     Linux tells, to 10 ms. Elsewhere it is the moment this module was imported, which is late by the
     start of the interpreter.
@@ -29,27 +29,27 @@ class Budget:
 
     Args:
         seconds: length of the budget; infinite for no limit.
-        born: when it began, by `time.monotonic()`.
+        started: when it began, by `time.monotonic()`.
 
     Raises:
         ValueError: seconds is not a positive number.
     """
 
     seconds: float
-    born: float
+    started: float
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:  # nan included
             raise ValueError(f"a budget must be a positive number of seconds, got {self.seconds}")
 
     @classmethod
-    def since_birth(cls, seconds: float) -> "Budget":
-        """A budget that began when this process was born: interpreter start and imports count."""
-        return cls(seconds, process_birth())
+    def since_process_start(cls, seconds: float) -> "Budget":
+        """A budget that began when this process was started: interpreter start and imports count."""
+        return cls(seconds, process_start())
 
     def elapsed(self) -> float:
         """Seconds since it began."""
-        return time.monotonic() - self.born
+        return time.monotonic() - self.started
 
     def remaining(self) -> float:
         """Seconds to the deadline, negative past it."""

@@ -6,7 +6,7 @@ may hang. It runs as
     python -I -S guard.py SECONDS GRACE DESCRIPTOR COMMAND [ARGUMENT ...]
 
 and speaks with the process that started it over two pipes. On its standard output it writes two JSON
-lines: `{"pid", "born"}` when the command is born and `{"reason", "returncode", "wall_seconds"}` when
+lines: `{"pid", "started"}` when the command is started and `{"reason", "returncode", "wall_seconds"}` when
 nothing of it is left. On its standard input one byte asks for an early end (SIGTERM to the command,
 SIGKILL to all of it GRACE seconds later) and the end of file, which also comes when the starting process
 dies, kills at once. The file descriptor named, if not negative, is handed on to the command; what the
@@ -80,7 +80,7 @@ def guard(seconds: float, grace: float, descriptor: int, command: list[str]) -> 
         signal.signal(number, lambda *_: None)  # a handler, since the command would inherit SIG_IGN
     signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
 
-    born = time.monotonic()
+    started = time.monotonic()
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -91,9 +91,9 @@ def guard(seconds: float, grace: float, descriptor: int, command: list[str]) -> 
     )
     if descriptor >= 0:
         os.close(descriptor)
-    print(json.dumps({"pid": child.pid, "born": born}), flush=True)
+    print(json.dumps({"pid": child.pid, "started": started}), flush=True)
 
-    deadline, reason = born + seconds, "exited"
+    deadline, reason = started + seconds, "exited"
     listening = [wake, sys.stdin.fileno()]
     while child.poll() is None:
         wait = deadline - time.monotonic()
@@ -122,7 +122,7 @@ def guard(seconds: float, grace: float, descriptor: int, command: list[str]) -> 
     kill_all(child.pid)
     with contextlib.suppress(BrokenPipeError):
         print(
-            json.dumps({"reason": reason, "returncode": child.returncode, "wall_seconds": died - born}),
+            json.dumps({"reason": reason, "returncode": child.returncode, "wall_seconds": died - started}),
             flush=True,
         )
 

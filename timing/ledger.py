@@ -4,22 +4,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from timing.clock import process_birth
+from timing.clock import process_start
 
 
 class Ledger:
-    """Books every second since `born` to exactly one phase, so that the phases add up to the whole.
+    """Books every second since `started` to exactly one phase, so that the phases add up to the whole.
 
-    From `born` to the first phase it is the phase `start`; what is in no phase is booked to `other`.
+    From `started` to the first phase it is the phase `start`; what is in no phase is booked to `other`.
 
     Args:
-        born: when the books open, by `time.monotonic()`; default: when this process was born.
+        started: when the books open, by `time.monotonic()`; default: when this process was started.
     """
 
-    def __init__(self, born: float | None = None) -> None:
+    def __init__(self, started: float | None = None) -> None:
         self._booked: dict[str, float] = {}
-        self.born = process_birth() if born is None else born
-        self._since = self.born
+        self.started = process_start() if started is None else started
+        self._since = self.started
         self._current = "start"
 
     def switch(self, name: str = "other") -> None:

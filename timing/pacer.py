@@ -32,7 +32,7 @@ class Pacer:
         The first step is always granted while there is time at all: how long it takes is not known yet.
         """
         now = time.monotonic()
-        end = self.budget.born + self.budget.seconds - self.reserve
+        end = self.budget.started + self.budget.seconds - self.reserve
         if self._begun is None:
             self._begun = self._last = now
         else:

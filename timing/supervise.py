@@ -28,14 +28,14 @@ GUARD_IS_LATE = 2.0
 
 
 @dataclass(frozen=True)
-class Death:
+class ExitStatus:
     """How a guarded command ended.
 
     Attributes:
         reason: `exited` (by itself, or by a signal from elsewhere), `deadline`, `interrupted` (asked to end
             early) or `abandoned` (killed at once).
         returncode: its exit status, or minus the signal that ended it.
-        wall_seconds: from its birth to its death.
+        wall_seconds: from its start to its end.
     """
 
     reason: Literal["exited", "deadline", "interrupted", "abandoned"]
@@ -52,11 +52,11 @@ class Guarded:
     Used as a context manager it kills the command on the way out, if that still runs:
 
         with Guarded(["python", "train.py"], seconds=600) as job:
-            death = job.wait()
+            exit_status = job.wait()
 
     Args:
         command: program and arguments.
-        seconds: the budget, counted from the birth of the command's process; infinite for none.
+        seconds: the budget, counted from the start of the command's process; infinite for none.
         grace: seconds between a request to end early and the kill.
         env: environment of the command; default: this process's.
         cwd: folder to run in.
@@ -78,7 +78,7 @@ class Guarded:
     ) -> None:
         self._on_event = on_event
         self._seconds = seconds
-        self._death: Death | None = None
+        self._death: ExitStatus | None = None
         self._events, theirs = os.pipe()
         guard = str(Path(__file__).with_name("guard.py"))
         env = dict(os.environ if env is None else env)
@@ -103,24 +103,24 @@ class Guarded:
             if theirs >= 0:
                 os.close(theirs)
         assert self._guard.stdout is not None
-        birth = self._guard.stdout.readline()
-        if not birth:
+        start = self._guard.stdout.readline()
+        if not start:
             self.close()
             raise OSError(f"could not start {command[0]}")
-        self.pid, self.born = (json.loads(birth)[key] for key in ("pid", "born"))
+        self.pid, self.started = (json.loads(start)[key] for key in ("pid", "started"))
 
-    def wait(self) -> Death:
+    def wait(self) -> ExitStatus:
         """Blocks until nothing of the command is left, passing on its events as they come."""
         assert self._guard.stdout is not None
         if self._death is not None:
             return self._death
-        late = self.born + self._seconds + GUARD_IS_LATE
+        late = self.started + self._seconds + GUARD_IS_LATE
         said, buffer, verdict = self._guard.stdout.fileno(), b"", b""
         open_pipes = {self._events, said}
         while open_pipes:
             ready = select.select(list(open_pipes), [], [], min(max(0.0, late - time.monotonic()), 3600.0))[0]
             if not ready and time.monotonic() >= late:  # the guard itself is stopped
-                self._death = Death("deadline", -signal.SIGKILL, self._kill_without_guard())
+                self._death = ExitStatus("deadline", -signal.SIGKILL, self._kill_without_guard())
                 return self._death
             for pipe in ready:
                 chunk = os.read(pipe, 1 << 16)
@@ -135,9 +135,9 @@ class Guarded:
                         self._on_event(json.loads(line))
         if verdict:
             self._guard.wait()
-            self._death = Death(**json.loads(verdict))
+            self._death = ExitStatus(**json.loads(verdict))
         else:  # the guard itself was killed
-            self._death = Death("exited", -signal.SIGKILL, self._kill_without_guard())
+            self._death = ExitStatus("exited", -signal.SIGKILL, self._kill_without_guard())
         return self._death
 
     def _kill_without_guard(self) -> float:
@@ -146,7 +146,7 @@ class Guarded:
             os.killpg(self.pid, signal.SIGKILL)
         self._guard.kill()
         self._guard.wait()
-        age = time.monotonic() - self.born
+        age = time.monotonic() - self.started
         # SIGKILL is sent before it is obeyed; nobody else waits for the group now, and `init` may never bury it
         gone_by = time.monotonic() + GUARD_IS_LATE
         with contextlib.suppress(ProcessLookupError, PermissionError):

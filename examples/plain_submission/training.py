@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from network import build
 
-born = time.monotonic()
+started = time.monotonic()
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--data", required=True)
@@ -35,7 +35,7 @@ def save() -> None:
 # what came before this clock began, and the last save: imports took their time from the budget too
 end = arguments.budget - 3.0 - 0.02 * arguments.budget
 seen = saved = 0.0
-while (seconds := time.monotonic() - born) < end:
+while (seconds := time.monotonic() - started) < end:
     optimizer.param_groups[0]["lr"] = 0.05 * (1 - seconds / end)
     batch = torch.randint(len(images), (64,))
     loss = F.cross_entropy(model(images[batch]), labels[batch])

@@ -15,7 +15,7 @@ from speedtrain.ablation.trials import Row, Trial, failed_row, run_trial
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
-from speedtrain.model.weights import write_whole
+from speedtrain.files import write_atomic
 from speedtrain.run.run import measure_plan
 
 TRIES = 5
@@ -98,7 +98,7 @@ class RayCluster:
                 for name, content in files.items():
                     path = trial.folder / name
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    write_whole(path, content)
+                    write_atomic(path, content)
                 trial.folder.mkdir(parents=True, exist_ok=True)
                 yield trial.finish(row)
         finally:

@@ -19,7 +19,7 @@ from speedtrain.ablation.sweep import Source, Sweep, check_counts, load, make_en
 from speedtrain.ablation.trials import SCHEMA, Row
 from speedtrain.config import resolve
 from speedtrain.errors import UserError
-from speedtrain.model.weights import write_whole
+from speedtrain.files import write_atomic
 from speedtrain.run.report import data_uri, tag
 from speedtrain.run.run import check_network
 
@@ -92,22 +92,22 @@ def _write(
     """`curve.csv`, `.json`, `.md`, `.png` and `.html` from the trials that are done; returns a row a trial."""
     trials = pd.DataFrame(list(rows), columns=list(COLUMNS))
     table = _table(trials, places)
-    write_whole(out / "trials.csv", trials.to_csv(index=False).encode())
-    write_whole(out / "curve.csv", table.to_csv(index=False).encode())
+    write_atomic(out / "trials.csv", trials.to_csv(index=False).encode())
+    write_atomic(out / "curve.csv", table.to_csv(index=False).encode())
     failed = int(trials["accuracy"].isna().sum())
     state = f"{len(trials)} of {planned} trials, {facts['where']}, {failed} failed; data {facts['data']}"
     told = {"schema": SCHEMA, **facts, "planned": planned, "done": len(trials), "failed": failed}
     told |= {"points": json.loads(table.to_json(orient="records"))}
-    write_whole(out / "curve.json", json.dumps(told, indent=2, ensure_ascii=False).encode())
+    write_atomic(out / "curve.json", json.dumps(told, indent=2, ensure_ascii=False).encode())
     _draw(out / "curve.png", table, state)
     cells = [_cells(row) for row in records(table)]
     text = "\n".join(markdown_table(HEAD, cells))
-    write_whole(out / "curve.md", f"{state}. Intervals over seeds, by Student's t.\n\n{text}\n".encode())
+    write_atomic(out / "curve.md", f"{state}. Intervals over seeds, by Student's t.\n\n{text}\n".encode())
     alt = "Accuracy against budget; the table below holds the same numbers."
     picture = tag("img", src=data_uri((out / "curve.png").read_bytes()), alt=alt, class_="curve")
     caption = "Mean accuracy, and its 95 % interval over seeds by Student's t"
     sections = (tag("h1", "What a budget buys"), tag("p", f"{state}."), picture, sortable(caption, HEAD, cells))
-    write_whole(out / "curve.html", page("Accuracy against budget", *sections).encode())
+    write_atomic(out / "curve.html", page("Accuracy against budget", *sections).encode())
     return trials
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from speedtrain.ablation.design import Comparison
 from speedtrain.ablation.statistics import ENOUGH, compare, records, summarise
 from speedtrain.ablation.trials import SCHEMA, Row
-from speedtrain.model.weights import write_whole
+from speedtrain.files import write_atomic
 from speedtrain.run.report import BLUE, STYLE, VERMILION, Html, data_uri, tag
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def write_tables(
         trials[column] = pd.to_numeric(trials[column])
     answers = compare(trials, comparisons)
     variants = summarise(trials)
-    write_whole(out / "ablation.csv", trials.to_csv(index=False).encode())
+    write_atomic(out / "ablation.csv", trials.to_csv(index=False).encode())
     told = {
         "schema": SCHEMA,
         **facts,
@@ -60,10 +60,10 @@ def write_tables(
         "variants": _plain(variants),
         "trials": _plain(trials),
     }
-    write_whole(out / "ablation.json", json.dumps(told, indent=2, ensure_ascii=False).encode())
-    write_whole(out / "ablation.md", _markdown(answers, variants, told).encode())
+    write_atomic(out / "ablation.json", json.dumps(told, indent=2, ensure_ascii=False).encode())
+    write_atomic(out / "ablation.md", _markdown(answers, variants, told).encode())
     _draw(out / "ablation.png", answers, told)
-    write_whole(out / "ablation.html", _page(out, answers, variants, trials, told).encode())
+    write_atomic(out / "ablation.html", _page(out, answers, variants, trials, told).encode())
     trials.attrs = {"comparisons": _plain(answers), "out": str(out)}
     return trials
 
@@ -147,7 +147,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
     """Writes a picture whole; called within its style."""
     content = io.BytesIO()
     figure.savefig(content, dpi=140, format="png")
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
 
 
 def _draw(path: Path, answers: pd.DataFrame, told: Mapping[str, Any]) -> None:

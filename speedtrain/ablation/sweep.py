@@ -20,7 +20,7 @@ from speedtrain.ablation.trials import Engine, Local, make_trials, settle, sole_
 from speedtrain.config import Config, nearest
 from speedtrain.data import Data, Images, load_data
 from speedtrain.errors import UserError
-from speedtrain.model.weights import write_arrays, write_whole
+from speedtrain.files import write_atomic, write_npz
 from speedtrain.run.run import FITTED_AT, check_network
 
 START = 15.0
@@ -234,7 +234,7 @@ def pinned(sweep: Sweep, path: Path, engine: Engine) -> tuple[Design, dict[str, 
             plans[kind] = {key: plan[key] for key in left if plan[key] is not None}
         variants[name] = replace(config, **plans.get(kind, {}))
     if not path.exists():
-        write_whole(path, json.dumps(plans, indent=2).encode())
+        write_atomic(path, json.dumps(plans, indent=2).encode())
     return replace(sweep.design, variants=variants), plans
 
 
@@ -277,7 +277,7 @@ def _write_set(path: Path, images: Images, chosen: np.ndarray) -> None:
     if path.exists():
         return
     names = np.array(images.classes)
-    write_arrays(path, images=images.images[chosen], labels=images.labels[chosen], classes=names)
+    write_npz(path, images=images.images[chosen], labels=images.labels[chosen], classes=names)
 
 
 def print_answers(table: pd.DataFrame) -> None:

@@ -18,7 +18,8 @@ from speedtrain.ablation.design import Design
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
-from speedtrain.model.weights import write_whole
+from speedtrain.files import write_atomic
+from speedtrain.machine import core_numbers
 from speedtrain.run.run import environment, measure_plan
 from timing import Guarded
 
@@ -52,7 +53,7 @@ class Trial:
 
     def finish(self, row: Row) -> Row:
         """Makes the result last. From here on the trial is never run again."""
-        write_whole(self.folder / "done.json", json.dumps(row, indent=2, ensure_ascii=False).encode())
+        write_atomic(self.folder / "done.json", json.dumps(row, indent=2, ensure_ascii=False).encode())
         return row
 
 
@@ -98,17 +99,17 @@ def run_trial(
             os.sched_setaffinity(job.pid, cores)  # all that it starts inherits them
         if on_start is not None:
             on_start(job)
-        death = job.wait()
+        ended = job.wait()
     row = failed_row(trial, None)
     if (run / "result.json").exists():
         result = json.loads((run / "result.json").read_text(encoding="utf-8"))
         row |= {key: result.get(key) for key in ("status", "accuracy", "images_per_second", "epochs", "error")}
         row["seconds"], row["width"] = result.get("wall_seconds"), result["plan"]["width"]
-    elif death.reason in ("interrupted", "abandoned"):
+    elif ended.reason in ("interrupted", "abandoned"):
         row["status"] = "interrupted"
     if row["accuracy"] is None and not row["error"]:
         said = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        row["error"] = said[-1] if said else f"the run ended ({death.reason}, exit status {death.returncode})"
+        row["error"] = said[-1] if said else f"the run ended ({ended.reason}, exit status {ended.returncode})"
     return row
 
 
@@ -229,7 +230,7 @@ def split_cores(workers: int) -> list[list[int]]:
     Raises:
         UserError: there are fewer cores than workers.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = core_numbers()
     if not 1 <= workers <= len(cores):
         raise UserError(f"--workers {workers}: this machine has {len(cores)} cores to share out")
     each = len(cores) // workers
@@ -270,7 +271,7 @@ def settle(out: Path, told: Mapping[str, Any], resume: bool) -> None:
     if not path.exists():
         if any(entry.name != ".lock" for entry in out.iterdir()):
             raise UserError(f"--out {out}: exists and is not empty; name a new folder")
-        write_whole(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
         return
     if not resume:
         raise UserError(f"--out {out}: there is a sweep already; go on with --resume, or name a new folder")

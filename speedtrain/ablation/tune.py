@@ -21,7 +21,7 @@ from speedtrain.ablation.trials import Engine, Trial, settle, sole_owner
 from speedtrain.config import Config, resolve
 from speedtrain.data import Data, load_data
 from speedtrain.errors import UserError
-from speedtrain.model.weights import write_whole
+from speedtrain.files import write_atomic
 
 FRESH = 1000
 """The first seed of the confirmation, far from those of the search."""
@@ -193,7 +193,7 @@ def tune(
         best = study.best_trial
         tuned = configured(**best.params)
         winner = out / "winner.yaml"
-        write_whole(winner, _recipe(tuned, best, budget).encode())
+        write_atomic(winner, _recipe(tuned, best, budget).encode())
         chosen = ", ".join(f"{key} {value}" for key, value in best.params.items())
         console.print(f"best of {len(table)}: {chosen}; confirming with fresh seeds …", markup=False)
         confirmation = _confirm(base, tuned, loaded, confirm, place, out / "confirm", quiet)
@@ -280,9 +280,9 @@ def _write_search(out: Path, study: Any, dimensions: Sequence[Dimension]) -> pd.
         rows.append({**row, "runs": trial.user_attrs["runs"], **trial.params, "error": trial.user_attrs.get("error")})
     keys = [dimension.key for dimension in dimensions]
     table = pd.DataFrame(rows, columns=["number", "state", "accuracy", "runs", *keys, "error"])
-    write_whole(out / "tune.csv", table.to_csv(index=False).encode())
-    write_whole(out / "tune.json", table.to_json(orient="records", indent=2).encode())
-    write_whole(out / "tune.md", _markdown(table, keys).encode())
+    write_atomic(out / "tune.csv", table.to_csv(index=False).encode())
+    write_atomic(out / "tune.json", table.to_json(orient="records", indent=2).encode())
+    write_atomic(out / "tune.md", _markdown(table, keys).encode())
     _draw(out / "tune.png", table, dimensions)
     return table
 

@@ -12,13 +12,13 @@ from speedtrain import __version__
 from speedtrain.bench.report import write_report
 from speedtrain.config import resolve
 from speedtrain.errors import UserError
-from speedtrain.model.weights import write_whole
+from speedtrain.files import write_atomic
 from speedtrain.run.run import (
     check_network,
-    load_named,
+    load_configured,
     measure_plan,
-    new_folder,
-    settle_machine,
+    new_run_directory,
+    resolve_machine,
     train,
     worker_environment,
 )
@@ -59,16 +59,16 @@ def bench(
     if not budgets:
         raise UserError("no budget; say which, as in --budgets 60,600")
     configs = [resolve(budget=budget, data=data, test=test, **told) for budget in dict.fromkeys(budgets)]
-    loaded = load_named(configs[0])
-    settle_machine(configs[0])
+    loaded = load_configured(configs[0])
+    resolve_machine(configs[0])
     check_network(configs[0], loaded.train)
-    folder = new_folder(out)
-    write_whole(folder / "config.yaml", configs[0].as_yaml().encode())
+    folder = new_run_directory(out)
+    write_atomic(folder / "config.yaml", configs[0].as_yaml().encode())
     if not quiet:
         print("planning …", flush=True)
     plan = measure_plan(configs[0], loaded.train)
     planned, measured = folder / "plan.json", folder / "measured.json"
-    write_whole(planned, json.dumps(plan).encode())
+    write_atomic(planned, json.dumps(plan).encode())
     command = [sys.executable, "-P", "-m", "speedtrain.bench.measure", str(folder / "config.yaml")]
 
     def hear(event: Mapping[str, Any]) -> None:
@@ -86,10 +86,10 @@ def bench(
             on_event=hear,
         ) as job,
     ):
-        death = job.wait()
-    if death.returncode or not measured.exists():
+        exit_status = job.wait()
+    if exit_status.returncode or not measured.exists():
         lines = told_file.read_text("utf-8", errors="replace").strip().splitlines()
-        raise UserError(f"a measurement fails here: {(lines or [f'exit code {death.returncode}'])[-1][:300]}")
+        raise UserError(f"a measurement fails here: {(lines or [f'exit code {exit_status.returncode}'])[-1][:300]}")
     told_file.unlink()
     told_by = {"data": configs[0].data, "command": " ".join(map(shlex.quote, sys.orig_argv)), "version": __version__}
     result: dict[str, Any] = {"schema": SCHEMA, **told_by, "plan": plan, **json.loads(measured.read_text("utf-8"))}

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from speedtrain.config import Config, resolve
 from speedtrain.data import load_data
-from speedtrain.model.weights import write_whole
+from speedtrain.files import write_atomic
+from speedtrain.machine import available_cores
 from speedtrain.network.resnet9 import ResNet9, build_classifier
-from speedtrain.training.lightning_module import PRECISIONS, autocast, build_training, settle_device
+from speedtrain.training.lightning_module import PRECISIONS, autocast, build_training, configure_device
 from speedtrain.training.planner import WIDTHS, Plan
-from speedtrain.training.thread_controller import cores
 from speedtrain.training.worker import say, train
 from timing import Ledger
 from tricks import TRICKS, TrickError
@@ -254,7 +254,7 @@ def bare_loop(config: Config, images: Tensor, labels: Tensor, classes: int, step
     }
     optimizer = torch.optim.SGD(groups, lr=config.lr, **sgd)
     order = torch.randint(len(images), (steps, config.batch_size), device=images.device)
-    torch.set_num_threads(config.threads or cores())
+    torch.set_num_threads(config.threads or available_cores())
     begun = time.perf_counter()
     for step, chosen in enumerate(order):
         for group in optimizer.param_groups:
@@ -274,8 +274,8 @@ def main(config_file: Path, plan_file: Path, out: Path) -> None:
     """Measures everything and writes it to `out`, as JSON."""
     config, plan = resolve(recipe=config_file), Plan(**json.loads(plan_file.read_text("utf-8")))
     device = torch.device(config.device)
-    settle_device(device)
-    torch.set_num_threads(config.threads or cores())
+    configure_device(device)
+    torch.set_num_threads(config.threads or available_cores())
     data = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root).train
     images, labels = torch.tensor(data.images, device=device), torch.tensor(data.labels, device=device)
     classes = len(data.classes)
@@ -289,7 +289,7 @@ def main(config_file: Path, plan_file: Path, out: Path) -> None:
     say("the harness against a bare loop …")
     beyond = overhead(config, plan, images, labels, classes)
     told = {"products": peaks, "convolutions": stages, "tricks": costs, "overhead": beyond}
-    write_whole(out, json.dumps({"threads": config.threads, **told}).encode())
+    write_atomic(out, json.dumps({"threads": config.threads, **told}).encode())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from speedtrain.ablation.report import markdown_table, page, save_figure, sortable
-from speedtrain.model.weights import write_whole
+from speedtrain.files import write_atomic
 from speedtrain.run.report import BLUE, OTHER_PHASES, data_uri, tag
 
 GREY = "#b8bec6"
@@ -19,19 +19,19 @@ Table = tuple[str, str, Sequence[str], list[list[str]]]
 
 def write_report(out: Path, result: Mapping[str, Any]) -> None:
     """Writes all four files from what `bench` returns."""
-    write_whole(out / "bench.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
+    write_atomic(out / "bench.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
     _draw(out / "bench.png", result)
     tables, place = _tables(result), _place(result)
     lines = [f"{place}.", ""]
     for title, words, head, rows in tables:
         lines += [f"**{title}.** {words}", "", *markdown_table(head, rows), ""]
-    write_whole(out / "bench.md", "\n".join(lines).encode())
+    write_atomic(out / "bench.md", "\n".join(lines).encode())
     alt = "Efficiency of the convolutions, cost of the tricks, phases of the budgets; the tables hold the same numbers."
     picture = tag("img", src=data_uri((out / "bench.png").read_bytes()), alt=alt, class_="curve")
     parts = [tag("h1", "This machine, the tricks and the harness"), tag("p", f"{place}."), picture]
     for title, words, head, rows in tables:
         parts += [tag("h2", title), tag("p", words), sortable(title, head, rows)]
-    write_whole(out / "bench.html", page("Bench", *parts).encode())
+    write_atomic(out / "bench.html", page("Bench", *parts).encode())
 
 
 def _place(result: Mapping[str, Any]) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from speedtrain.errors import UserError
+from speedtrain.files import write_atomic
 from speedtrain.judge.journal import Entry, Journal
 from speedtrain.judge.page import count, render
 from speedtrain.judge.ranking import METHOD, rank, score
-from speedtrain.model.weights import write_whole
 
 SCHEMA = 1
 
@@ -38,10 +38,10 @@ def write_board(out: Path, labels: np.ndarray) -> Board:
         board = _score(out, journal, labels)
     finally:
         journal.close()
-    write_whole(out / "leaderboard.json", (json.dumps(board, indent=2, ensure_ascii=False) + "\n").encode())
-    write_whole(out / "leaderboard.csv", _as_csv(board).encode())
-    write_whole(out / "leaderboard.md", _as_markdown(board).encode())
-    write_whole(out / "index.html", render(board).encode())
+    write_atomic(out / "leaderboard.json", (json.dumps(board, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(out / "leaderboard.csv", _as_csv(board).encode())
+    write_atomic(out / "leaderboard.md", _as_markdown(board).encode())
+    write_atomic(out / "index.html", render(board).encode())
     return board
 
 

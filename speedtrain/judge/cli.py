@@ -1,7 +1,6 @@
 """The verbs of submissions: `verify`, `judge` and `board`."""
 
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -83,18 +82,18 @@ def _size(option: str, text: str) -> int:
 
 def _settings(options: Namespace, runs: int, drift: float, sandbox: str) -> "Settings":
     from speedtrain.judge.judging import Settings
+    from speedtrain.machine import available_cores, total_memory
 
     if sandbox not in ("bwrap", "none"):
         raise UserError(f"--sandbox must be bwrap or none, got {sandbox!r}")
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Settings(
         budget=_number("--budget", options.budget),
         test_budget=_number("--test-budget", options.test_budget),
         runs=runs,
-        memory=_size("--memory", options.memory) if options.memory else min(12 << 30, there // 4 * 3),
+        memory=_size("--memory", options.memory) if options.memory else min(12 << 30, total_memory() // 4 * 3),
         disk=_size("--disk", options.disk),
         processes=int(_number("--processes", options.processes, whole=True)),
-        cpus=int(_number("--cpus", options.cpus, whole=True)) if options.cpus else len(os.sched_getaffinity(0)),
+        cpus=int(_number("--cpus", options.cpus, whole=True)) if options.cpus else available_cores(),
         sandbox="bwrap" if sandbox == "bwrap" else "none",
         drift=drift,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from speedtrain.judge.sandbox import Kind, Limits, Step, command, environment
-from timing import Death, Guarded
+from timing import ExitStatus, Guarded
 
 LOOK_EVERY = 0.2
 FIRST_LOOKS = 0.01
@@ -29,9 +29,9 @@ class Outcome:
     """How a step ended.
 
     Attributes:
-        reason: as of `timing.Death`, or `limit`.
+        reason: as of `timing.ExitStatus`, or `limit`.
         returncode: exit status, or minus the signal.
-        wall_seconds: from birth to death.
+        wall_seconds: from start to exit_status.
         limit: which limit it hit, in words; None if none, the budget included.
         peak_memory: bytes, as far as looks a few times a second can tell.
         network_attempts: how often it tried to reach beyond itself.
@@ -84,20 +84,20 @@ def run(step: Step, limits: Limits, kind: Kind, log: Path) -> Outcome:
             output=output,
         )
     with job, _Watch(job, step.scratch, log, limits) as watch:
-        death = job.wait()
+        exit_status = job.wait()
     watch.look_at_files()  # what it wrote in its last moments counts too
-    return _outcome(death, watch, log, limits)
+    return _outcome(exit_status, watch, log, limits)
 
 
-def _outcome(death: Death, watch: "_Watch", log: Path, limits: Limits) -> Outcome:
+def _outcome(exit_status: ExitStatus, watch: "_Watch", log: Path, limits: Limits) -> Outcome:
     if log.stat().st_size > limits.log:
         os.truncate(log, limits.log)
     _make_plain(log)
     last_words = _last_line(log)
-    returncode = death.returncode
-    if returncode > 128 and death.reason == "exited":  # so a shell tells of a signal, and bwrap too
+    returncode = exit_status.returncode
+    if returncode > 128 and exit_status.reason == "exited":  # so a shell tells of a signal, and bwrap too
         returncode = 128 - returncode
-    reason: str = death.reason
+    reason: str = exit_status.reason
     limit = watch.limit
     if limit is None and reason == "exited" and returncode != 0:
         if returncode == -signal.SIGXFSZ or "File too large" in last_words:
@@ -109,7 +109,13 @@ def _outcome(death: Death, watch: "_Watch", log: Path, limits: Limits) -> Outcom
     if limit is not None:
         reason = "limit"
     return Outcome(
-        reason, returncode, round(death.wall_seconds, 3), limit, watch.peak_memory, watch.network_attempts, last_words
+        reason,
+        returncode,
+        round(exit_status.wall_seconds, 3),
+        limit,
+        watch.peak_memory,
+        watch.network_attempts,
+        last_words,
     )
 
 
@@ -276,7 +282,7 @@ def _size(folder: Path, enough: int) -> int | None:
 
 
 def _network_counters(pids: list[int]) -> TextIO | None:
-    """The counters of the network that the step has for itself, kept open: they can be read after its death."""
+    """The counters of the network that the step has for itself, kept open: they can be read after its exit_status."""
     ours = os.stat("/proc/self/ns/net").st_ino
     for pid in pids:
         with contextlib.suppress(OSError):

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import re
 import secrets
 import shutil
@@ -16,11 +15,12 @@ import numpy as np
 
 from speedtrain.data import Data, load_images
 from speedtrain.errors import UserError
+from speedtrain.files import write_atomic
 from speedtrain.judge import confine, outputs, sandbox, speed
 from speedtrain.judge.archive import Submission, read_submission
 from speedtrain.judge.journal import Journal
 from speedtrain.judge.sandbox import Kind, Limits, Step
-from speedtrain.model.weights import write_whole
+from speedtrain.machine import available_cores, core_numbers, total_memory
 
 SCHEMA = 1
 MOST_REPEATS = 2
@@ -32,7 +32,7 @@ class Settings:
     """The rules of a judging, the same for every submission.
 
     Attributes:
-        budget: seconds of a training, from birth to kill.
+        budget: seconds of a training, from start to kill.
         test_budget: seconds for predicting.
         runs: of each submission.
         memory, disk, processes: as in `Limits`.
@@ -53,7 +53,7 @@ class Settings:
 
     def limits(self, seconds: float) -> Limits:
         """For one step."""
-        cores = tuple(sorted(os.sched_getaffinity(0))[: self.cpus])
+        cores = tuple(core_numbers()[: self.cpus])
         return Limits(seconds, self.memory, self.disk, self.processes, cpus=cores)
 
     def check(self, out: Path) -> None:
@@ -62,10 +62,10 @@ class Settings:
         Raises:
             UserError: it cannot.
         """
-        cores = len(os.sched_getaffinity(0))
+        cores = available_cores()
         if self.cpus > cores:
             raise UserError(f"--cpus {self.cpus}: this machine gives {cores}")
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = total_memory()
         if self.memory > memory:
             raise UserError(f"--memory {confine.in_bytes(self.memory)}: there are {confine.in_bytes(memory)} here")
         free = shutil.disk_usage(next(path for path in (out, *out.absolute().parents) if path.exists())).free
@@ -332,7 +332,7 @@ class _Turns:
         file.parent.mkdir(exist_ok=True)
         content = io.BytesIO()
         np.save(content, predicted)
-        write_whole(file, content.getvalue())
+        write_atomic(file, content.getvalue())
         facts["predictions"] = file.name
         return {**facts, "failed": False, "verdict": f"training {trained.in_words()}; predictions taken"}
 

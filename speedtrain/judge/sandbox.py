@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from speedtrain.errors import UserError
+from speedtrain.machine import core_numbers
 
 Kind = Literal["bwrap", "none"]
 
@@ -37,7 +38,7 @@ class Limits:
     """What a step of a submission may use.
 
     Attributes:
-        seconds: from its birth to its kill.
+        seconds: from its start to its kill.
         memory: bytes, all its processes together.
         disk: bytes written and not yet deleted, /tmp and shared memory included; also for a single file.
         processes: processes and threads alive at a time.
@@ -50,7 +51,7 @@ class Limits:
     disk: int
     processes: int = 1024
     log: int = 8 << 20
-    cpus: tuple[int, ...] = field(default_factory=lambda: tuple(sorted(os.sched_getaffinity(0))))
+    cpus: tuple[int, ...] = field(default_factory=lambda: tuple(core_numbers()))
 
 
 @dataclass(frozen=True)

@@ -1,51 +1,24 @@
 """Weights on disk: whole at every instant, and never code."""
 
-import io
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from speedtrain.errors import UserError
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a power cut, meets the old content or the new, never a part.
-
-    Raises:
-        OSError: it could not be written; the old content is still there.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes an `.npz` by `write_whole`."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    write_whole(path, content.getvalue())
+from speedtrain.files import write_atomic
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
-    """Saves a state by `write_whole`, with `facts` (JSON values) in the file's header."""
+    """Saves a state by `write_atomic`, with `facts` (JSON values) in the file's header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     header = {name: json.dumps(value) for name, value in facts.items()}
-    write_whole(path, safetensors.torch.save(tensors, header))
+    write_atomic(path, safetensors.torch.save(tensors, header))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:

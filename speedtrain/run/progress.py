@@ -20,22 +20,22 @@ LINES = 20
 class _ClockBar(BarColumn):
     """A bar that moves with the clock, whether or not the worker has something to tell."""
 
-    def __init__(self, born: float) -> None:
+    def __init__(self, started: float) -> None:
         super().__init__(30)
-        self._born = born
+        self._started = started
 
     def render(self, task: Task) -> ProgressBar:
-        task.completed = time.monotonic() - self._born
+        task.completed = time.monotonic() - self._started
         return super().render(task)
 
 
 class _TimeLeft(ProgressColumn):
-    def __init__(self, born: float) -> None:
+    def __init__(self, started: float) -> None:
         super().__init__()
-        self._born = born
+        self._started = started
 
     def render(self, task: Task) -> Text:
-        left = (task.total or 0.0) - (time.monotonic() - self._born)
+        left = (task.total or 0.0) - (time.monotonic() - self._started)
         return Text(f"{max(0.0, left):4.0f} s left ")
 
 
@@ -88,14 +88,14 @@ class Display:
         self._console.print(line, markup=False)
 
     @contextmanager
-    def running(self, seconds: float, born: float, steps: int | None = None) -> Iterator[None]:
-        """While the worker, born at `born` by the monotonic clock, uses its `seconds`; or, in a replay that may take
-        longer, its `steps`."""
+    def running(self, seconds: float, started: float, steps: int | None = None) -> Iterator[None]:
+        """While the worker, started at `started` by the monotonic clock, uses its `seconds`; or, in a replay, its
+        `steps`."""
         self._seconds, self._steps, self._next_line = seconds, steps, 0.0
         if self.quiet or not self._console.is_terminal:
             yield
             return
-        columns = (_ClockBar(born), _TimeLeft(born), TextColumn("{task.description}", markup=False))
+        columns = (_ClockBar(started), _TimeLeft(started), TextColumn("{task.description}", markup=False))
         with Progress(*columns, console=self._console, transient=True, refresh_per_second=4) as self._bar:
             self._task = self._bar.add_task("starting", total=seconds)
             yield

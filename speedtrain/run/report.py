@@ -371,7 +371,7 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
             offset, side = (4, "left") if wall - end > 0.03 * whole else (-4, "right")
             what = "after training" if result.get("status") == "finished" else "nothing recorded"
             top.annotate(f"{what} {wall - end:,.1f} s", (end, 1), (offset, -6), ha=side, va="top", rotation=90, **above)
-        bottom.set_xlabel("time since the training process was born (s)")
+        bottom.set_xlabel("time since the training process was started (s)")
         bottom.set_xlim(0, 1.01 * whole)
         figure.align_ylabels()
         figure.suptitle(f"{_accuracy(result)} {_scored_on(result)}", x=0.02, ha="left")

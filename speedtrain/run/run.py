@@ -25,16 +25,17 @@ from speedtrain import __version__
 from speedtrain.config import Config, resolve
 from speedtrain.data import Data, Images, image_names, load_data, load_images
 from speedtrain.errors import UserError
+from speedtrain.files import write_atomic, write_npz
+from speedtrain.machine import available_cores, processor_name
 from speedtrain.model.predict import load_classifier, predict
-from speedtrain.model.weights import load_facts, load_weights, write_arrays, write_whole
+from speedtrain.model.weights import load_facts, load_weights
 from speedtrain.run.progress import Display
 from speedtrain.run.report import write_report
 from speedtrain.training.lightning_module import build_training
 from speedtrain.training.planner import BATCH_SIZE
-from speedtrain.training.scaling_law import CONFIDENT, RESNET9, RESNET9_KNOWS
-from speedtrain.training.thread_controller import cores
+from speedtrain.training.scaling_law import CONFIDENT, RESNET9, RESNET9_RANGE
 from speedtrain.training.worker import MALLOC
-from timing import Death, Guarded
+from timing import ExitStatus, Guarded
 from tricks import TrickError
 
 SCHEMA = 1
@@ -64,7 +65,7 @@ def train(
     """Trains a classifier inside a wall-clock budget and scores it: what `python -m speedtrain` does.
 
     Args:
-        budget: seconds, from the birth of the training process.
+        budget: seconds, from the start of the training process.
         data: auto, cifar10, digits, a path, or (images uint8 [N, H, W, C], labels int [N]); default: the recipe's,
             or auto.
         test: test images, likewise; default: the data set's own test split, or a holdout.
@@ -95,7 +96,7 @@ def train(
         **options,
     )
     begun = time.monotonic()
-    loaded = load_named(config, data, test)
+    loaded = load_configured(config, data, test)
     off_clock = {"data": time.monotonic() - begun}
     told = {**options, **(settings or {})}
     return execute(config, loaded, out, Display(quiet), off_clock=off_clock, notes=_idle(config, told))
@@ -119,9 +120,9 @@ def execute(
         replay: a `clock.csv` to follow instead of the clock, and how many steps of it.
     """
     begun = time.monotonic()
-    notes = [*data.notes, *notes, *settle_machine(config)]
+    notes = [*data.notes, *notes, *resolve_machine(config)]
     check_network(config, data.train)
-    run = new_folder(out)
+    run = new_run_directory(out)
     for note in notes:
         display.warn(note)
     _write_config(run, config)
@@ -129,12 +130,12 @@ def execute(
 
     with _Signals() as signals:
         worker = _Worker(config, data.train, run, display, replay)
-        death = worker.work(signals)
+        exit_status = worker.work(signals)
         begun = time.monotonic()
         worker.catch_up()
         with _may_fail(display):
             _write_config(run, config)  # settled; while training the disk may have been full
-        result = _describe(config, data, worker, death, notes)
+        result = _describe(config, data, worker, exit_status, notes)
         if signals.received is not None:
             result["signal"] = signals.received
         trained = (run / "weights.safetensors").exists()
@@ -145,7 +146,7 @@ def execute(
             probabilities = _score(result, config, data, run)
             with _may_fail(display):
                 arrays = {"probabilities": probabilities, "predicted": probabilities.argmax(1)}
-                write_arrays(run / "predictions.npz", classes=np.array(data.train.classes), **arrays)
+                write_npz(run / "predictions.npz", classes=np.array(data.train.classes), **arrays)
             if result["status"] == "finished" and result["saved_at"]["progress"] < ANNEALED and replay is None:
                 line = f"warning: only {result['steps']} steps fit into the budget, too few for the schedule to end"
                 result["events"].append(line)
@@ -153,18 +154,18 @@ def execute(
         elif result["status"] != "interrupted":
             result["status"] = "failed"
             result["error"] = (
-                worker.failure(death)
+                worker.failure(exit_status)
                 or (worker.unsaved and f"nothing of the training could be saved: {worker.unsaved}")
                 or _too_small(config, data.train, display, signals)
             )
             if signals.received is not None:
                 result |= {"status": "interrupted", "signal": signals.received, "error": "nothing was trained"}
         if result["status"] == "failed" and "error" not in result:
-            result["error"] = worker.failure(death)
+            result["error"] = worker.failure(exit_status)
         off_clock["score"] = time.monotonic() - begun
         result["off_clock"] = {name: round(seconds, 3) for name, seconds in off_clock.items()}
         with _may_fail(display):
-            write_whole(run / "result.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
+            write_atomic(run / "result.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
         with _may_fail(display):
             write_report(
                 run, result, images=images, labels=labels, probabilities=probabilities, classes=data.train.classes
@@ -190,7 +191,7 @@ def replay(source: Path, out: str | Path | None = None, *, quiet: bool = True) -
     """
     config, facts = read_run(source)
     begun = time.monotonic()
-    data = load_named(config)
+    data = load_configured(config)
     if data.train.sha256() != facts["data_sha256"]:
         raise UserError(f"{source}: the training images in {config.data} are not those of the run any more")
     display = Display(quiet)
@@ -222,8 +223,8 @@ def plan(
         UserError: as `train`, or the network is too large for this machine.
     """
     config = resolve(budget=budget, data=_named(data), test=_named(test), **told)
-    loaded = load_named(config)
-    notes = [*loaded.notes, *_idle(config, {**told, **(told.get("settings") or {})}), *settle_machine(config)]
+    loaded = load_configured(config)
+    notes = [*loaded.notes, *_idle(config, {**told, **(told.get("settings") or {})}), *resolve_machine(config)]
     check_network(config, loaded.train)
     chosen = measure_plan(config, loaded.train)
     return config, {**chosen, "expected": expected(config, chosen, loaded.train, len(loaded.test.images))}, notes
@@ -232,13 +233,13 @@ def plan(
 def measure_plan(config: Config, train: Images) -> dict[str, Any]:
     """What the planner makes of a configuration, whose device and threads it settles, on this machine.
 
-    A process like the one that trains makes the plan, on a clock that counts from its birth too, and ends.
+    A process like the one that trains makes the plan, on a clock that counts from its start too, and ends.
 
     Raises:
         UserError: a training step fails.
     """
-    settle_machine(config)
-    worker, _, words = _aside(config, train, _Signals(), forecast=True)
+    resolve_machine(config)
+    worker, _, words = _aside(config, train, _Signals(), plan_only=True)
     if not worker.planned:
         raise UserError(f"a training step fails here: {words or 'planning does not end'}"[:300])
     return worker.plan
@@ -278,7 +279,7 @@ def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
         raise UserError(f"--out {out}: predictions are written as .npz; name it so")
     # how it was trained need not be how it predicts: in full precision, on what this machine has
     config.device, config.precision, config.threads = "auto", "fp32", None
-    settle_machine(config)
+    resolve_machine(config)
     torch.set_num_threads(config.threads or 1)
     classifier, classes = load_classifier(config, source / "weights.safetensors")
     probabilities = predict(classifier, config, load_images(images)[0], torch.device(config.device))
@@ -286,7 +287,7 @@ def predict_run(source: Path, images: Path, out: Path) -> np.ndarray:
     if files := image_names(images):
         arrays["files"] = np.array(files)
     try:
-        write_arrays(out, **arrays)
+        write_npz(out, **arrays)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     return probabilities
@@ -347,7 +348,7 @@ def _idle(config: Config, told: Mapping[str, Any]) -> list[str]:
     return [f"warning: {line}" for line in idle]
 
 
-def settle_machine(config: Config) -> list[str]:
+def resolve_machine(config: Config) -> list[str]:
     """Decides device and threads, in `config`; returns what a person should know."""
     notes = []
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -356,14 +357,16 @@ def settle_machine(config: Config) -> list[str]:
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.device == "cpu" and config.precision == "fp16":
         raise UserError("precision fp16 is for GPUs; on a CPU use bf16 or fp32")
-    config.threads = config.threads or cores()
-    if config.threads > cores():
-        notes.append(f"warning: {config.threads} threads asked for on {cores()} cores: no more than that will be used")
-        config.threads = cores()
+    config.threads = config.threads or available_cores()
+    if config.threads > available_cores():
+        notes.append(
+            f"warning: {config.threads} threads asked for on {available_cores()} cores: no more than that will be used"
+        )
+        config.threads = available_cores()
     return notes
 
 
-def load_named(config: Config, data: Any = None, test: Any = None) -> Data:
+def load_configured(config: Config, data: Any = None, test: Any = None) -> Data:
     """Loads the images, given ones or those that the configuration names; leaves in it what still holds when
     its config.yaml is used later and from another folder."""
     for key in ("data", "test", "data_root"):
@@ -401,7 +404,7 @@ def _absolute(path: str | None) -> str | None:
     return path if path in (None, "auto", "cifar10", "digits", ARRAYS) else str(Path(str(path)).absolute())
 
 
-def new_folder(out: str | Path | None) -> Path:
+def new_run_directory(out: str | Path | None) -> Path:
     """The run directory, made if need be.
 
     Raises:
@@ -423,7 +426,7 @@ def new_folder(out: str | Path | None) -> Path:
                 run = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{number}"
         if any(run.iterdir()):
             raise UserError(f"--out {run}: exists and is not empty; name a new folder")
-        write_whole(run / ".writable", b"")
+        write_atomic(run / ".writable", b"")
         (run / ".writable").unlink()
     except OSError as error:
         raise UserError(f"--out {run}: cannot be written ({error.strerror})") from None
@@ -431,7 +434,7 @@ def new_folder(out: str | Path | None) -> Path:
 
 
 def _write_config(run: Path, config: Config) -> None:
-    write_whole(run / "config.yaml", config.as_yaml().encode())
+    write_atomic(run / "config.yaml", config.as_yaml().encode())
 
 
 class _Signals:
@@ -478,16 +481,16 @@ class _Worker:
         self.said: list[str] = []
         self.unsaved: str | None = None
 
-    def work(self, signals: _Signals, *, max_steps: int | None = None, forecast: bool = False) -> Death:
+    def work(self, signals: _Signals, *, max_steps: int | None = None, plan_only: bool = False) -> ExitStatus:
         """Lets the worker do its job until it ends or is ended.
 
         Args:
             max_steps: end after so many steps, whatever the clock says.
-            forecast: only plan.
+            plan_only: only plan.
         """
         replay, steps = self.replay or (None, 0)
         seconds = self.config.budget if replay is None else math.inf
-        if max_steps is not None or forecast:
+        if max_steps is not None or plan_only:
             seconds = max(120.0, 10 * seconds)
         with (
             tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder,
@@ -504,7 +507,7 @@ class _Worker:
                 "replay": replay and str(replay),
                 "replay_steps": steps,
                 "max_steps": max_steps,
-                "forecast": forecast,
+                "plan_only": plan_only,
             }
             (job / "job.json").write_text(json.dumps(told), encoding="utf-8")
             # -P: a file called timing.py in the folder a person happens to be in is not ours
@@ -513,7 +516,7 @@ class _Worker:
                 Guarded(
                     command, seconds, grace=GRACE, env=worker_environment(self.config), output=log, on_event=self._hear
                 ) as guarded,
-                self.display.running(self._expected(), guarded.born, self.replay and self.replay[1]),
+                self.display.running(self._expected(), guarded.started, self.replay and self.replay[1]),
             ):
                 signals.job = guarded
                 if signals.received is not None:  # it came before there was a job to interrupt
@@ -537,19 +540,19 @@ class _Worker:
             if facts["images_seen"] > self.last.get("images_seen", 0):
                 self.last = facts
 
-    def last_words(self, death: Death) -> str | None:
+    def last_words(self, exit_status: ExitStatus) -> str | None:
         """Where the worker died of an error of its own, which: the signal, or the last line of the log."""
-        if death.reason != "exited" or death.returncode == 0:
+        if exit_status.reason != "exited" or exit_status.returncode == 0:
             return None
-        if death.returncode < 0:
-            return f"the training process was killed by {signal.Signals(-death.returncode).name}"
+        if exit_status.returncode < 0:
+            return f"the training process was killed by {signal.Signals(-exit_status.returncode).name}"
         lines = (self.run / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else "the training process failed"
 
-    def failure(self, death: Death) -> str | None:
+    def failure(self, exit_status: ExitStatus) -> str | None:
         """Its last words, and where to read more if they are of its log."""
-        words = self.last_words(death)
-        return f"{words} (see {self.run / 'log.txt'})" if words and death.returncode > 0 else words
+        words = self.last_words(exit_status)
+        return f"{words} (see {self.run / 'log.txt'})" if words and exit_status.returncode > 0 else words
 
     def _hear(self, event: dict[str, Any]) -> None:
         match event.pop("event"):
@@ -577,26 +580,26 @@ class _Worker:
 
 
 def _aside(
-    config: Config, train: Images, signals: _Signals, *, max_steps: int | None = None, forecast: bool = False
-) -> tuple[_Worker, Death, str | None]:
+    config: Config, train: Images, signals: _Signals, *, max_steps: int | None = None, plan_only: bool = False
+) -> tuple[_Worker, ExitStatus, str | None]:
     """A worker that does a part of a run, quietly and in a folder that does not stay: how it ended, and its last words.
 
     Args:
-        max_steps, forecast: as of `_Worker.work`.
+        max_steps, plan_only: as of `_Worker.work`.
     """
     with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder:
         worker = _Worker(dataclasses.replace(config), train, Path(folder), Display(quiet=True), None)
-        death = worker.work(signals, max_steps=max_steps, forecast=forecast)
-        return worker, death, worker.last_words(death)  # the log goes with the folder
+        exit_status = worker.work(signals, max_steps=max_steps, plan_only=plan_only)
+        return worker, exit_status, worker.last_words(exit_status)  # the log goes with the folder
 
 
-def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: list[str]) -> Result:
+def _describe(config: Config, data: Data, worker: _Worker, exit_status: ExitStatus, notes: list[str]) -> Result:
     """Everything of `result.json` but the score."""
     return {
         "schema": SCHEMA,
-        "status": _status(death, worker),
+        "status": _status(exit_status, worker),
         "budget_seconds": config.budget,
-        "wall_seconds": round(death.wall_seconds, 3),
+        "wall_seconds": round(exit_status.wall_seconds, 3),
         "accuracy": None,
         "accuracy_on": "holdout" if data.test_is_holdout else "test",
         "num_test_images": len(data.test.images),
@@ -612,7 +615,7 @@ def _describe(config: Config, data: Data, worker: _Worker, death: Death, notes: 
         "tricks": config.tricks,
         "plan": worker.plan,
         "expected": expected(config, worker.plan, data.train, len(data.test.images)),
-        "phases": _phases(worker, death),
+        "phases": _phases(worker, exit_status),
         "steps": worker.last.get("step", 0),
         "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
         "images_seen": worker.last.get("images_seen", 0),
@@ -650,26 +653,26 @@ def expected(config: Config, plan: Mapping[str, Any], train: Images, num_test_im
     same = all(getattr(config, key) == getattr(auto, key) for key in FITTED_AT)
     if hope is None or not same or plan["batch_size"] != BATCH_SIZE:
         return None
-    if not RESNET9_KNOWS.holds(plan["width"], plan["epochs"], len(train.images), len(train.classes)):
+    if not RESNET9_RANGE.holds(plan["width"], plan["epochs"], len(train.images), len(train.classes)):
         return None
     reach = CONFIDENT * math.hypot(RESNET9.deviation, math.sqrt(hope * (1 - hope) / num_test_images))
     return {"accuracy": hope, "low": max(0.0, hope - reach), "high": min(1.0, hope + reach)}
 
 
-def _status(death: Death, worker: _Worker) -> str:
-    if death.reason in ("interrupted", "abandoned") or (worker.done or {}).get("stopped"):
+def _status(exit_status: ExitStatus, worker: _Worker) -> str:
+    if exit_status.reason in ("interrupted", "abandoned") or (worker.done or {}).get("stopped"):
         return "interrupted"
-    if death.reason == "deadline" or death.returncode == -signal.SIGKILL:
+    if exit_status.reason == "deadline" or exit_status.returncode == -signal.SIGKILL:
         return "killed"
-    if death.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):  # it came before training began, or after
+    if exit_status.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):  # it came before training began, or after
         return "interrupted"
-    return "finished" if death.returncode == 0 else "failed"
+    return "finished" if exit_status.returncode == 0 else "failed"
 
 
-def _phases(worker: _Worker, death: Death) -> dict[str, float]:
+def _phases(worker: _Worker, exit_status: ExitStatus) -> dict[str, float]:
     """Where the wall time went. What the worker could not tell any more is its leaving, or was lost to a kill."""
     told = (worker.done or worker.last).get("phases", {})
-    rest = death.wall_seconds - sum(told.values())
+    rest = exit_status.wall_seconds - sum(told.values())
     phases = {**told, "exit" if worker.done else "untold": rest}
     return {name: round(seconds, 3) for name, seconds in phases.items()}
 
@@ -682,15 +685,7 @@ def _rate(worker: _Worker) -> float:
 def _device_name(config: Config) -> str:
     if config.device == "cuda":
         return f"cuda ({torch.cuda.get_device_name()})"
-    return f"cpu ({_processor()})"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return f"cpu ({processor_name()})"
 
 
 def _score(result: Result, config: Config, data: Data, run: Path) -> np.ndarray:
@@ -724,15 +719,15 @@ def _may_fail(display: Display) -> Iterator[None]:
 def _too_small(config: Config, train: Images, display: Display, signals: _Signals) -> str:
     """Why nothing was trained; finds out how long a single step takes here by letting one happen."""
     display.say("the budget ended before the first step was saved; measuring what would be enough …")
-    probe, death, words = _aside(config, train, signals, max_steps=1)
+    probe, exit_status, words = _aside(config, train, signals, max_steps=1)
     if probe.done is None or probe.done["step"] == 0:
         limit = f"a budget of {config.budget:g} s is too small to take a single step here; "
-        return words or f"{limit}{death.wall_seconds:.0f} s were not enough either"
-    enough = math.ceil(1.3 * death.wall_seconds + 0.5)
+        return words or f"{limit}{exit_status.wall_seconds:.0f} s were not enough either"
+    enough = math.ceil(1.3 * exit_status.wall_seconds + 0.5)
     if enough <= config.budget:
         return (
             f"the budget of {config.budget:g} s ended before the first step was saved, which a second try did in "
-            f"{death.wall_seconds:.1f} s: something else keeps this machine busy"
+            f"{exit_status.wall_seconds:.1f} s: something else keeps this machine busy"
         )
     return (
         f"a budget of {config.budget:g} s is too small to take a single step here; about {enough} s is the smallest, "

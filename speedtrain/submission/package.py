@@ -15,12 +15,12 @@ from typing import Any
 from speedtrain import __version__
 from speedtrain.config import Config, resolve
 from speedtrain.errors import UserError
-from speedtrain.model.weights import write_whole
+from speedtrain.files import write_atomic
 
 INTERFACE = 1
 """Version of the interface that docs/submission.md describes."""
 
-TOP_FILES = ("__init__.py", "config.py", "errors.py")
+TOP_FILES = ("__init__.py", "config.py", "errors.py", "files.py", "machine.py")
 ROOMS = ("data", "model", "network", "training")
 """Of speedtrain, what training and predicting need. Of tricks and timing, everything is taken."""
 
@@ -83,7 +83,7 @@ def package(
     }
     files["manifest.json"] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
     try:
-        write_whole(out, _zip(files))
+        write_atomic(out, _zip(files))
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
     return manifest

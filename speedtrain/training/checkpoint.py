@@ -16,8 +16,8 @@ from torch import Tensor
 
 from speedtrain.model.weights import save_weights
 from speedtrain.training.lightning_module import Training
-from speedtrain.training.step_log import ClockRecord
-from speedtrain.training.thread_controller import Crew
+from speedtrain.training.step_log import StepLog
+from speedtrain.training.thread_controller import ThreadController
 from timing import BudgetCallback, Pacer, RecordedPacer, send_event
 from tricks import Trick
 
@@ -30,7 +30,7 @@ CHECK_EVERY_ON_GPU = 32  # steps
 METRICS = ("seconds", "progress", "step", "epoch", "loss", "lr", "images_per_second", "side")
 
 
-class Keeper(L.Callback):
+class CheckpointCallback(L.Callback):
     """Before every step: sets progress, learning rate and threads. After it: averages weights, records what the
     clock and the crew decided, and from time to time reports and saves.
 
@@ -41,9 +41,9 @@ class Keeper(L.Callback):
     Args:
         run: folder for `clock.csv` and `metrics.csv`.
         training: what is kept.
-        clock: gives progress and the seconds since birth.
+        clock: gives progress and the seconds since start.
         pacer: of that clock; is told how long a save takes, to keep that long for the last one.
-        crew: how many threads to use.
+        thread_controller: how many threads to use.
         replay: follow this record instead of the clock.
         say: tells a person one line.
         weights: the file for the weights; default: `weights.safetensors` in the run's folder.
@@ -56,15 +56,15 @@ class Keeper(L.Callback):
         training: Training,
         clock: BudgetCallback,
         pacer: Pacer | RecordedPacer,
-        crew: Crew,
-        replay: ClockRecord | None,
+        thread_controller: ThreadController,
+        replay: StepLog | None,
         say: Callable[[str], None],
         *,
         weights: Path | None = None,
         about: Mapping[str, object] | None = None,
     ) -> None:
         self.run, self.training, self.clock, self.pacer = run, training, clock, pacer
-        self.crew, self.replay, self.say = crew, replay, say
+        self.thread_controller, self.replay, self.say = thread_controller, replay, say
         self.weights, self.about = weights or run / "weights.safetensors", about or {}
         self.lr_factor = 1.0
         self.repairs = 0
@@ -93,7 +93,7 @@ class Keeper(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, batch: Tensor, batch_idx: int
     ) -> None:
         self.training.progress = self.clock.progress
-        threads = self.replay.threads[self.training.num_steps] if self.replay else self.crew.look()
+        threads = self.replay.threads[self.training.num_steps] if self.replay else self.thread_controller.update()
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
         for group in self.training.optimizer.param_groups:

@@ -21,7 +21,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
-def settle_device(device: torch.device) -> None:
+def configure_device(device: torch.device) -> None:
     """How a GPU computes in a process that trains: repeatably, and what is left in fp32 as TF32."""
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)  # replay wants the same bits again

@@ -61,7 +61,7 @@ def make_plan(
     num_classes: int,
     seconds: float,
     *,
-    forecast: bool = False,
+    plan_only: bool = False,
 ) -> Plan:
     """Decides what the configuration leaves to `auto`.
 
@@ -72,7 +72,7 @@ def make_plan(
     Args:
         images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].
         seconds: left for planning and training.
-        forecast: measure even where nothing is left to decide.
+        plan_only: measure even where nothing is left to decide.
 
     Returns:
         The plan; what `config` pins stands in it as it is.
@@ -93,7 +93,7 @@ def make_plan(
         plan.precision = probe.fastest_precision(plan)
     if plan.width is not None and config.width == "auto":
         plan.width = probe.most_promising(plan)
-    if forecast or "auto" in (config.width if plan.width else None, config.precision):
+    if plan_only or "auto" in (config.width if plan.width else None, config.precision):
         measured = probe.measure(plan.width, plan.precision)
         probe.promise_all()
         plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]

@@ -10,7 +10,7 @@ CONFIDENT = 1.96
 
 
 @dataclass(frozen=True)
-class Law:
+class ScalingLaw:
     """Error as a sum of three powers: too few images, too narrow a network, too short a training.
 
         error = a (n / 500)^-α + b w^-β + c (e (n / 500)^δ)^-γ
@@ -56,7 +56,7 @@ class Law:
 
 
 @dataclass(frozen=True)
-class Known:
+class FittedRange:
     """What lies within, or near, the runs that a law was fitted to.
 
     Attributes:
@@ -70,12 +70,12 @@ class Known:
     per_class: tuple[float, float]
 
     def holds(self, width: float, epochs: float, images: int, classes: int) -> bool:
-        """Whether a run is of this kind. Arguments as of `Law.error`."""
+        """Whether a run is of this kind. Arguments as of `ScalingLaw.error`."""
         ranges = ((width, self.widths), (epochs, self.epochs), (images / classes, self.per_class))
         return classes == self.classes and all(low <= value <= high for value, (low, high) in ranges)
 
 
-RESNET9 = Law(0.1548, 0.4134, 1.106, 1.31, 0.7398, 1.217, 0.1562, 0.00895)
+RESNET9 = ScalingLaw(0.1548, 0.4134, 1.106, 1.31, 0.7398, 1.217, 0.1562, 0.00895)
 """Of ResNet-9 with the recipe `auto` and batches of 128, fitted to `results/planner` by `scripts/fit_planner.py`."""
 
-RESNET9_KNOWS = Known(CLASSES, widths=(8, 64), epochs=(4, 150), per_class=(90, 2500))
+RESNET9_RANGE = FittedRange(CLASSES, widths=(8, 64), epochs=(4, 150), per_class=(90, 2500))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class ClockRecord:
+class StepLog:
     """What the clock decided in a run: enough to train again without one.
 
     Attributes:
@@ -20,7 +20,7 @@ class ClockRecord:
     snapshots: frozenset[int]
 
     @classmethod
-    def read(cls, path: Path, steps: int) -> "ClockRecord":
+    def read(cls, path: Path, steps: int) -> "StepLog":
         """The first `steps` steps of a `clock.csv`."""
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))[:steps]

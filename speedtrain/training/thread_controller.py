@@ -9,17 +9,12 @@ LOOK_EVERY = 1.0
 # Shares of one core's time. Measured: two threads are as fast as one when another program uses half a core.
 WAITING = 0.4  # that all threads together may wait for a core
 IDLE = 0.5  # that must be idle to be taken
-MUSTER = 0.5  # that others may use at the start
+INITIAL_LOAD = 0.5  # that others may use at the start
 TICKS = 0.25  # seconds at least to count over: the kernel counts in hundredths
 LINUX = sys.platform == "linux"
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Crew:
+class ThreadController:
     """Takes a thread away while another program wants its core, and brings it back when a core falls idle.
 
     Every operation is shared out evenly and waits for its slowest thread, hundreds of times a step. Where another
@@ -34,16 +29,16 @@ class Crew:
         self.threads = self._most = most
         self._remember()
 
-    def muster(self) -> int:
+    def initial(self) -> int:
         """The number of threads to begin with: as many as cores were idle, or ours, since this object was made."""
         seconds = time.monotonic() - self._looked
         free = (_idle() - self._idle + time.process_time() - self._worked) / seconds
         if LINUX and seconds >= TICKS:
-            self.threads = max(1, min(self._most, int(free + MUSTER)))
+            self.threads = max(1, min(self._most, int(free + INITIAL_LOAD)))
         self._remember()
         return self.threads
 
-    def look(self) -> int:
+    def update(self) -> int:
         """The number of threads for the next step. Cheap: looks about once a second."""
         seconds = time.monotonic() - self._looked
         if seconds < LOOK_EVERY or self._most == 1:

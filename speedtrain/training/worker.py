@@ -1,4 +1,4 @@
-"""The process that trains: plan → train → save, inside the budget that began at its birth.
+"""The process that trains: plan → train → save, inside the budget that began at its start.
 
 Run by the front as `python -m speedtrain.training.worker JOB`, with JOB a folder that holds `job.json`, `images.npy`
 and `labels.npy`. What it reaches it saves in the run's folder; what it has to say it sends as events.
@@ -18,22 +18,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speedtrain.training.thread_controller import Crew, cores
+from speedtrain.machine import available_cores
+from speedtrain.training.thread_controller import ThreadController
 from timing import Budget, Ledger, Pacer, RecordedPacer, send_event
 
 if TYPE_CHECKING:
     import numpy as np
 
     from speedtrain.config import Config
-    from speedtrain.training.step_log import ClockRecord
+    from speedtrain.training.step_log import StepLog
 
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
 """Keep freed memory and use huge pages: every step allocates the same activations again, and without this the
 kernel takes them back and clears them each time (7 % of a step on a CPU). Other C libraries ignore it."""
 
 
-UNUSED = ("torchvision", "scipy", "matplotlib")
-"""Packages that Lightning would import for nothing: see `hidden`."""
+UNUSED_BY_LIGHTNING = ("torchvision", "scipy", "matplotlib")
+"""Packages that Lightning would import for nothing: see `hide_packages`."""
 
 
 def say(line: str) -> None:
@@ -51,9 +52,9 @@ def train(
     run: Path,
     *,
     ledger: Ledger,
-    replay: "ClockRecord | None" = None,
+    replay: "StepLog | None" = None,
     max_steps: int | None = None,
-    forecast: bool = False,
+    plan_only: bool = False,
     weights: Path | None = None,
     about: Mapping[str, object] | None = None,
 ) -> int:
@@ -62,25 +63,26 @@ def train(
     Args:
         images: uint8 [N, H, W, 3]; labels: int64 [N].
         classes: their names.
-        ledger: the books, open since birth; the budget counts from there too.
+        ledger: the books, open since start; the budget counts from there too.
         replay: train by this record instead of the clock.
         max_steps: end after so many steps, whatever the clock says.
-        forecast: only plan, and measure even where nothing is left to decide.
+        plan_only: only plan, and measure even where nothing is left to decide.
         weights: file for the weights; default: `run/weights.safetensors`.
         about: facts to store with them.
 
     Returns:
         How many images were seen, repetitions included.
     """
-    crew, num_classes = Crew(config.threads or cores()), len(classes)
+    thread_controller = ThreadController(config.threads or available_cores())
+    num_classes = len(classes)
     with ledger.phase("import"):
-        with hidden(*UNUSED):
+        with hide_packages(*UNUSED_BY_LIGHTNING):
             import lightning as L
         import torch
         from lightning.fabric.plugins.environments import LightningEnvironment
 
-        from speedtrain.training.checkpoint import Keeper
-        from speedtrain.training.lightning_module import Order, build_training, settle_device
+        from speedtrain.training.checkpoint import CheckpointCallback
+        from speedtrain.training.lightning_module import Order, build_training, configure_device
         from speedtrain.training.planner import make_plan
         from timing import BudgetCallback
 
@@ -89,21 +91,21 @@ def train(
         warnings.filterwarnings("ignore", module="lightning")
 
     unlimited = replay is not None or max_steps is not None
-    budget = Budget(math.inf if unlimited else config.budget, ledger.born)
+    budget = Budget(math.inf if unlimited else config.budget, ledger.started)
     with ledger.phase("data"):
         device = torch.device("cuda" if config.device == "cuda" else "cpu")
-        settle_device(device)
+        configure_device(device)
         stored = torch.tensor(images, device=device)
         targets = torch.tensor(labels, device=device)
 
     with ledger.phase("plan"):  # in a replay nothing is left to decide
-        torch.set_num_threads(crew.muster())
+        torch.set_num_threads(thread_controller.initial())
         left = max(0.0, config.budget - budget.elapsed())
-        plan = make_plan(config, stored, targets, num_classes, left, forecast=forecast)
+        plan = make_plan(config, stored, targets, num_classes, left, plan_only=plan_only)
         config.batch_size, config.precision = plan.batch_size, plan.precision
         config.width = plan.width or config.width
         send_event({"event": "plan", "plan": plan.as_dict()})
-    if forecast:
+    if plan_only:
         return 0
     send_event({"event": "phase", "phases": ledger.phases()})  # should this be the last that is heard
 
@@ -117,13 +119,15 @@ def train(
         clock = BudgetCallback(budget, lr_schedule=config.lr_factor, ledger=ledger, pacer=pacer)
         network = {"model": config.model, "width": config.width, "head_scale": config.head_scale}
         facts = {**(about or {}), "network": {**network, "tricks": config.tricks}, "classes": list(classes)}
-        keeper = Keeper(run, training, clock, pacer, crew, replay, say, weights=weights, about=facts)
+        checkpoint = CheckpointCallback(
+            run, training, clock, pacer, thread_controller, replay, say, weights=weights, about=facts
+        )
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
             max_epochs=-1,
             max_steps=-1 if max_steps is None else max_steps,
-            callbacks=[keeper, clock],  # keeping first: the clock looks after it
+            callbacks=[checkpoint, clock],  # keeping first: the clock looks after it
             plugins=[LightningEnvironment()],  # one process, also where a cluster would suggest more
             logger=False,
             enable_checkpointing=False,
@@ -132,11 +136,11 @@ def train(
         )
     trainer.fit(training, order)
     send_event({"event": "done", "step": training.num_steps, "stopped": clock.stopped, "phases": ledger.phases()})
-    return keeper.images_seen
+    return checkpoint.images_seen
 
 
 @contextlib.contextmanager
-def hidden(*packages: str) -> Iterator[None]:
+def hide_packages(*packages: str) -> Iterator[None]:
     """Inside, packages look as if they were not installed.
 
     torchmetrics, which Lightning imports, imports these for metrics that nobody here computes, if it finds them: more
@@ -170,11 +174,11 @@ def main(job: Path) -> None:
         import numpy as np
 
         from speedtrain.config import Config
-        from speedtrain.training.step_log import ClockRecord
+        from speedtrain.training.step_log import StepLog
     with ledger.phase("data"):
         told: dict[str, Any] = json.loads((job / "job.json").read_text(encoding="utf-8"))
         config = Config(**told["config"])
-        replay = ClockRecord.read(Path(told["replay"]), told["replay_steps"]) if told["replay"] else None
+        replay = StepLog.read(Path(told["replay"]), told["replay_steps"]) if told["replay"] else None
         images, labels = np.load(job / "images.npy"), np.load(job / "labels.npy")
         shutil.rmtree(job, ignore_errors=True)  # the images should not lie about, should the front be killed
     train(
@@ -186,7 +190,7 @@ def main(job: Path) -> None:
         ledger=ledger,
         replay=replay,
         max_steps=told["max_steps"],
-        forecast=told["forecast"],
+        plan_only=told["plan_only"],
         about=told["about"],
     )
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from speedtrain.training.thread_controller import cores
+from speedtrain.machine import available_cores
 
 
 @contextlib.contextmanager
 def _busy() -> Iterator[None]:
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores())]
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(available_cores())]
     try:
         yield
     finally:

@@ -95,7 +95,7 @@ def test_stop_ends_the_fit_after_the_step_at_hand(tmp_path: Path) -> None:
 
 
 def test_two_ranks_follow_one_clock(tmp_path: Path) -> None:
-    """Rank 1 is slow and was born later; both must take the same steps at the same learning rates."""
+    """Rank 1 is slow and was started later; both must take the same steps at the same learning rates."""
     script = tmp_path / "ranks.py"
     script.write_text(
         textwrap.dedent(f"""

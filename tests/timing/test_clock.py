@@ -1,4 +1,4 @@
-"""The budget counts from the birth of the process, and the ledger adds up."""
+"""The budget counts from the start of the process, and the ledger adds up."""
 
 import contextlib
 import subprocess
@@ -7,21 +7,21 @@ import time
 
 import pytest
 
-from timing import Budget, Ledger, Pacer, RecordedPacer, process_birth
+from timing import Budget, Ledger, Pacer, RecordedPacer, process_start
 
 
 def test_birth_is_when_the_process_was_started_not_when_it_asks() -> None:
-    code = "import time; time.sleep(0.5); from timing import process_birth; print(repr(process_birth()))"
+    code = "import time; time.sleep(0.5); from timing import process_start; print(repr(process_start()))"
     before = time.monotonic()
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    # Linux gives the birth in ticks of 10 ms
+    # Linux gives the start in ticks of 10 ms
     assert before - 0.02 <= float(told) < before + 0.4
 
 
 def test_birth_does_not_move() -> None:
-    first = process_birth()
+    first = process_start()
     time.sleep(0.05)
-    assert process_birth() == pytest.approx(first, abs=0.002)
+    assert process_start() == pytest.approx(first, abs=0.002)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
@@ -37,8 +37,8 @@ def test_elapsed_and_remaining_make_up_the_budget() -> None:
 
 
 def test_ledger_books_every_second_once() -> None:
-    born = time.monotonic()
-    ledger = Ledger(born)
+    started = time.monotonic()
+    ledger = Ledger(started)
     time.sleep(0.02)
     with ledger.phase("train"):
         time.sleep(0.05)
@@ -49,7 +49,7 @@ def test_ledger_books_every_second_once() -> None:
     with ledger.phase("train"):
         time.sleep(0.02)
     phases = ledger.phases()
-    wall = time.monotonic() - born
+    wall = time.monotonic() - started
     assert list(phases) == ["start", "train", "save", "other"]
     assert sum(phases.values()) == pytest.approx(wall, abs=0.001)
     assert phases["train"] >= 0.12

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from timing import Death, Guarded
+from timing import ExitStatus, Guarded
 
 
 def python(code: str) -> list[str]:
@@ -56,10 +56,10 @@ STUCK = {
 def test_the_deadline_kills_whatever_the_command_does_and_all_its_children(stuck: str) -> None:
     heard: list[dict] = []
     with Guarded(python(STUBBORN.replace("STUCK", STUCK[stuck])), 1.5, on_event=heard.append) as job:
-        death = job.wait()
-    assert death.reason == "deadline"
-    assert death.returncode == -signal.SIGKILL
-    assert 1.5 <= death.wall_seconds < 3.0  # a kill is late by milliseconds; a busy machine may add some
+        exit_status = job.wait()
+    assert exit_status.reason == "deadline"
+    assert exit_status.returncode == -signal.SIGKILL
+    assert 1.5 <= exit_status.wall_seconds < 3.0  # a kill is late by milliseconds; a busy machine may add some
     assert not any(map(alive, heard[0]["pids"]))
 
 
@@ -78,17 +78,17 @@ def test_a_daemon_left_behind_dies_with_the_command() -> None:
         time.sleep(0.3)
     """
     with Guarded(python(code), 30, on_event=heard.append) as job:
-        death = job.wait()
-    assert death.reason == "exited"
-    assert death.wall_seconds < 20
+        exit_status = job.wait()
+    assert exit_status.reason == "exited"
+    assert exit_status.wall_seconds < 20
     assert not alive(heard[0]["pid"])
 
 
 def test_exit_status_and_wall_time_are_the_commands() -> None:
     with Guarded(python("import sys, time; time.sleep(0.3); sys.exit(7)"), 60) as job:
-        death = job.wait()
-    assert (death.reason, death.returncode) == ("exited", 7)
-    assert 0.3 <= death.wall_seconds < 20
+        exit_status = job.wait()
+    assert (exit_status.reason, exit_status.returncode) == ("exited", 7)
+    assert 0.3 <= exit_status.wall_seconds < 20
 
 
 def test_an_interrupt_is_a_sigterm_that_the_command_may_act_on() -> None:
@@ -113,8 +113,8 @@ def test_an_interrupt_that_is_ignored_becomes_a_kill_after_the_grace() -> None:
         grace=0.5,
         on_event=lambda event: (heard.append(event), job.interrupt()),
     ) as job:
-        death = job.wait()
-    assert (death.reason, death.returncode) == ("interrupted", -signal.SIGKILL)
+        exit_status = job.wait()
+    assert (exit_status.reason, exit_status.returncode) == ("interrupted", -signal.SIGKILL)
     assert not any(map(alive, heard[0]["pids"]))
 
 
@@ -156,10 +156,10 @@ def test_a_stopped_guard_does_not_stop_the_deadline() -> None:
     job = Guarded(python("import time; time.sleep(600)"), 1.0)
     os.kill(job._guard.pid, signal.SIGSTOP)
     with job:
-        death = job.wait()
-    assert (death.reason, death.returncode) == ("deadline", -signal.SIGKILL)
+        exit_status = job.wait()
+    assert (exit_status.reason, exit_status.returncode) == ("deadline", -signal.SIGKILL)
     assert not alive(job.pid)
-    assert job.wait() == death
+    assert job.wait() == exit_status
 
 
 def test_an_event_too_long_to_be_sent_whole_is_refused() -> None:
@@ -184,8 +184,8 @@ def test_a_reader_who_sleeps_does_not_hold_up_the_command() -> None:
     """
     with Guarded(python(code), 60) as job:
         wait_until(lambda: not alive(job.pid))  # a megabyte of events, and nobody has read one yet
-        death = job.wait()
-    assert death == Death("exited", 0, death.wall_seconds)
+        exit_status = job.wait()
+    assert exit_status == ExitStatus("exited", 0, exit_status.wall_seconds)
 
 
 def test_a_command_that_does_not_exist_says_so() -> None:

@@ -8,7 +8,6 @@ torchvision keeps it. OUT.npy gets int64 [N], a class index an image. With label
 
 import argparse
 import io
-import os
 import sys
 from pathlib import Path
 
@@ -18,8 +17,10 @@ import torch
 from speedtrain.config import Config
 from speedtrain.data import load_data, load_images
 from speedtrain.errors import UserError
+from speedtrain.files import write_atomic
+from speedtrain.machine import available_cores
 from speedtrain.model.predict import load_classifier, predict
-from speedtrain.model.weights import load_facts, write_whole
+from speedtrain.model.weights import load_facts
 
 
 def main() -> None:
@@ -39,15 +40,14 @@ def main() -> None:
     if not network:
         raise UserError(f"{told.net_sav}: not the weights of a training.py of this kind")
     config = Config(budget=1.0, **network)
-    if hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(available_cores())
     classifier, _ = load_classifier(config, told.net_sav)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predicted = predict(classifier, config, images, device).argmax(1).astype(np.int64)
     if told.predictions is not None:
         content = io.BytesIO()
         np.save(content, predicted)
-        write_whole(told.predictions, content.getvalue())
+        write_atomic(told.predictions, content.getvalue())
     if len(labels):
         print(f"accuracy: {(predicted == labels).mean():.4f}")
 

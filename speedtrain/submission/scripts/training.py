@@ -3,7 +3,7 @@
     python training.py --data TRAIN.npz --net_sav CKPT [--budget 600] [--seed 0]
 
 TRAIN.npz holds `images` uint8 [N, H, W, C] and `labels` int [N]; without it, CIFAR-10 as torchvision keeps it. The
-budget counts from the birth of this process. A kill at any instant leaves the last saved weights whole.
+budget counts from the start of this process. A kill at any instant leaves the last saved weights whole.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from speedtrain.errors import UserError
-from speedtrain.training.thread_controller import cores
+from speedtrain.machine import available_cores
 from speedtrain.training.worker import MALLOC, train
 from timing import Ledger
 
@@ -40,7 +40,7 @@ def main() -> None:
         recipe = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text(encoding="utf-8"))
         config = Config(**{**recipe, "budget": told.budget, "seed": told.seed})
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
-        config.threads = cores()
+        config.threads = available_cores()
         if told.data is None:
             cifar10 = load_data("cifar10", per_class=config.per_class).train
             images, labels, classes = cifar10.images, cifar10.labels, cifar10.classes

@@ -13,7 +13,7 @@ import pytest
 
 from speedtrain import UserError, ablate
 from speedtrain.cli import main
-from speedtrain.training.thread_controller import cores
+from speedtrain.machine import available_cores
 
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
 TWO_TRIALS = ["ablate", "--budget", "8", "--seeds", "1", "--tricks", "flip", *SMALL]
@@ -103,7 +103,7 @@ def test_a_finished_sweep_is_read_again_without_training(killed_and_resumed: tup
 
 def test_failed_trials_are_kept_and_the_sweep_goes_on(tmp_path: Path) -> None:
     """A tenth of a second is too short for any step: every trial fails, says why, and is not run again."""
-    told = {**TOLD, "budget": 0.1, "workers": min(2, cores())}
+    told = {**TOLD, "budget": 0.1, "workers": min(2, available_cores())}
     table = ablate(**told, out=tmp_path / "sweep")
     assert len(table) == 2
     assert table["error"].str.contains("too small").all()

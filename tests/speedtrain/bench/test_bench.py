@@ -10,7 +10,7 @@ from speedtrain.bench import measure
 from speedtrain.bench.report import write_report
 from speedtrain.cli import main
 from speedtrain.config import resolve
-from speedtrain.run.run import load_named, measure_plan
+from speedtrain.run.run import load_configured, measure_plan
 from tricks import TRICKS
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
         budget=20, data="digits", device="cpu", tricks=["flip", "muon"], settings={"width": 8, "batch_size": 32}
     )
     (folder / "config.yaml").write_text(config.as_yaml())
-    plan = measure_plan(config, load_named(config).train)
+    plan = measure_plan(config, load_configured(config).train)
     (folder / "plan.json").write_text(json.dumps(plan))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "WIDTHS", (8, 16))

@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 
 from speedtrain.errors import UserError
-from speedtrain.model.weights import load_weights, save_weights, write_whole
+from speedtrain.files import write_atomic
+from speedtrain.model.weights import load_weights, save_weights
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -55,13 +56,13 @@ def test_a_kill_at_any_instant_leaves_a_whole_file(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_last_whole_file(tmp_path: Path) -> None:
     """The size limit of a process stands in for the end of the disk: the write fails half-way either way."""
     path = tmp_path / "w"
-    write_whole(path, b"old")
+    write_atomic(path, b"old")
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         try:
-            write_whole(path, b"x" * 5000)
+            write_atomic(path, b"x" * 5000)
         except OSError:
             os._exit(42)
         os._exit(0)

@@ -333,8 +333,8 @@ def test_the_process_that_trains_imports_no_more_than_it_needs() -> None:
     heavy = ("torchvision", "scipy", "matplotlib", "pandas")
     code = f"""
 import sys
-from speedtrain.training.worker import UNUSED, hidden
-with hidden(*UNUSED):
+from speedtrain.training.worker import UNUSED_BY_LIGHTNING, hide_packages
+with hide_packages(*UNUSED_BY_LIGHTNING):
     import lightning
 import speedtrain.training.checkpoint, speedtrain.training.planner
 print([name for name in {heavy} if name in sys.modules])

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from speedtrain.model.weights import load_weights
 from speedtrain.network.resnet9 import Classifier
-from speedtrain.training.checkpoint import Keeper
+from speedtrain.training.checkpoint import CheckpointCallback
 from speedtrain.training.lightning_module import LossScale, Order, Training
-from speedtrain.training.step_log import ClockRecord
-from speedtrain.training.thread_controller import Crew
+from speedtrain.training.step_log import StepLog
+from speedtrain.training.thread_controller import ThreadController
 from timing import Budget, BudgetCallback, RecordedPacer
 from tricks import SAM, GradientCentralization, Trick, WeightAveraging
 
@@ -272,8 +272,10 @@ class Spoil(Trick):
         return spoiled
 
 
-def kept_training(run: Path, tricks: list[Trick], steps: int) -> tuple[Training, Keeper, list[str], list[L.Callback]]:
-    """A training with a keeper whose clock is a record of so many steps, and what the keeper says."""
+def kept_training(
+    run: Path, tricks: list[Trick], steps: int
+) -> tuple[Training, CheckpointCallback, list[str], list[L.Callback]]:
+    """A training with a checkpoint whose clock is a record of so many steps, and what the checkpoint says."""
     images, labels = some_data()
     classifier = small_classifier()
     classifier.measure(images)
@@ -281,8 +283,10 @@ def kept_training(run: Path, tricks: list[Trick], steps: int) -> tuple[Training,
     pacer = RecordedPacer([step / steps for step in range(steps)])
     clock = BudgetCallback(Budget(600, time.monotonic()), lr_schedule=lambda progress: 1.0, pacer=pacer)
     said: list[str] = []
-    keeper = Keeper(run, training, clock, pacer, Crew(torch.get_num_threads()), None, said.append)
-    return training, keeper, said, [keeper, clock]
+    checkpoint = CheckpointCallback(
+        run, training, clock, pacer, ThreadController(torch.get_num_threads()), None, said.append
+    )
+    return training, checkpoint, said, [checkpoint, clock]
 
 
 def test_a_full_disk_is_said_once_and_keeps_the_last_whole_save(
@@ -312,12 +316,12 @@ def test_a_full_disk_is_said_once_and_keeps_the_last_whole_save(
     assert "could not save" in said[0]
     assert saved_before["step"] == 20
     assert load_weights(tmp_path / "weights.safetensors")[1]["step"] == 40
-    record = ClockRecord.read(tmp_path / "clock.csv", 40)
+    record = StepLog.read(tmp_path / "clock.csv", 40)
     assert record.progress == [step / 40 for step in range(40)]  # nothing lost, nothing twice
 
 
 def test_a_loss_that_blows_up_goes_back_halves_the_rate_and_goes_on(tmp_path: Path) -> None:
-    training, keeper, said, callbacks = kept_training(tmp_path, [Spoil(at=20)], 40)
+    training, checkpoint, said, callbacks = kept_training(tmp_path, [Spoil(at=20)], 40)
     classifier = training.classifier
     fit(training, -1, callbacks=callbacks)
     assert len(said) == 1
@@ -326,18 +330,18 @@ def test_a_loss_that_blows_up_goes_back_halves_the_rate_and_goes_on(tmp_path: Pa
     assert training.num_steps == 40
     assert training.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     assert all(value.isfinite().all() for value in classifier.state_dict().values())
-    assert keeper.lr_factor == 0.5
+    assert checkpoint.lr_factor == 0.5
 
 
 def test_a_blow_up_before_the_first_save_goes_back_to_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("speedtrain.training.checkpoint.REPORT_EVERY", 0.0)
-    training, keeper, said, callbacks = kept_training(tmp_path, [Spoil(at=2)], 10)
+    training, checkpoint, said, callbacks = kept_training(tmp_path, [Spoil(at=2)], 10)
     fit(training, -1, callbacks=callbacks)
     assert "back to the weights of step 0" in said[0]
     assert training.num_steps == 10
-    assert load_weights(tmp_path / "weights.safetensors")[1]["repairs"] == keeper.repairs == 1
+    assert load_weights(tmp_path / "weights.safetensors")[1]["repairs"] == checkpoint.repairs == 1
 
 
 def test_a_blow_up_in_the_last_step_keeps_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

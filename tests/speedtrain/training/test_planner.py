@@ -11,11 +11,11 @@ from speedtrain.training.planner import WIDTHS, Plan, make_plan
 CPU = torch.device("cpu")
 
 
-def planned(seconds: float, forecast: bool = False, **settings: object) -> tuple[Plan, Config]:
+def planned(seconds: float, plan_only: bool = False, **settings: object) -> tuple[Plan, Config]:
     config = resolve(recipe="auto", budget=seconds, settings=settings, device="cpu")
     images = torch.randint(0, 256, (5000, 32, 32, 3), dtype=torch.uint8)
     labels = torch.arange(5000) % 10
-    return make_plan(config, images, labels, 10, seconds, forecast=forecast), config
+    return make_plan(config, images, labels, 10, seconds, plan_only=plan_only), config
 
 
 def test_too_little_time_gets_a_narrow_one_and_plenty_the_widest() -> None:
@@ -55,9 +55,9 @@ def test_what_is_pinned_is_kept() -> None:
     plan, _ = planned(60.0, width=12, batch_size=32, precision="fp32")
     assert (plan.width, plan.batch_size, plan.precision) == (12, 32, "fp32")
     assert plan.alternatives == []  # with nothing to decide no time is spent on measuring
-    forecast, _ = planned(60.0, width=12, batch_size=32, precision="fp32", forecast=True)
-    assert [row["width"] for row in forecast.alternatives] == [12]
-    assert forecast.epochs > 0
+    plan_only, _ = planned(60.0, width=12, batch_size=32, precision="fp32", plan_only=True)
+    assert [row["width"] for row in plan_only.alternatives] == [12]
+    assert plan_only.epochs > 0
 
 
 def test_a_pinned_batch_is_the_one_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from speedtrain.config import resolve
 from speedtrain.data import Images
 from speedtrain.run.run import expected
-from speedtrain.training.scaling_law import RESNET9, Law
+from speedtrain.training.scaling_law import RESNET9, ScalingLaw
 
 USUAL = {"accuracy": 0.8, "batch_size": 128, "width": 16, "epochs": 20.0}
 FIVE_THOUSAND = Images("five thousand", np.zeros((5000, 1, 1, 3), np.uint8), np.arange(5000) % 10, tuple("abcdefghij"))
@@ -18,7 +18,7 @@ RECORD = Path(__file__).parents[3] / "results" / "planner" / "runs.json"
 
 
 def test_the_formula() -> None:
-    law = Law(0.1, 0.5, 0.4, 1.0, 0.6, 0.5, 0.5, 0.01)
+    law = ScalingLaw(0.1, 0.5, 0.4, 1.0, 0.6, 0.5, 0.5, 0.01)
     # 2,000 images of a class are four times 500: 0.1/2 + 0.4/16 + 0.6/√(36·2)
     assert law.accuracy(16, 36, 20_000) == pytest.approx(1 - 0.05 - 0.025 - 0.6 / 72**0.5)
 

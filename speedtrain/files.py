@@ -1,0 +1,32 @@
+"""Files that a reader, or a power cut, finds whole."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replaces a file's content in one step: a reader finds the old content or the new, never a part of it.
+
+    Raises:
+        OSError: it could not be written; the old content is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Writes arrays as an `.npz`, by `write_atomic`."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_atomic(path, content.getvalue())

@@ -1,0 +1,1 @@
+"""What people look at: pages, pictures and tables, each in one style."""
