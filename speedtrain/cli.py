@@ -91,7 +91,7 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add("--budget", metavar="SECONDS", help="wall-clock seconds from the start of the training process")
     add("--data", metavar="auto|cifar10|digits|PATH", help="training images (default: auto)")
     add("--test", metavar="PATH", help="test images (default: the data set's own, or a stratified holdout)")
-    add("--per-class", metavar="N|all", help="training images a class (default: 500 of CIFAR-10, else all)")
+    add("--per-class", metavar="N|all", help="training images per class (default: 500 of CIFAR-10, else all)")
     add("--data-root", metavar="DIR", help="where CIFAR-10 lies or goes (default: $SPEEDTRAIN_DATA, or data/)")
     add(
         "--recipe",

@@ -16,6 +16,11 @@ from speedtrain.errors import UserError
 Tricks = dict[str, dict[str, Any]]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+AUTO, CIFAR10, DIGITS = DATA_SETS = ("auto", "cifar10", "digits")
+"""Names for data sets that need no path."""
+IN_MEMORY = "arrays"
+"""Name for images that were given as arrays."""
+
 
 @dataclass
 class Config:
@@ -25,14 +30,14 @@ class Config:
         budget: seconds of wall-clock time, from the start of the training process.
         data: training images: auto, cifar10, digits, or a path.
         test: test images: as `data`; null for the data set's own test split, or a holdout.
-        per_class: training images a class: a number, all, or null for the data set's default.
+        per_class: training images per class: a number, all, or null for the data set's default.
         data_root: folder to look for CIFAR-10 in, and to download it to.
         seed: of initialisation, order and augmentation.
         device: auto, cpu or cuda.
         threads: CPU threads at most, while no other program wants the cores; null for all cores.
         model: resnet9, or timm:NAME.
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
-        batch_size: images a step, or auto.
+        batch_size: images per step, or auto.
         precision: fp32, bf16 or fp16 (automatic mixed precision), or auto: the fastest here.
         lr: peak learning rate of SGD.
         momentum: of SGD.

@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from speedtrain.data import Data, load_data, load_images
-from speedtrain.data import load as data_module
+from speedtrain.data import cifar10 as data_module
 from speedtrain.errors import UserError
 
 CLOSED_PORT = "http://127.0.0.1:9/cifar-10-python.tar.gz"  # refused at once, with a network or without
@@ -869,7 +869,7 @@ def test_cifar10_on_disk(
     assert data.notes == ()
 
     data = load_data("cifar10", data_root=data_root)
-    assert data.notes[0].startswith("training on 500 images a class, the competition's")
+    assert data.notes[0].startswith("training on 500 images per class, as in the competition")
     data = load_data("cifar10", data_root=data_root, per_class=3)
     assert np.bincount(data.train.labels).tolist() == [3] * 10
     assert len(data.test.labels) == 20

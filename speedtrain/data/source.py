@@ -1,0 +1,92 @@
+"""Labelled images: as read from one place, and as a run uses them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from speedtrain.errors import UserError
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A labelled set.
+
+    Attributes:
+        name: "cifar10", "digits", "arrays", or the name of the file or folder.
+        images: uint8 [N, 32, 32, 3].
+        labels: int64 [N], 0..K-1.
+        classes: the K names; the numbers themselves where the source gives none.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    def sha256(self) -> str:
+        """Hex digest of the image bytes followed by the labels as little-endian int64."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
+        digest.update(self.labels.astype("<i8").data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains on and is scored on.
+
+    Attributes:
+        train: the training images, every class among them.
+        test: the test images, every class among them, numbered as the training classes.
+        test_is_holdout: whether the test images were held out of the training images given.
+        notes: one-line messages for the user.
+        root: the folder in which CIFAR-10 lies, None where CIFAR-10 was not needed.
+    """
+
+    train: Images
+    test: Images
+    test_is_holdout: bool
+    notes: tuple[str, ...]
+    root: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images as read. Each image and label is checked; the set as a whole is not yet.
+
+    Attributes:
+        name: as in `Images`.
+        where: its name in error messages, the whole path.
+        images: uint8 [N, 32, 32, 3], N ≥ 1.
+        labels: int64 [N], 0 or more; below the number of names in `classes`.
+        classes: their names, None where they are only numbered.
+        notes: what was done to the images.
+        by_name: whether the class names alone identify the classes and the numbers only follow their order, as in a
+            folder.
+        default_per_class: training images per class where the user gives no number.
+        root: as in `Data`.
+    """
+
+    name: str
+    where: str
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+    by_name: bool = False
+    default_per_class: int | None = None
+    root: str | None = None
+
+
+def data_error(where: object, what: str) -> UserError:
+    """An error of one line, whatever line breaks a file's name or a library's message may hold."""
+    return UserError(" ".join(f"{where}: {what}".split()))
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """The error for a path that the system cannot read."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return data_error(path, f"cannot be read ({reason or error}): check it and its permissions")
