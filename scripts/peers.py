@@ -267,7 +267,7 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
 
 
 def autocast(device: Any, precision: str) -> Any:
-    """As `speedtrain.training.lightning_module.autocast`, which would import Lightning on a peer's clock."""
+    """As `speedtrain.network.precision.autocast`, which would import Lightning on a peer's clock."""
     import torch
 
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -362,11 +362,11 @@ def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> d
             raise KeyboardInterrupt(result["signal"])
         keys = ("accuracy", "epochs", "wall_seconds", "status")
         return {key: result[key] for key in keys} | {key: result["plan"][key] for key in ("width", "precision")}
-    from speedtrain.training.worker import MALLOC
+    from speedtrain.training.worker import MALLOC_SETTINGS
 
     command = [sys.executable, __file__, "--plain", name, "--budgets", str(budget), "--seed", str(seed)]
     command += ["--data", str(told.data), "--test", str(told.test)]
-    environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC)}
+    environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC_SETTINGS)}
     try:
         done = subprocess.run(
             command, stdout=subprocess.PIPE, text=True, check=True, timeout=budget + 600, env=environment

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from speedtrain.ablation.curve import curve
     from speedtrain.ablation.sweep import ablate
     from speedtrain.ablation.tune import tune
-    from speedtrain.run.run import train
+    from speedtrain.run.api import train
 
 __all__ = ["UserError", "ablate", "curve", "train", "tune"]
 __version__ = "0.1.0"
 
 
-_PLACES = {"ablate": "ablation.sweep", "curve": "ablation.curve", "train": "run.run", "tune": "ablation.tune"}
+_PLACES = {"ablate": "ablation.sweep", "curve": "ablation.curve", "train": "run.api", "tune": "ablation.tune"}
 
 
 def __getattr__(name: str) -> Any:

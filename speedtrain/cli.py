@@ -14,38 +14,38 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from speedtrain import __version__
 from speedtrain.ablation import options as ablation
-from speedtrain.config import nearest
+from speedtrain.config import DATA_SETS, nearest
 from speedtrain.errors import UserError
 from speedtrain.judge import cli as judging
-from speedtrain.training.worker import UNUSED_BY_LIGHTNING, hide_packages
+from speedtrain.training.imports import UNUSED_BY_LIGHTNING, hide_packages
 
 VERBS = {
     "train": "train inside a wall-clock budget (the default)",
     "tricks": "list every trick: what it does, stage, defaults, paper",
-    "plan": "say what a run would do on this machine, and why, without training",
+    "plan": "show what a run would do on this machine, and why, without training",
     "predict": "predict images with a run's weights",
-    "replay": "train again by a run's record of the clock, to the same weights",
-    "ablate": "say what each trick is worth, with paired seeds and intervals",
+    "replay": "train again by a run's log of the clock, to the same weights",
+    "ablate": "measure what each trick is worth, with paired seeds and intervals",
     "tune": "search hyperparameters on a holdout, and confirm the winner on fresh seeds",
-    "curve": "say what accuracy a budget buys, recipes side by side",
-    "bench": "say what this machine can do, and what each trick and the harness cost on it",
-    "package": "make a submission of a recipe or a run: one zip that trains and predicts elsewhere",
+    "curve": "measure accuracy against budget, recipes side by side",
+    "bench": "measure this machine, and what each trick and the harness cost on it",
+    "package": "make a submission from a recipe or a run: one zip that trains and predicts on another machine",
     **judging.VERBS,
 }
 
 
 class _Help(DefaultHelpFormatter):
-    """Leaves defaults to the help texts, which can say more than a value: `the data set's own`."""
+    """Leaves defaults to the help texts: they can say more than a value, such as `the data set's own`."""
 
     def _get_help_string(self, action: Action) -> str:
         return action.help or ""
 
 
 class _Parser(ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports an error in one line."""
 
-    def __init__(self, **told: Any) -> None:
-        super().__init__(**told, formatter_class=_Help)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=_Help)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse calls the options of a verb verb.option
@@ -65,8 +65,13 @@ def build_parser() -> ArgumentParser:
     ablation.add_tune_options(parsers["tune"])
     ablation.add_curve_options(parsers["curve"])
     bench = parsers["bench"].add_argument
-    bench("--budgets", metavar="a,b,c", default="60", help="seconds; a run of each shows where they go (default: 60)")
-    bench("--out", metavar="DIR", default="bench", help="directory for all that comes out (default: bench/)")
+    bench(
+        "--budgets",
+        metavar="a,b,c",
+        default="60",
+        help="seconds; one run of each shows the time per phase (default: 60)",
+    )
+    bench("--out", metavar="DIR", default="bench", help="directory for the results (default: bench/)")
     bench("--quiet", action="store_true", help="show no progress")
     train, predict, replay = parsers["train"], parsers["predict"], parsers["replay"]
     train.add_argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one in runs/)")
@@ -74,7 +79,7 @@ def build_parser() -> ArgumentParser:
     predict.add_argument("--run", metavar="DIR", required=True, help="run directory")
     predict.add_argument("--images", metavar="PATH", required=True, help=".npz, folder or image file")
     predict.add_argument(
-        "--out", metavar="FILE", required=True, help=".npz for the predictions; one that is there is replaced"
+        "--out", metavar="FILE", required=True, help=".npz for the predictions; an existing file is replaced"
     )
     replay.add_argument("--run", metavar="DIR", required=True, help="run directory to repeat")
     replay.add_argument("--out", metavar="DIR", help="run directory for the repetition (default: a new one in runs/)")
@@ -88,37 +93,45 @@ def build_parser() -> ArgumentParser:
 
 def _add_run_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--budget", metavar="SECONDS", help="wall-clock seconds from the start of the training process")
-    add("--data", metavar="auto|cifar10|digits|PATH", help="training images (default: auto)")
+    add("--budget", metavar="SECONDS", help="wall-clock seconds, from the start of the training process")
+    add("--data", metavar="|".join([*DATA_SETS, "PATH"]), help="training images (default: auto)")
     add("--test", metavar="PATH", help="test images (default: the data set's own, or a stratified holdout)")
     add("--per-class", metavar="N|all", help="training images per class (default: 500 of CIFAR-10, else all)")
-    add("--data-root", metavar="DIR", help="where CIFAR-10 lies or goes (default: $SPEEDTRAIN_DATA, or data/)")
+    add(
+        "--data-root",
+        metavar="DIR",
+        help="where CIFAR-10 is, or is downloaded to (default: $SPEEDTRAIN_DATA, or data/)",
+    )
     add(
         "--recipe",
         metavar="NAME|PATH",
         default="auto",
         help="recipe: auto, paper, or a YAML file (default: auto)",
     )
-    add("--tricks", metavar="a,b,c", action="append", help="exactly these tricks; none for no trick")
+    add("--tricks", metavar="a,b,c", action="append", help="exactly these tricks; `none` for no trick")
     add("--with", metavar="a", action="append", help="add these tricks to the recipe's")
-    add("--without", metavar="b", action="append", help="take these tricks out")
+    add("--without", metavar="b", action="append", help="remove these tricks")
     add("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter, dotted: sam.rho=0.1, lr=0.2")
     add("--model", metavar="resnet9|timm:NAME", help="network (default: resnet9)")
-    add("--seed", metavar="N", help="of initialisation, order and augmentation (default: 0)")
+    add("--seed", metavar="N", help="seed of initialisation, order and augmentation (default: 0)")
     add("--device", metavar="auto|cpu|cuda", help="where to train (default: auto)")
-    add("--threads", metavar="N", help="CPU threads at most (default: all cores)")
+    add("--threads", metavar="N", help="at most so many CPU threads (default: all cores)")
 
 
 def _add_package_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", metavar="ZIP", required=True, help="file to write")
     add("--recipe", metavar="NAME|PATH", help="recipe: auto, paper, or a YAML file (default: auto)")
-    add("--run", metavar="DIR", help="take the settled configuration of this run instead of a recipe")
+    add("--run", metavar="DIR", help="take the configuration of this run instead of a recipe")
     add("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter, dotted: sam.rho=0.1, lr=0.2")
-    add("--name", metavar="TEAM", help="as it stands on the board (default: speedtrain and the recipe's name)")
-    add("--authors", metavar="NAMES", default="", help="who made it")
-    add("--submission-version", metavar="TEXT", default="1", help="of the submission (default: 1)")
-    add("--description", metavar="FILE", help="text to begin its description with; the recipe's is generated")
+    add("--name", metavar="TEAM", help="name on the board (default: speedtrain and the recipe's name)")
+    add("--authors", metavar="NAMES", default="", help="names of the authors")
+    add("--submission-version", metavar="TEXT", default="1", help="version of the submission (default: 1)")
+    add(
+        "--description",
+        metavar="FILE",
+        help="text at the top of the description; the rest is generated from the recipe",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,22 +154,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"speedtrain: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        _say("speedtrain: interrupted", sys.stderr)
+        _print("speedtrain: interrupted", sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
-    except BrokenPipeError:  # `… | head` has seen enough
+    except BrokenPipeError:  # the reader of a pipe, as in `… | head`, has gone
         return 128 + signal.SIGPIPE
     except OSError as error:  # the disk filled up after the checks, say
-        _say(f"speedtrain: {error}", sys.stderr)
+        _print(f"speedtrain: {error}", sys.stderr)
         return 1
 
 
-def _say(line: str, stream: TextIO | None = None) -> None:
-    """Prints, unless the terminal is gone: what was done is done all the same."""
+def _print(line: str, stream: TextIO | None = None) -> None:
+    """Prints, without an error where the terminal has been closed."""
     with suppress(OSError):
         print(line, file=stream, flush=True)
 
 
-def _told(options: Namespace) -> dict[str, Any]:
+def _run_options(options: Namespace) -> dict[str, Any]:
     """The options that `train` and `plan` share, as arguments of `speedtrain.train`."""
     return {
         "budget": _number(options.budget),
@@ -177,7 +190,7 @@ def _names(lists: Sequence[str] | None) -> list[str]:
 
 
 def _number(text: str | None) -> int | float | str | None:
-    """A number where the text is one, else the text, for the checks to name."""
+    """A number where the text is one; else the text, which the checks then refuse by name."""
     kinds: tuple[Callable[[str], int | float], ...] = (int, float)
     for kind in kinds:
         with suppress(ValueError, TypeError):
@@ -186,7 +199,7 @@ def _number(text: str | None) -> int | float | str | None:
 
 
 def _value(text: str) -> Any:
-    """What a recipe would make of the text, by YAML's rules."""
+    """The value of a text in a recipe, by YAML's rules."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -201,20 +214,20 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _train(options: Namespace) -> int:
-    from speedtrain.run.run import train
+    from speedtrain.run.api import train
 
-    result = train(**_told(options), out=options.out, quiet=options.quiet)
+    result = train(**_run_options(options), out=options.out, quiet=options.quiet)
     if options.quiet and result["accuracy"] is not None:
-        _say(f"accuracy {result['accuracy']:.2%} in {result['out']}")
+        _print(f"accuracy {result['accuracy']:.2%} in {result['out']}")
     return _exit_code(result)
 
 
 def _replay(options: Namespace) -> int:
-    from speedtrain.run.run import replay
+    from speedtrain.run.api import replay
 
     result = replay(Path(options.run), options.out, quiet=options.quiet)
     same = result["identical_weights"]
-    _say(f"the weights are {'bit for bit the same' if same else 'NOT the same'} as in {options.run}")
+    _print(f"the weights are {'bit for bit the same' if same else 'NOT the same'} as in {options.run}")
     return _exit_code(result) or (0 if same else 1)
 
 
@@ -225,7 +238,7 @@ def _exit_code(result: dict[str, Any]) -> int:
 
 
 def _predict(options: Namespace) -> int:
-    from speedtrain.run.run import predict_run
+    from speedtrain.model.predict import predict_run
 
     probabilities = predict_run(Path(options.run), Path(options.images), Path(options.out))
     print(f"{len(probabilities)} predictions in {options.out}")
@@ -233,9 +246,9 @@ def _predict(options: Namespace) -> int:
 
 
 def _plan(options: Namespace) -> int:
-    from speedtrain.run.run import plan
+    from speedtrain.run.plan import plan
 
-    config, chosen, notes = plan(**_told(options))
+    config, chosen, notes = plan(**_run_options(options))
     for note in notes:
         print(note, file=sys.stderr)
     print(f"on {config.device} with {config.threads} threads, in {config.budget:g} s:")
@@ -247,39 +260,40 @@ def _plan(options: Namespace) -> int:
     print("because")
     for reason in chosen["reasons"] or ["the recipe pins everything"]:
         print(f"  {reason}")
-    print("measured (width, precision, images/s, epochs, accuracy promised)")
+    print("measured (width, precision, images/s, epochs, predicted accuracy)")
     for row in chosen["alternatives"]:
         name = "as built" if row["width"] is None else str(row["width"])
-        promised = "" if row["accuracy"] is None else f"  {row['accuracy']:8.1%}"
-        print(f"  {name:>8}  {row['precision']}  {row['images_per_second']:8.0f}  {row['epochs']:8.1f}{promised}")
-    if hope := chosen["expected"]:
-        print(f"expected of images like CIFAR-10's: {hope['accuracy']:.1%} ({hope['low']:.1%} to {hope['high']:.1%})")
+        accuracy = "" if row["accuracy"] is None else f"  {row['accuracy']:8.1%}"
+        print(f"  {name:>8}  {row['precision']}  {row['images_per_second']:8.0f}  {row['epochs']:8.1f}{accuracy}")
+    if expected := chosen["expected"]:
+        interval = f"{expected['low']:.1%} to {expected['high']:.1%}"
+        print(f"expected on images like CIFAR-10's: {expected['accuracy']:.1%} ({interval})")
     elif chosen["accuracy"] is not None:
-        print("what is promised is of the default recipe in batches of 128: this one may reach more or less")
+        print("the predictions are for the default recipe in batches of 128; this run may reach more or less")
     return 0
 
 
 def _ablate(options: Namespace) -> int:
-    return ablation.ablate_command(options, _told(options))
+    return ablation.ablate_command(options, _run_options(options))
 
 
 def _tune(options: Namespace) -> int:
-    return ablation.tune_command(options, _told(options))
+    return ablation.tune_command(options, _run_options(options))
 
 
 def _curve(options: Namespace) -> int:
-    return ablation.curve_command(options, _told(options))
+    return ablation.curve_command(options, _run_options(options))
 
 
 def _bench(options: Namespace) -> int:
     from speedtrain.bench.bench import bench
 
-    told = _told(options)
-    if told.pop("budget") is not None:
+    arguments = _run_options(options)
+    if arguments.pop("budget") is not None:
         raise UserError("bench takes --budgets, as in --budgets 60,600")
     budgets = ablation.parse_budgets(options.budgets)
-    bench(budgets, **told, out=options.out, quiet=options.quiet)
-    _say(Path(options.out, "bench.md").read_text(encoding="utf-8").rstrip())
+    bench(budgets, **arguments, out=options.out, quiet=options.quiet)
+    _print(Path(options.out, "bench.md").read_text(encoding="utf-8").rstrip())
     return 0
 
 
@@ -288,7 +302,7 @@ def _package(options: Namespace) -> int:
 
     out = Path(options.out)
     if options.recipe and options.run:
-        raise UserError("--recipe and --run: a submission is of one of the two")
+        raise UserError("--recipe and --run: a submission is made from one of the two")
     manifest = package(
         out,
         recipe=options.recipe or "auto",
@@ -325,7 +339,7 @@ def _tricks(options: Namespace) -> int:
 
 
 _TRAINING = ("train", "replay", "predict", "plan", "ablate", "tune", "curve", "bench")
-"""Commands that need Lightning, which they import without what it would bring along for nothing."""
+"""Commands that need Lightning. They import it without the packages that it would import and nothing uses."""
 
 _COMMANDS = {
     "train": _train,

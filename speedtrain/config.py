@@ -1,4 +1,4 @@
-"""What a run is told: recipe, command line and Python arguments come together here, and are checked."""
+"""The configuration of a run: recipe, command line and Python arguments come together here, and are checked."""
 
 import difflib
 import math
@@ -24,7 +24,10 @@ IN_MEMORY = "arrays"
 
 @dataclass
 class Config:
-    """All that a run is told. Every field is a key of a recipe, and `--set` takes any of them.
+    """All settings of a run. Every field is a key of a recipe, and `--set` takes any of them.
+
+    A recipe that leaves out a key takes its value from the recipe `auto`, which is the one place of defaults; but a
+    recipe without `tricks` has none.
 
     Args:
         budget: seconds of wall-clock time, from the start of the training process.
@@ -56,17 +59,17 @@ class Config:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
-    model: str = "resnet9"
-    width: int | Literal["auto"] = "auto"
-    batch_size: int | Literal["auto"] = "auto"
-    precision: Precision = "auto"
-    lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    schedule: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.0), (0.2, 1.0), (1.0, 0.0)])
-    head_scale: float = 0.125
-    tricks: Tricks = field(default_factory=dict)
+    model: str = field(kw_only=True)
+    width: int | Literal["auto"] = field(kw_only=True)
+    batch_size: int | Literal["auto"] = field(kw_only=True)
+    precision: Precision = field(kw_only=True)
+    lr: float = field(kw_only=True)
+    momentum: float = field(kw_only=True)
+    nesterov: bool = field(kw_only=True)
+    weight_decay: float = field(kw_only=True)
+    schedule: list[tuple[float, float]] = field(kw_only=True)
+    head_scale: float = field(kw_only=True)
+    tricks: Tricks = field(kw_only=True)
 
     def lr_factor(self, progress: float) -> float:
         """The schedule's factor on the learning rate at a progress in [0, 1]."""
@@ -77,7 +80,7 @@ class Config:
         return knots[-1][1]
 
     def as_yaml(self) -> str:
-        """As a recipe, which gives this configuration again."""
+        """As a recipe that gives this configuration again."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         plain["schedule"] = [list(knot) for knot in self.schedule]
         plain["tricks"] = {
@@ -93,7 +96,7 @@ _NOT_NEGATIVE = ("momentum", "weight_decay", "seed")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean X?`, or the list of what there is."""
+    """`; did you mean X?`, or the list of valid names."""
     valid = list(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(valid)}"
@@ -140,9 +143,9 @@ def resolve(
     with_tricks: Iterable[str] = (),
     without: Iterable[str] = (),
     settings: Mapping[str, Any] | None = None,
-    **told: Any,
+    **options: Any,
 ) -> Config:
-    """The checked configuration: the recipe, changed by what was told.
+    """The checked configuration: the recipe, changed by the options.
 
     Args:
         recipe: name, or path of a YAML file.
@@ -151,22 +154,22 @@ def resolve(
         with_tricks: tricks to add, each where it wraps by default.
         without: tricks to take out.
         settings: dotted key → value, as `--set` gives.
-        told: keys of `Config`; None means not told.
+        options: keys of `Config`; None means not given.
 
     Raises:
         UserError: something is unknown, of the wrong type, or out of range.
     """
-    for key in told:
+    for key in options:
         if key not in _KEYS:
             raise UserError(f"unknown option {key!r}{nearest(key, _KEYS)}")
     if not isinstance(settings or {}, Mapping):
         raise UserError(f"settings must be a mapping, as in {{'sam.rho': 0.1}}, got {settings!r}")
     for key in ("data", "test", "data_root"):
-        if told.get(key) == "":
+        if options.get(key) == "":
             raise UserError(f"--{key.replace('_', '-')} is empty; give a name or a path")
     if both := set(with_tricks) & set(without):
         raise UserError(f"--with {min(both)} and --without {min(both)}: it can be only one of them")
-    keys = read_recipe(recipe)
+    keys = read_recipe("auto") | {"tricks": None} | read_recipe(recipe)
     if isinstance(tricks, str) or isinstance(with_tricks, str) or isinstance(without, str):
         raise UserError("tricks must be a list of names, as in ['sam', 'flip'], not text")
     chosen = keys.pop("tricks", None) or {}
@@ -185,7 +188,7 @@ def resolve(
 
             known = f"that trick is not on; on are {', '.join(chosen) or 'none'}"
             raise UserError(f"--without {name}: {known if name in TRICKS else f'no such trick{nearest(name, TRICKS)}'}")
-    keys.update({key: value for key, value in told.items() if value is not None})
+    keys.update({key: value for key, value in options.items() if value is not None})
     for key, value in (settings or {}).items():
         trick, dot, hyperparameter = key.partition(".")
         if not dot:
@@ -221,8 +224,8 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
                 words = "positive and finite" if key in _POSITIVE else "0 or more, and finite"
                 raise UserError(f"{key} must be {words}, got {value}")
     knots = values["schedule"]
-    places = [place for place, _ in knots]
-    if len(knots) < 2 or places[0] != 0 or places[-1] != 1 or not all(a < b for a, b in pairwise(places)):
+    times = [progress for progress, _ in knots]
+    if len(knots) < 2 or times[0] != 0 or times[-1] != 1 or not all(a < b for a, b in pairwise(times)):
         raise UserError(f"schedule must be [progress, factor] knots with progress rising from 0 to 1, got {knots}")
     if any(not (factor >= 0 and math.isfinite(factor)) for _, factor in knots):
         raise UserError(f"schedule's factors must be 0 or more, got {knots}")
@@ -245,9 +248,9 @@ def _added(name: str, chosen: Tricks) -> Tricks:
         raise UserError(f"unknown trick {name!r}{nearest(name, TRICKS)}")
     if name in chosen:
         return chosen
-    rank = {known: place for place, known in enumerate(TRICKS)}
+    rank = {known: position for position, known in enumerate(TRICKS)}
     names = list(chosen)
-    outside = (place for place, other in enumerate(names) if rank.get(other, -1) > rank[name])
+    outside = (position for position, other in enumerate(names) if rank.get(other, -1) > rank[name])
     names.insert(next(outside, len(names)), name)
     return {each: chosen.get(each, {}) for each in names}
 

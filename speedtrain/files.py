@@ -30,3 +30,32 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]
     write_atomic(path, content.getvalue())
+
+
+class GrowingFile:
+    """A text file that is added to. What a full disk cut off is written again when there is room.
+
+    Args:
+        path: the file.
+        header: its first text.
+    """
+
+    def __init__(self, path: Path, header: str) -> None:
+        self._path, self._pending, self._size = path, header, 0
+
+    def add(self, text: str) -> None:
+        """Adds text; it is on the disk after the next `flush`."""
+        self._pending += text
+
+    def flush(self) -> None:
+        """Writes what was added.
+
+        Raises:
+            OSError: it could not be written; the next `flush` tries again.
+        """
+        content = self._pending.encode()
+        with open(self._path, "r+b" if self._path.exists() else "wb") as file:
+            file.truncate(self._size)
+            file.seek(self._size)
+            file.write(content)
+        self._size, self._pending = self._size + len(content), ""

@@ -8,7 +8,7 @@ A trick overrides the method of each stage it acts at. What it leaves alone cost
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,13 @@ class Trick:
     def prediction(self, forward: Forward) -> Forward:
         """Wraps the forward pass used for prediction."""
         return forward
+
+    def state(self) -> dict[str, Any]:
+        """A copy of what the trick carries from step to step, so that training can go back to this moment."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes back to the moment of a `state`, which stays as it is and may be loaded again."""
 
     @classmethod
     def name(cls) -> str:

@@ -1,7 +1,8 @@
 """Weight averaging."""
 
+import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -36,6 +37,12 @@ class WeightAveraging(Trick):
             raise TrickError(f"interval must be at least 1, got {self.interval}")
         self._average: State = {}
         self._updates = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"average": copy.deepcopy(self._average), "updates": self._updates}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._average, self._updates = copy.deepcopy(state["average"]), state["updates"]
 
     @torch.no_grad()
     def weights(self, state: State, step: int) -> State:

@@ -16,7 +16,7 @@ from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
-from speedtrain.run.run import measure_plan
+from speedtrain.run.plan import measure_plan
 
 TRIES = 5
 """Times that a trial is begun again elsewhere because the machine below it went away."""

@@ -20,8 +20,8 @@ from speedtrain.ablation.trials import SCHEMA, Row
 from speedtrain.config import resolve
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
+from speedtrain.run.checks import check_network
 from speedtrain.run.report import data_uri, tag
-from speedtrain.run.run import check_network
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 HEAD = ("recipe", "budget (s)", "accuracy (%)", "95 % interval", "sd (points)", "width", "epochs", "images/s", "seeds")

@@ -21,12 +21,13 @@ from speedtrain.config import Config, nearest
 from speedtrain.data import Data, Images, load_data
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic, write_npz
-from speedtrain.run.run import FITTED_AT, check_network
+from speedtrain.run.checks import check_network
+from speedtrain.training.scaling_law import FITTED_SETTINGS
 
 START = 15.0
 """Seconds that a trial takes around its budget, to start and to score: a guess, until one has been measured."""
 
-NOT_FOR_THE_PLANNER = ("seed", *FITTED_AT)
+NOT_FOR_THE_PLANNER = ("seed", *FITTED_SETTINGS)
 
 Source = str | Path | tuple[np.ndarray, np.ndarray]
 

@@ -20,7 +20,8 @@ from speedtrain.data import Images
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.machine import core_numbers
-from speedtrain.run.run import environment, measure_plan
+from speedtrain.run.launcher import python_environment
+from speedtrain.run.plan import measure_plan
 from timing import Guarded
 
 SCHEMA = 1
@@ -93,7 +94,7 @@ def run_trial(
     log_path = trial.folder / "log.txt"
     with (
         open(log_path, "wb") as log,
-        Guarded(command, limit, grace=GRACE, env=environment(), output=log) as job,
+        Guarded(command, limit, grace=GRACE, env=python_environment(), output=log) as job,
     ):
         if cores is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(job.pid, cores)  # all that it starts inherits them

@@ -11,17 +11,14 @@ from typing import Any
 from speedtrain import __version__
 from speedtrain.bench.report import write_report
 from speedtrain.config import resolve
+from speedtrain.data.configured import load_configured
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
-from speedtrain.run.run import (
-    check_network,
-    load_configured,
-    measure_plan,
-    new_run_directory,
-    resolve_machine,
-    train,
-    worker_environment,
-)
+from speedtrain.run.api import train
+from speedtrain.run.checks import check_network, resolve_machine
+from speedtrain.run.directory import new_run_directory
+from speedtrain.run.launcher import worker_environment
+from speedtrain.run.plan import measure_plan
 from timing import Guarded
 
 SCHEMA = 1
@@ -72,7 +69,7 @@ def bench(
     command = [sys.executable, "-P", "-m", "speedtrain.bench.measure", str(folder / "config.yaml")]
 
     def hear(event: Mapping[str, Any]) -> None:
-        if event["event"] == "say" and not quiet:
+        if event["event"] == "message" and not quiet:
             print(event["text"], flush=True)
 
     told_file = folder / "log.txt"

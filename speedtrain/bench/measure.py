@@ -26,10 +26,12 @@ from speedtrain.config import Config, resolve
 from speedtrain.data import load_data
 from speedtrain.files import write_atomic
 from speedtrain.machine import available_cores
-from speedtrain.network.resnet9 import ResNet9, build_classifier
-from speedtrain.training.lightning_module import PRECISIONS, autocast, build_training, configure_device
+from speedtrain.network.classifier import build_classifier
+from speedtrain.network.precision import PRECISIONS, autocast, configure_device
+from speedtrain.network.resnet9 import ResNet9
+from speedtrain.training.lightning_module import build_training
 from speedtrain.training.planner import WIDTHS, Plan
-from speedtrain.training.worker import say, train
+from speedtrain.training.worker import send_message, train
 from timing import Ledger
 from tricks import TRICKS, TrickError
 
@@ -279,14 +281,14 @@ def main(config_file: Path, plan_file: Path, out: Path) -> None:
     data = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root).train
     images, labels = torch.tensor(data.images, device=device), torch.tensor(data.labels, device=device)
     classes = len(data.classes)
-    say("matrix products …")
+    send_message("matrix products …")
     peaks = products(device, ["fp32", "bf16"] if device.type == "cpu" else ["fp32", "bf16", "fp16"])
     peak = next(row["gflops"] for row in peaks if row["precision"] == plan.precision)
-    say(f"convolutions in {plan.precision} …")
+    send_message(f"convolutions in {plan.precision} …")
     stages = convolutions(device, plan.precision, peak, plan.batch_size)
-    say(f"cost of each trick at width {plan.width} …")
+    send_message(f"cost of each trick at width {plan.width} …")
     costs = trick_costs(config, plan, images, labels, classes)
-    say("the harness against a bare loop …")
+    send_message("the harness against a bare loop …")
     beyond = overhead(config, plan, images, labels, classes)
     told = {"products": peaks, "convolutions": stages, "tricks": costs, "overhead": beyond}
     write_atomic(out, json.dumps({"threads": config.threads, **told}).encode())

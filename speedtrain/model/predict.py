@@ -1,47 +1,64 @@
-"""From saved weights to predictions and a score, off the clock."""
+"""Predictions: class probabilities from a trained classifier."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from speedtrain.config import Config
+from speedtrain.data import image_names, load_images
 from speedtrain.errors import UserError
-from speedtrain.model.weights import load_weights
-from speedtrain.network.resnet9 import Classifier, build_classifier, make_tricks
+from speedtrain.files import write_npz
+from speedtrain.machine import available_cores
+from speedtrain.model.load import TrainedModel, load_model, read_run
 from tricks import Forward
 
-BATCH = 500
-
-
-def load_classifier(config: Config, weights: Path) -> tuple[Classifier, tuple[str, ...]]:
-    """The trained classifier, and the names of its classes, from a run's configuration and its weights file.
-
-    Raises:
-        UserError: the weights cannot be read, or are not of this network.
-    """
-    state, facts = load_weights(weights)
-    classes = facts.get("classes")
-    if not isinstance(classes, list):
-        raise UserError(f"{weights}: not the weights of a run")
-    width = 0 if config.width == "auto" else config.width
-    classifier = build_classifier(config.model, len(classes), width, config.head_scale, make_tricks(config), None)
-    try:
-        classifier.load_state_dict(state)
-    except RuntimeError:
-        raise UserError(f"{weights}: these weights are not of the network in the run's config.yaml") from None
-    return classifier.eval(), tuple(classes)
+BATCH_SIZE = 500
 
 
 @torch.inference_mode()
-def predict(classifier: Classifier, config: Config, images: np.ndarray, device: torch.device) -> np.ndarray:
+def predict(model: TrainedModel, images: np.ndarray, device: torch.device) -> np.ndarray:
     """Class probabilities float32 [N, K] of images uint8 [N, H, W, 3], in full precision."""
-    classifier = classifier.to(device)
+    classifier = model.classifier.to(device)
     forward: Forward = classifier
-    for trick in make_tricks(config):
+    for trick in model.tricks:
         forward = trick.prediction(forward)
-    parts = [
-        forward(classifier.normalise(torch.tensor(images[begin : begin + BATCH], device=device))).softmax(1).cpu()
-        for begin in range(0, len(images), BATCH)
-    ]
+    parts = []
+    for first in range(0, len(images), BATCH_SIZE):
+        batch = torch.tensor(images[first : first + BATCH_SIZE], device=device)
+        parts.append(forward(classifier.normalise(batch)).softmax(1).cpu())
     return torch.cat(parts).numpy()
+
+
+def predict_run(run: Path, images: Path, out: Path) -> np.ndarray:
+    """Predicts images with a run's weights, also where the run was killed: `python -m speedtrain predict`.
+
+    It predicts in full precision on a GPU if there is one, whatever the run trained on. It writes `probabilities`
+    float32 [N, K], `predicted` int64 [N], `classes`, the names of the K classes, and, where the images come from
+    files, `files`, their N names.
+
+    Args:
+        run: the run's directory.
+        images: an `.npz`, a folder, or an image file.
+        out: an `.npz`; its old content is replaced.
+
+    Returns:
+        The probabilities.
+
+    Raises:
+        UserError: not a run directory, no images there, or `out` cannot be written.
+    """
+    read_run(run)
+    if out.suffix != ".npz":
+        raise UserError(f"--out {out}: predictions are written as .npz; name it so")
+    torch.set_num_threads(available_cores())
+    model = load_model(run / "weights.safetensors")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    probabilities = predict(model, load_images(images)[0], device)
+    arrays = {"probabilities": probabilities, "predicted": probabilities.argmax(1), "classes": np.array(model.classes)}
+    if files := image_names(images):
+        arrays["files"] = np.array(files)
+    try:
+        write_npz(out, **arrays)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+    return probabilities

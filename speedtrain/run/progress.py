@@ -1,4 +1,4 @@
-"""What a person sees while a run is on, and at its end."""
+"""What the terminal shows while a run is on, and at its end."""
 
 import sys
 import time
@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 LINES = 20
-"""Plain lines a run, where there is no terminal to draw a bar on."""
+"""Plain lines per run, where there is no terminal to draw a bar on."""
 
 
 class _ClockBar(BarColumn):
-    """A bar that moves with the clock, whether or not the worker has something to tell."""
+    """A bar that moves with the clock, also while the worker sends nothing."""
 
     def __init__(self, started: float) -> None:
         super().__init__(30)
@@ -39,8 +39,8 @@ class _TimeLeft(ProgressColumn):
         return Text(f"{max(0.0, left):4.0f} s left ")
 
 
-class _Lasting:
-    """A stream that may go away, as that of a closed terminal does, without costing the run."""
+class _SafeStream:
+    """A stream that may break, as that of a closed terminal does, without an error."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -59,7 +59,7 @@ class _Lasting:
 
 
 def _console(stream: TextIO | None) -> Console:
-    file: Any = stream and _Lasting(stream)
+    file: Any = stream and _SafeStream(stream)
     return Console(file=file, highlight=False, soft_wrap=True)
 
 
@@ -67,7 +67,7 @@ class Display:
     """The progress of the budget on standard error: a bar on a terminal, plain lines elsewhere.
 
     Args:
-        quiet: show only what a person must know.
+        quiet: show only warnings; default: no.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -78,13 +78,13 @@ class Display:
         self._seconds = self._next_line = 0.0
         self._steps: int | None = None
 
-    def say(self, line: str) -> None:
-        """One line of news."""
+    def info(self, line: str) -> None:
+        """Shows one line, unless quiet."""
         if not self.quiet:
             self._console.print(line, markup=False)
 
     def warn(self, line: str) -> None:
-        """One line that a person must know, quiet or not."""
+        """Shows one line, also when quiet."""
         self._console.print(line, markup=False)
 
     @contextmanager
@@ -102,7 +102,7 @@ class Display:
         self._bar = None
 
     def step(self, event: Mapping[str, Any]) -> None:
-        """How far training is: a step event of the worker."""
+        """Shows how far training is: a step event of the worker."""
         seconds = event["seconds"]
         text = (
             f"epoch {event['epoch']:.1f}  loss {event['loss']:.3f}  {event['images_per_second']:.0f} images/s  "
@@ -113,10 +113,10 @@ class Display:
         elif seconds >= self._next_line:
             self._next_line = seconds + self._seconds / LINES
             limit = f" of {self._seconds:g}" if self._steps is None else f", step {event['step']} of {self._steps}"
-            self.say(f"{seconds:7.1f} s{limit}  {text}")
+            self.info(f"{seconds:7.1f} s{limit}  {text}")
 
     def result(self, result: Mapping[str, Any], run: Path) -> None:
-        """The end: the accuracy, where the time went, and where the files are."""
+        """Shows the end: accuracy, phases, files."""
         if result.get("error") or result["accuracy"] is None:
             self.warn(f"{result['status']}: {result.get('error', 'nothing was trained')}")
         if self.quiet:
@@ -129,15 +129,16 @@ class Display:
                 f"\naccuracy {result['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}; {on})",
                 markup=False,
             )
-            if hope := result.get("expected"):
-                between = f"{hope['low']:.1%} to {hope['high']:.1%}"
-                out.print(f"expected {hope['accuracy']:.1%} ({between}) of images like CIFAR-10's", markup=False)
+            if expected := result.get("expected"):
+                between = f"{expected['low']:.1%} to {expected['high']:.1%}"
+                line = f"expected {expected['accuracy']:.1%} ({between}) on images like CIFAR-10's"
+                out.print(line, markup=False)
             plan = result["plan"]
             trained = f"{result['status']}: {result['epochs']:.1f} epochs, {result['images_per_second']:.0f} images/s"
             width = f", width {plan['width']}" if plan.get("width") else ""
-            repairs = f", {result['repairs']} blow-ups repaired" if result["repairs"] else ""
-            out.print(f"{trained}{width}, {plan.get('precision', '')}{repairs}", markup=False)
-        limit = "by the record" if "replay_of" in result else f"of {result['budget_seconds']:g}"
+            rollbacks = f", {result['rollbacks']} rollbacks" if result["rollbacks"] else ""
+            out.print(f"{trained}{width}, {plan.get('precision', '')}{rollbacks}", markup=False)
+        limit = "by the log" if "replay_of" in result else f"of {result['budget_seconds']:g}"
         table = Table("phase", title=f"{result['wall_seconds']:.2f} s {limit}", title_justify="left")
         table.add_column("seconds", justify="right")
         table.add_column("share", justify="right")

@@ -1,24 +1,25 @@
-"""What a person sees of a run: `curve.png`, and `report.html`, one file that asks the network for nothing."""
+"""The report of a run: `curve.png`, and `report.html`, one file that needs no other."""
 
-import base64
-import csv
-import html
 import io
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from speedtrain.training.metrics import read_metrics
+from speedtrain.view.figures import BLUE, GREEN, LEMON, ORANGE, PINK, SKY, YELLOW, figure
+from speedtrain.view.html import Html, bullets, definitions, page, percent, picture, section, table, tag
+
+PLOTTED = ("seconds", "loss", "lr", "images_per_second")
+"""Columns of metrics.csv in the curve."""
+
 MOST_CLASSES_IN_MATRIX = 25
 NUM_PAIRS = 20
 NUM_MISTAKES = 30
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; blue is kept for training
-BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
-OTHER_PHASES = ("#e69f00", "#56b4e9", GREEN, "#cc79a7", VERMILION, "#f0e442", "#8a8f98")
+OTHER_PHASES = (YELLOW, SKY, GREEN, PINK, ORANGE, LEMON, "#8a8f98")  # blue is kept for training
 
 STATUS = {
     "finished": "Finished within the budget.",
@@ -48,11 +49,11 @@ def write_report(
         probabilities: float32 [N, K].
         classes: names of the K classes.
     """
-    _draw_curve(run / "curve.png", result, _read_metrics(run / "metrics.csv"))
+    _draw_curve(run / "curve.png", result, read_metrics(run / "metrics.csv", PLOTTED))
     curve = (run / "curve.png").read_bytes()
-    alt = "Training loss, learning rate and images a second against time."
-    sections = [_headline(result), tag("img", src=data_uri(curve), alt=alt, class_="curve")]
-    sections += [_section("Said during the run", _list(result.get("events"))), _time(result)]
+    alt = "Training loss, learning rate and images per second against time."
+    sections = [_headline(result), picture(curve, alt, class_="curve")]
+    sections += [section("Messages during the run", bullets(result.get("events"))), _time(result)]
     if images is not None and labels is not None and probabilities is not None and len(labels):
         pairs = labels * len(classes) + probabilities.argmax(1)
         counts = np.bincount(pairs, minlength=len(classes) ** 2).reshape(len(classes), -1)
@@ -60,84 +61,19 @@ def write_report(
         sections += [_each_class(counts, classes), _mistakes(images, labels, probabilities, classes)]
     sections.append(_what_was_run(result))
     name = (result.get("data") or {}).get("name") or "a run"
-    head = tag("head", _META, tag("title", f"{_accuracy(result)}, {name}"), tag("style", STYLE))
-    page = tag("html", head, tag("body", tag("main", *sections)), lang="en")
-    (run / "report.html").write_text(f"<!doctype html>\n{page}\n", encoding="utf-8")
-
-
-# ---- HTML ----
-
-
-class Html(str):
-    """A string that is HTML already. Any other value is text, and is escaped on its way into a tag."""
-
-
-# what HTML cannot hold: controls, and lone surrogates (of odd file names); and marks that turn text around
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def tag(name: str, *children: object, **attributes: object) -> Html:
-    """An element. In the names of attributes `_` stands for `-`, and a last one is dropped."""
-    given = (f' {key.rstrip("_").replace("_", "-")}="{_escape(value)}"' for key, value in attributes.items())
-    start = f"<{name}{''.join(given)}>"
-    return Html(start if name == "img" else f"{start}{''.join(map(_escape, children))}</{name}>")
-
-
-def _escape(value: object) -> str:
-    return value if isinstance(value, Html) else html.escape(_UNPRINTABLE.sub("\ufffd", str(value)))
-
-
-def _section(title: str, *parts: Html, level: str = "h2") -> Html:
-    """Parts under a heading; nothing where all of them are nothing."""
-    return tag("section", tag(level, title), *parts) if any(parts) else Html()
-
-
-def _list(items: Iterable[object] | None) -> Html:
-    entries = [tag("li", _say(item)) for item in items or ()]
-    return tag("ul", *entries) if entries else Html()
-
-
-def _facts(facts: Mapping[str, object] | None) -> Html:
-    """Names and values, without those not known."""
-    known = {name: value for name, value in (facts or {}).items() if value not in (None, "", [], {})}
-    entries = (tag("div", tag("dt", name), tag("dd", _say(value))) for name, value in known.items())
-    return tag("dl", *entries) if known else Html()
-
-
-def _table(caption: str, head: Sequence[object], rows: Iterable[Sequence[object]], kind: str) -> Html:
-    """A table whose rows begin with their header, in a box of its own that scrolls where it is too wide."""
-    columns = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))
-    body = (tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows)
-    table = tag("table", tag("caption", caption), columns, tag("tbody", *body))
-    return tag("div", table, class_=f"scroll {kind}", tabindex=0, role="region", aria_label=caption)
-
-
-def _say(value: object) -> object:
-    """Values as a person writes them."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_say(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(f"({_say(item)})" if isinstance(item, list | tuple) else f"{_say(item)}" for item in value)
-    return f"{value:.6g}" if isinstance(value, float) else value
+    title = f"{_accuracy(result)}, {name}"
+    (run / "report.html").write_text(page(title, *sections, style=_STYLE), encoding="utf-8")
 
 
 def _number(value: float | None, digits: int = 0, unit: str = "") -> str | None:
     return None if value is None else f"{value:,.{digits}f}{unit}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
-def data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 # ---- the sections ----
 
 
 def _accuracy(result: Mapping[str, Any]) -> str:
-    return "No accuracy" if result.get("accuracy") is None else f"{_percent(result['accuracy'])} accuracy"
+    return "No accuracy" if result.get("accuracy") is None else f"{percent(result['accuracy'])} accuracy"
 
 
 def _scored_on(result: Mapping[str, Any]) -> str:
@@ -147,34 +83,34 @@ def _scored_on(result: Mapping[str, Any]) -> str:
     number, on = result.get("num_test_images"), str(result.get("accuracy_on"))
     low, high = result.get("accuracy_interval") or (None, None)
     images = "" if number is None else f"on {number:,} {SCORED_ON.get(on, 'images')}"
-    return images if low is None or high is None else f"{images} (95 % interval {100 * low:.1f} to {_percent(high)})"
+    return images if low is None or high is None else f"{images} (95 % interval {100 * low:.1f} to {percent(high)})"
 
 
 def _headline(result: Mapping[str, Any]) -> Html:
     status = str(result.get("status"))
-    hope = result.get("expected")
+    expected = result.get("expected")
     facts = {
-        "expected, were these CIFAR-10": hope and f"{_percent(hope['low'])} to {_percent(hope['high'])}",
+        "expected, were these CIFAR-10": expected and f"{percent(expected['low'])} to {percent(expected['high'])}",
         "data": (result.get("data") or {}).get("name"),
         "budget": _number(result.get("budget_seconds"), 1, " s"),
         "wall time": _number(result.get("wall_seconds"), 1, " s"),
         "epochs": _number(result.get("epochs"), 1),
         "images seen": _number(result.get("images_seen")),
-        "images a second": _number(result.get("images_per_second")),
+        "images per second": _number(result.get("images_per_second")),
     }
     words = STATUS.get(status, f"Status: {status}.")
     if status == "finished" and "replay_of" in result:
-        words = f"Trained again by the record of {result['replay_of']}, whatever time it took."
-    if repairs := result.get("repairs"):
-        words += f" The loss was not finite {repairs} times, each of which cost half the learning rate."
+        words = f"Trained again by the log of {result['replay_of']}, whatever time it took."
+    if rollbacks := result.get("rollbacks"):
+        words += f" The loss was not finite {rollbacks} times; each time the learning rate was halved."
     parts = [
         tag("h1", _accuracy(result)),
         tag("p", _scored_on(result)),
-        tag("p", words, class_=f"status {'good' if status == 'finished' and not repairs else 'bad'}"),
+        tag("p", words, class_=f"status {'good' if status == 'finished' and not rollbacks else 'bad'}"),
     ]
     if error := result.get("error"):
         parts.append(tag("p", error))
-    return tag("header", *parts, _facts(facts))
+    return tag("header", *parts, definitions(facts))
 
 
 def _time(result: Mapping[str, Any]) -> Html:
@@ -189,12 +125,12 @@ def _time(result: Mapping[str, Any]) -> Html:
     for name, seconds in phases.items():
         bar.append(tag("i", style=f"flex-grow:{seconds / total:.6f};background:{colours[name]}"))
         key = tag("span", tag("i", style=f"background:{colours[name]}"), name, class_="key")
-        rows.append((key, _number(seconds, 2, " s"), _percent(seconds / total)))
-    rows.append(("sum", _number(total, 2, " s"), _percent(1)))
-    table = _table("Phases of the training process", ("phase", "time", "share"), rows, "plain sum")
+        rows.append((key, _number(seconds, 2, " s"), percent(seconds / total)))
+    rows.append(("sum", _number(total, 2, " s"), percent(1)))
+    phases_table = table("Phases of the training process", ("phase", "time", "share"), rows, "plain sum")
     off_clock = {f"{name}, off the clock": f"{s:,.1f} s" for name, s in (result.get("off_clock") or {}).items()}
-    picture = tag("div", *bar, class_="bar", aria_hidden="true")
-    return _section("Where the time went", picture, table, _facts(off_clock))
+    shares = tag("div", *bar, class_="bar", aria_hidden="true")
+    return section("Where the time went", shares, phases_table, definitions(off_clock))
 
 
 def _matrix(counts: np.ndarray, classes: Sequence[str]) -> Html:
@@ -208,7 +144,7 @@ def _matrix(counts: np.ndarray, classes: Sequence[str]) -> Html:
     head = ("true ↓ predicted →", *(tag("span", name) for name in classes))
     rows = ((classes[true], *(cell(true, predicted) for predicted in every)) for true in every)
     caption = "Images of each true class (rows) by predicted class (columns)"
-    return _section("Confusion matrix", _table(caption, head, rows, "confusion"))
+    return section("Confusion matrix", table(caption, head, rows, "confusion"))
 
 
 def _pairs(counts: np.ndarray, classes: Sequence[str]) -> Html:
@@ -218,9 +154,9 @@ def _pairs(counts: np.ndarray, classes: Sequence[str]) -> Html:
     rows = []
     for true, predicted in zip(*np.unravel_index(order, errors.shape), strict=True):
         if number := errors[true, predicted]:
-            rows.append((classes[true], classes[predicted], number, _percent(number / counts[true].sum())))
+            rows.append((classes[true], classes[predicted], number, percent(number / counts[true].sum())))
     head = ("true class", "taken for", "images", "share of the true class")
-    return _section("Confusions", _table(f"Most confused of {len(classes)} classes", head, rows, "plain"))
+    return section("Confusions", table(f"Most confused of {len(classes)} classes", head, rows, "plain"))
 
 
 def _each_class(counts: np.ndarray, classes: Sequence[str]) -> Html:
@@ -228,81 +164,68 @@ def _each_class(counts: np.ndarray, classes: Sequence[str]) -> Html:
     accuracies = counts.diagonal() / np.maximum(totals, 1)
     rows = []
     for k in np.argsort(accuracies, kind="stable"):
-        bar = tag("b", _percent(accuracies[k]), style=f"--width:{100 * accuracies[k]:.1f}%")
+        bar = tag("b", percent(accuracies[k]), style=f"--width:{100 * accuracies[k]:.1f}%")
         other = errors[k].argmax()
         taken_for = f"{classes[other]} ({errors[k, other]})" if errors[k, other] else "–"
         rows.append((classes[k], f"{totals[k]:,}", bar if totals[k] else "–", taken_for))
     head = ("true class", "images", "accuracy", "most often taken for")
-    return _section("Each class", _table("Accuracy by class, lowest first", head, rows, "plain classes"))
+    return section("Each class", table("Accuracy by class, lowest first", head, rows, "plain classes"))
 
 
 def _mistakes(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Html:
-    """The images of which it was surest, and wrong."""
+    """The wrong predictions with the highest probabilities."""
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
     if not len(wrong):
-        return _section("Worst mistakes", tag("p", f"None: all {len(labels):,} images were recognised."))
+        return section("Worst mistakes", tag("p", f"None: all {len(labels):,} images were recognised."))
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:NUM_MISTAKES]
     figures = []
     for i in worst:
         png = io.BytesIO()
         Image.fromarray(images[i]).save(png, "PNG")
         true, guess = classes[labels[i]], classes[predicted[i]]
-        picture = tag("img", src=data_uri(png.getvalue()), alt=f"Image {i}: {true}, taken for {guess}")
-        caption = tag("figcaption", f"{true} → {guess} ", tag("span", f"({_percent(confidence[i])})"))
-        figures.append(tag("figure", picture, caption))
-    said = f"Of {len(wrong):,} wrong among {len(labels):,}, those it was surest of: true → predicted (probability)."
-    return _section("Worst mistakes", tag("p", said), tag("div", *figures, class_="mistakes"))
+        image = picture(png.getvalue(), f"Image {i}: {true}, taken for {guess}")
+        caption = tag("figcaption", f"{true} → {guess} ", tag("span", f"({percent(confidence[i])})"))
+        figures.append(tag("figure", image, caption))
+    explanation = (
+        f"The surest of {len(wrong):,} wrong predictions on {len(labels):,} images: true → predicted (probability)."
+    )
+    return section("Worst mistakes", tag("p", explanation), tag("div", *figures, class_="mistakes"))
 
 
 def _what_was_run(result: Mapping[str, Any]) -> Html:
     plan, tricks, command = dict(result.get("plan") or {}), result.get("tricks") or {}, result.get("command")
-    reasons, weighed = plan.pop("reasons", None), plan.pop("alternatives", None)
+    reasons, measured = plan.pop("reasons", None), plan.pop("alternatives", None)
     machine = {name: result.get(name) for name in ("seed", "device", "threads", "versions")}
     parts = {
-        "Data": _facts(result.get("data")),
-        "Plan": _facts(plan) + _list(reasons),
-        "Weighed": _weighed(weighed),
-        "Tricks": _facts({name: values or "on" for name, values in tricks.items()}),
-        "Machine": _facts(machine),
+        "Data": definitions(result.get("data")),
+        "Plan": definitions(plan) + bullets(reasons),
+        "Measured": _measured(measured),
+        "Tricks": definitions({name: values or "on" for name, values in tricks.items()}),
+        "Machine": definitions(machine),
         "Command": tag("pre", tag("code", command)) if command else Html(),
     }
-    return _section("What was run", *(_section(title, Html(part), level="h3") for title, part in parts.items()))
+    return section("What was run", *(section(title, Html(part), level="h3") for title, part in parts.items()))
 
 
-def _weighed(alternatives: Sequence[Mapping[str, Any]] | None) -> Html:
+def _measured(alternatives: Sequence[Mapping[str, Any]] | None) -> Html:
     if not alternatives:
         return Html()
-    head = ("width", "precision", "images/s", "epochs", "promises")
+    head = ("width", "precision", "images/s", "epochs", "predicted accuracy")
     rows = [
         (
             row.get("width") or "as built",
             row.get("precision"),
             _number(row.get("images_per_second")),
             _number(row.get("epochs"), 1),
-            "–" if row.get("accuracy") is None else _percent(row["accuracy"]),
+            "–" if row.get("accuracy") is None else percent(row["accuracy"]),
         )
         for row in alternatives
     ]
-    return _table("What was measured, and what accuracy it promises on images like CIFAR-10's", head, rows, "plain")
+    return table("Measured networks, and their predicted accuracy on images like CIFAR-10's", head, rows, "plain")
 
 
 # ---- the curve ----
-
-
-def _read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """The columns to draw. A run killed early has no file, or one whose last line is cut short."""
-    columns: dict[str, list[float]] = {name: [] for name in ("seconds", "loss", "lr", "images_per_second")}
-    if path.exists():
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            for row in csv.DictReader(file):
-                try:
-                    values = [float(row[name]) for name in columns]
-                except (KeyError, TypeError, ValueError):
-                    continue
-                for column, value in zip(columns.values(), values, strict=True):
-                    column.append(value)
-    return {name: np.array(column) for name, column in columns.items()}
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -322,10 +245,6 @@ def _training_span(phases: Mapping[str, float], seconds: np.ndarray, wall: float
 
 
 def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.ndarray]) -> None:
-    # late, as it is slow to import; a bare Figure draws by Agg and leaves alone a notebook's backend
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
     seconds, loss = metrics["seconds"], metrics["loss"]
     wall = result.get("wall_seconds") or seconds.max(initial=0.0)
     # no budget binds a replay
@@ -333,9 +252,8 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
     whole = max(budget or 0.0, wall, 1e-3)
     begin, end = _training_span(result.get("phases") or {}, seconds, wall)
 
-    with matplotlib.style.context(["default", _CURVE_STYLE]):
-        figure = Figure(figsize=(9, 6), layout="constrained")
-        top, middle, bottom = panels = figure.subplots(3, sharex=True, height_ratios=[3.6, 1, 1])
+    with figure(path, 9, 6, _CURVE_STYLE) as drawn:
+        top, middle, bottom = panels = drawn.subplots(3, sharex=True, height_ratios=[3.6, 1, 1])
         for panel, label in zip(panels, ("training loss", "learning rate", "images/s"), strict=True):
             panel.set_ylabel(label)
             panel.axvspan(0, begin, color=_SHADE, linewidth=0)
@@ -349,7 +267,7 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
             marker = "o" if len(seconds) < 30 else None
             top.plot(seconds, loss, color=BLUE, alpha=0.25, linewidth=0.7, label="raw")
             top.plot(seconds, _smooth(np.minimum(loss, ceiling)), color=BLUE, marker=marker, label="smoothed")
-            middle.plot(seconds, metrics["lr"], color=VERMILION, marker=marker)
+            middle.plot(seconds, metrics["lr"], color=ORANGE, marker=marker)
             bottom.plot(seconds, metrics["images_per_second"], color=GREEN, marker=marker)
             bottom.yaxis.set_major_formatter("{x:,.0f}")
             for panel in panels:
@@ -373,87 +291,40 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
             top.annotate(f"{what} {wall - end:,.1f} s", (end, 1), (offset, -6), ha=side, va="top", rotation=90, **above)
         bottom.set_xlabel("time since the training process was started (s)")
         bottom.set_xlim(0, 1.01 * whole)
-        figure.align_ylabels()
-        figure.suptitle(f"{_accuracy(result)} {_scored_on(result)}", x=0.02, ha="left")
-        figure.savefig(path, dpi=140)
+        drawn.align_ylabels()
+        drawn.suptitle(f"{_accuracy(result)} {_scored_on(result)}", x=0.02, ha="left")
 
 
 _SHADE = "#e8ebee"
 _CURVE_STYLE = {
-    "axes.axisbelow": True,
     "axes.edgecolor": "#888888",
     "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
     "figure.titlesize": 13,
     "font.size": 10,
-    "grid.color": "#e0e0e0",
-    "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
 }
 
-# the policy holds the browser to what this module promises: nothing is fetched, nothing is run
-_META = Html("""<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><link rel="icon" href="data:,">""")
-
-STYLE = Html("""
-:root { --page: #fff; --ink: #1b1f24; --faint: #5b6570; --line: #d9dee4; --soft: #f4f6f8; --good: #00704f;
-  --bad: #b34700; --blue: 0 114 178; --orange: 213 94 0 }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #14171c; --ink: #e6e9ee; --faint: #9aa4b0; --line: #333a44; --soft: #1d2229; --good: #3fc79a;
-    --bad: #ff9a57 }
-  .curve { filter: invert(.92) hue-rotate(180deg) }
-}
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
-  overflow-wrap: anywhere }
-main { max-width: 60rem; margin: auto; padding: 1.5rem 1rem 4rem }
-h1 { font-size: clamp(2rem, 9vw, 3rem); line-height: 1.1; margin: 0 }
-h2 { margin: 2.5rem 0 .75rem; font-size: 1.3rem }
-h3 { margin: 1.25rem 0 .25rem; font-size: 1rem }
-p, ul, dl, pre { margin: .5rem 0 }
-ul { padding-left: 1.2rem }
-.status { font-weight: 600 } .good { color: var(--good) } .bad { color: var(--bad) }
-.curve { display: block; width: 100%; height: auto; margin: 1.5rem 0; border-radius: 6px }
-dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem }
-dt, caption { color: var(--faint); font-size: .875rem }
-dd { margin: 0 }
-pre { background: var(--soft); padding: .75rem; border-radius: 4px; white-space: pre-wrap }
+_STYLE = """
+main { max-width: 60rem }
+h1 { font-size: clamp(2rem, 9vw, 3rem) }
+.status { font-weight: 600 }
 .bar { display: flex; gap: 1px; height: 1.75rem; border-radius: 4px; overflow: hidden; margin-bottom: 1rem }
 .key i { display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .5em }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal }
-caption { text-align: left; padding-bottom: .4rem }
-th { font-weight: 500; text-align: left }
-thead th { color: var(--faint); vertical-align: bottom }
 td b { display: block; font-weight: 400; border-radius: 3px }
-.plain th, .plain td { padding: .2rem .75rem; border-bottom: 1px solid var(--line); max-width: 20rem }
-.plain td, .plain thead th:not(:first-child) { text-align: right }
 .sum tbody tr:last-child > * { font-weight: 700; border-bottom: 0 }
 .classes b { min-width: 7rem; padding: 0 .4rem;
-  background: linear-gradient(90deg, rgb(var(--blue) / .35) var(--width), var(--soft) 0) }
+  background: linear-gradient(90deg, rgb(var(--cold) / .35) var(--width), var(--soft) 0) }
 .confusion tbody th { position: sticky; left: 0; background: var(--page); padding-right: .5rem; max-width: 9rem }
-.plain th, .plain td, .confusion tbody th, .confusion thead span {
-  overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
+.confusion tbody th, .confusion thead span { overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
 .confusion thead th:not(:first-child) { text-align: center }
 .confusion thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9rem }
 .confusion td { padding: 1px }
 .confusion b { min-width: 2.9rem; padding: .35rem .25rem; text-align: center }
-.hit { background: rgb(var(--blue) / var(--shade)) } .miss { background: rgb(var(--orange) / var(--shade)) }
+.hit { background: rgb(var(--cold) / var(--shade)) } .miss { background: rgb(var(--warm) / var(--shade)) }
 .zero, figcaption span { color: var(--faint) }
 .mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(max(6.2rem, 15%), 1fr)); gap: 1rem }
-figure { margin: 0; break-inside: avoid }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 4px;
   image-rendering: pixelated }
 figcaption { font-size: .8rem; line-height: 1.3; margin-top: .3rem }
-@media print {
-  * { print-color-adjust: exact }
-  :root { font-size: 11px } body { font-size: 1rem }
-  .scroll { overflow: visible }
-  h2, h3 { break-after: avoid }
-  tr { break-inside: avoid }
-}
-""")
+"""

@@ -1,6 +1,6 @@
 """Training as a Lightning module: batch → loss → gradient → step, with the tricks wrapped around each."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -10,63 +10,16 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from speedtrain.config import Config
-from speedtrain.network.resnet9 import Classifier, build_classifier, make_tricks
+from speedtrain.network.classifier import Classifier, build_classifier, make_tricks
+from speedtrain.network.precision import autocast
+from speedtrain.training.loss_scale import LossScale
 from tricks import Batch, Compute, Loss, Trick
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Automatic mixed precision; none in fp32."""
-    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
-
-
-def configure_device(device: torch.device) -> None:
-    """How a GPU computes in a process that trains: repeatably, and what is left in fp32 as TF32."""
-    if device.type == "cuda":
-        torch.use_deterministic_algorithms(True, warn_only=True)  # replay wants the same bits again
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
-        torch.set_float32_matmul_precision("high")  # TF32, as convolutions use by default
-
-
-class LossScale:
-    """Dynamic loss scaling for fp16 (Micikevicius et al., 1710.03740, section 3.2).
-
-    Unlike torch's GradScaler it gives true gradients after every backward pass, so that several passes may
-    make up one step, as in SAM.
-    """
-
-    GROW_AFTER = 2000
-
-    def __init__(self, enabled: bool) -> None:
-        self.scale = 2.0**15 if enabled else 1.0
-        self.enabled = enabled
-        self.overflow = False
-        self._good_steps = 0
-
-    @torch.no_grad()
-    def unscale(self, parameters: Iterable[Tensor]) -> None:
-        """Divides their gradients by the scale, and notes whether one of them is not finite."""
-        if self.enabled:
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            torch._foreach_mul_(gradients, 1 / self.scale)
-            self.overflow |= not torch.stack(torch._foreach_norm(gradients)).norm().isfinite().item()
-
-    def may_step(self) -> bool:
-        """Whether this step's gradients are usable; adapts the scale for the next one."""
-        usable, self.overflow = not self.overflow, False
-        self._good_steps = self._good_steps + 1 if usable else 0
-        if self.enabled and not usable:
-            self.scale /= 2
-        elif self.enabled and self._good_steps == self.GROW_AFTER:
-            self.scale, self._good_steps = self.scale * 2, 0
-        return usable
 
 
 class Training(L.LightningModule):
     """One step of training, on images that live on the device as uint8.
 
-    Manual optimization: the `gradient` joint owns the backward passes. Progress comes from `self.progress`,
+    Manual optimization: the `gradient` hook does the backward passes. Progress comes from `self.progress`,
     which a callback sets before every step. Without a trainer there is `step`, with the optimizer of
     `configure_optimizers` and `differentiate` set to `Tensor.backward`.
 
@@ -191,7 +144,7 @@ def build_training(
     precision: str,
     statistics: Tensor | None = None,
 ) -> Training:
-    """The training of an untrained network, as configured but for what the planner decides.
+    """The training of an untrained network, as configured, with what the planner decided.
 
     Args:
         images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].
@@ -203,7 +156,7 @@ def build_training(
         UserError: no such model, or timm cannot build it for these images.
         TrickError: a trick cannot act on this model.
     """
-    tricks = make_tricks(config)
+    tricks = make_tricks(config.tricks)
     measured = images if statistics is None else statistics
     classifier = build_classifier(config.model, num_classes, width or 0, config.head_scale, tricks, measured)
     return Training(
@@ -218,39 +171,3 @@ def build_training(
         weight_decay=config.weight_decay,
         precision=precision,
     )
-
-
-class Order:
-    """Endless batches of image indices: one permutation of the training set after another, cut to size.
-
-    A batch may span two of them, so all have the same size and a set smaller than a batch just works. Under
-    a distributed strategy each rank takes its share of every batch.
-
-    Args:
-        num_images: N.
-        batch_size: B, over all ranks.
-        seed: of the permutations.
-        device: where the indices are wanted.
-    """
-
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self._num_images, self._batch_size, self._device = num_images, batch_size, device
-        self._generator = torch.Generator().manual_seed(seed)
-        self._rank, self._world_size = rank, world_size
-
-    def __iter__(self) -> Iterator[Tensor]:
-        pool = torch.empty(0, dtype=torch.int64, device=self._device)
-        while True:
-            while len(pool) < self._batch_size:
-                permutation = torch.randperm(self._num_images, generator=self._generator)
-                pool = torch.cat([pool, permutation.to(self._device, non_blocking=True)])
-            batch, pool = pool[: self._batch_size], pool[self._batch_size :]
-            yield batch[self._rank :: self._world_size]

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from speedtrain.config import Config, Precision
+from speedtrain.network.classifier import make_tricks
 from speedtrain.network.convolution import bf16_is_faster
-from speedtrain.network.resnet9 import make_tricks
 from speedtrain.training.lightning_module import build_training
-from speedtrain.training.scaling_law import RESNET9
+from speedtrain.training.scaling_law import BATCH_SIZE, RESNET9
 from tricks import ProgressiveResizing, Trick
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 START_WIDTH = 16
 PROBE_SHARE = 0.02
-OTHER_SECONDS = 1.0  # of a run, not for training: building, the first and the last save, leaving
+OTHER_SECONDS = 1.0  # not for training: building, the first and the last save, the exit
 SAVE_SHARE = 0.005  # of the rest, for the saves between
-BATCH_SIZE, GPU_BATCH_SIZE = 128, 512  # a GPU waits for its host where a step is small
+GPU_BATCH_SIZE = 512  # a GPU waits for its host where a step is small
 
 
 @dataclass
@@ -31,10 +31,10 @@ class Plan:
         model, width, batch_size, precision: as in `Config`, decided. Width is null for a timm model.
         resolutions: image sides in the order in which training uses them.
         images_per_second: measured in a short probe; 0 where nothing was left to decide.
-        epochs: expected, from that and the time that planning, building and saving leave.
-        accuracy: to be expected on photographs as hard as CIFAR-10's with the default recipe in batches of 128; null
+        epochs: predicted, from that rate and the time that planning, building and saving leave.
+        accuracy: predicted for photographs as hard as CIFAR-10's with the default recipe in batches of 128; null
             for a timm model.
-        reasons: one line a decision.
+        reasons: one line per decision.
         alternatives: what was measured: width, precision, images_per_second, epochs, accuracy.
     """
 
@@ -65,20 +65,21 @@ def make_plan(
 ) -> Plan:
     """Decides what the configuration leaves to `auto`.
 
-    The rule: the fastest precision; then the ResNet-9 that promises the highest accuracy by `expectation.RESNET9`, a
-    law fitted to recorded runs, at the images a second that were measured. Widths are tried from a middle one
-    upwards, or downwards, for as long as they promise more.
+    The rule: the fastest precision; then the width of ResNet-9 with the highest accuracy that `scaling_law.RESNET9`
+    predicts from the measured images per second. The search starts at a middle width and goes up, or else down, for
+    as long as the predicted accuracy rises.
 
     Args:
         images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].
+        num_classes: K.
         seconds: left for planning and training.
-        plan_only: measure even where nothing is left to decide.
+        plan_only: measure even where nothing is left to decide; default: no.
 
     Returns:
         The plan; what `config` pins stands in it as it is.
 
     Raises:
-        RuntimeError: torch cannot take a step, for want of memory say.
+        RuntimeError: torch cannot take a step, for example because memory is short.
         TrickError: a trick cannot act on this model.
     """
     probe = _Probe(config, images, labels, num_classes, seconds)
@@ -87,15 +88,15 @@ def make_plan(
         width=None if config.model != "resnet9" else (START_WIDTH if config.width == "auto" else config.width),
         batch_size=probe.batch_size,
         precision=config.precision,
-        resolutions=_resolutions(make_tricks(config), images.shape[1]),
+        resolutions=_resolutions(make_tricks(config.tricks), images.shape[1]),
     )
     if plan.precision == "auto":
         plan.precision = probe.fastest_precision(plan)
     if plan.width is not None and config.width == "auto":
-        plan.width = probe.most_promising(plan)
+        plan.width = probe.best_width(plan)
     if plan_only or "auto" in (config.width if plan.width else None, config.precision):
         measured = probe.measure(plan.width, plan.precision)
-        probe.promise_all()
+        probe.add_predictions()
         plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
         plan.accuracy = measured["accuracy"]
     plan.alternatives = probe.measured
@@ -122,7 +123,7 @@ class _Probe:
         self.batch_size = usual if config.batch_size == "auto" else config.batch_size
 
     def measure(self, width: int | None, precision: str) -> dict[str, Any]:
-        """Images a second of whole training steps, from the middle of each third of the schedule."""
+        """Images per second of whole training steps, from the middle of each third of the schedule."""
         for known in self.measured:
             if (known["width"], known["precision"]) == (width, precision):
                 return known
@@ -148,9 +149,9 @@ class _Probe:
                 torch.cuda.synchronize()
             return time.monotonic() - begun
 
-        # the last third, where nothing is left out any more, comes first: short of time it stands for all
+        # the last third comes first, since every trick is on there: if time is short, it stands for all
         last, *others = (5 / 6, 3 / 6, 1 / 6)
-        seconds_of_step(last)  # the first step of a network, and of a size of image, makes its kernels
+        seconds_of_step(last)  # the first step of a network, and of an image size, makes its kernels
         training.num_steps = 0
         taken, warm = [seconds_of_step(last)], {training.last_side}
         for third in others:
@@ -169,13 +170,14 @@ class _Probe:
         self.measured.append(result)
         return result
 
-    def promise_all(self) -> None:
-        """Adds to what was measured, now that measuring is over, the epochs that fit and what they promise."""
+    def add_predictions(self) -> None:
+        """Adds to every measurement the epochs that fit and their predicted accuracy. Called when measuring is over."""
         left = self._left()
         for row in self.measured:
             width, rate = row["width"], row["images_per_second"]
             row["epochs"] = round(self._epochs(rate, left), 1)
-            row["accuracy"] = None if width is None else round(RESNET9.accuracy(*self._reach(width, rate, left)), 4)
+            inputs = self._law_inputs(width, rate, left)
+            row["accuracy"] = None if width is None else round(RESNET9.accuracy(*inputs), 4)
 
     def fastest_precision(self, plan: Plan) -> Precision:
         """bf16 or fp32 on a CPU, whichever is faster here; on a GPU bf16 where it is native, else fp16."""
@@ -192,42 +194,45 @@ class _Probe:
         plan.reasons.append(f"precision {choice}: {rates['bf16']:.0f} images/s in bf16, {rates['fp32']:.0f} in fp32")
         return choice
 
-    def most_promising(self, plan: Plan) -> int:
-        """The width of `WIDTHS` that promises most, searched upwards or downwards from the one first tried."""
+    def best_width(self, plan: Plan) -> int:
+        """The width of `WIDTHS` with the highest predicted accuracy, searched upwards or downwards from the middle."""
 
-        def promises_more(place: int, other: int) -> bool:
-            rates = {at: self.measure(WIDTHS[at], plan.precision)["images_per_second"] for at in (place, other)}
+        def is_better(position: int, other: int) -> bool:
+            rates = {at: self.measure(WIDTHS[at], plan.precision)["images_per_second"] for at in (position, other)}
             left = self._left()  # the same for both
-            # the error, since the accuracy is chance for all of them where images are few; with no time at all the rate
-            ranks = {at: (-RESNET9.error(*self._reach(WIDTHS[at], rate, left)), rate) for at, rate in rates.items()}
-            return ranks[place] > ranks[other]
 
-        place = WIDTHS.index(START_WIDTH)
+            def rank(at: int) -> tuple[float, float]:
+                # by error, since with few images the predicted accuracy is chance for all; with no time left, by rate
+                return -RESNET9.error(*self._law_inputs(WIDTHS[at], rates[at], left)), rates[at]
+
+            return rank(position) > rank(other)
+
+        position = WIDTHS.index(START_WIDTH)
         for direction in (1, -1):
-            best = place
+            best = position
             while 0 <= best + direction < len(WIDTHS) and (direction < 0 or time.monotonic() < self.until):
-                if not promises_more(best + direction, best):
+                if not is_better(best + direction, best):
                     break
                 best += direction
-            if best != place:
-                place = best
+            if best != position:
+                position = best
                 break
-        epochs = self._epochs(self.measure(WIDTHS[place], plan.precision)["images_per_second"], self._left())
+        epochs = self._epochs(self.measure(WIDTHS[position], plan.precision)["images_per_second"], self._left())
         plan.reasons.append(
-            f"width {WIDTHS[place]}: {epochs:.0f} epochs of it promise more than what was measured beside it"
+            f"width {WIDTHS[position]}: the highest predicted accuracy of the widths measured, with {epochs:.0f} epochs"
         )
-        return WIDTHS[place]
+        return WIDTHS[position]
 
     def _left(self) -> float:
-        """Seconds that are left for training, were it to be built now."""
+        """Seconds left for training, if it were built now."""
         return max(0.0, (1 - SAVE_SHARE) * (self.seconds - (time.monotonic() - self.begun) - OTHER_SECONDS))
 
     def _epochs(self, rate: float, left: float) -> float:
-        """That fit into so many seconds, at so many images a second."""
+        """How many fit into `left` seconds, at `rate` images per second."""
         return rate * left / len(self.images)
 
-    def _reach(self, width: int, rate: float, left: float) -> tuple[int, float, int, int]:
-        """What the law wants to know of a network that trains at so many images a second."""
+    def _law_inputs(self, width: int, rate: float, left: float) -> tuple[int, float, int, int]:
+        """The inputs of the scaling law for a network that trains at `rate` images per second."""
         return width, self._epochs(rate, left), len(self.images), self.num_classes
 
 

@@ -1,12 +1,18 @@
-"""What accuracy to expect of the default recipe: a law fitted to recorded runs."""
+"""Which accuracy to predict for the default recipe: a scaling law, fitted to recorded runs."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from speedtrain.config import Config
 
 CLASSES = 10
 PER_CLASS = 500
-CONFIDENT = 1.96
-"""Standard deviations within which 95 % lie."""
+BATCH_SIZE = 128
+"""Of the runs that the scaling law was fitted to."""
+Z_95 = 1.96
+"""Standard deviations within which 95 % of a normal distribution lie."""
 
 
 @dataclass(frozen=True)
@@ -15,15 +21,15 @@ class ScalingLaw:
 
         error = a (n / 500)^-α + b w^-β + c (e (n / 500)^δ)^-γ
 
-    with n training images a class, width w and e epochs. The form follows the scaling laws of Rosenfeld et al., A
-    Constructive Prediction of the Generalization Error Across Scales, 2019 (arXiv 1909.12673).
+    with n training images per class, width w and e epochs. The form follows Rosenfeld et al., A Constructive
+    Prediction of the Generalization Error Across Scales, 2019 (arXiv 1909.12673).
 
     Attributes:
         data, data_power: a and α.
         width, width_power: b and β.
         epochs, epochs_power: c and γ.
         epochs_per_data: δ, how much more an epoch of more images is.
-        deviation: root mean square by which runs left out of the fit lie from it, in shares of 1.
+        deviation: root mean square error on runs left out of the fit, in shares of 1.
     """
 
     data: float
@@ -36,13 +42,13 @@ class ScalingLaw:
     deviation: float
 
     def error(self, width: float, epochs: float, images: int, classes: int = CLASSES) -> float:
-        """What the law says of the share of wrong answers; above 1 where it promises less than nothing.
+        """The predicted share of wrong answers; above 1 where the law predicts less than nothing.
 
         Args:
             width: of the ResNet-9.
-            epochs: times that every image is seen.
+            epochs: times that training sees every image.
             images: training images, of all classes.
-            classes: how many; as many images of more classes are fewer of each.
+            classes: how many; the same number of images of more classes is fewer images per class. Default: 10.
         """
         if epochs <= 0:
             return math.inf
@@ -51,17 +57,17 @@ class ScalingLaw:
         return error + self.epochs * (epochs * size**self.epochs_per_data) ** -self.epochs_power
 
     def accuracy(self, width: float, epochs: float, images: int, classes: int = CLASSES) -> float:
-        """Expected share of right answers, between chance and 1. Arguments as of `error`."""
+        """The predicted share of right answers, between chance and 1. Arguments as for `error`."""
         return max(1 / classes, 1 - self.error(width, epochs, images, classes))
 
 
 @dataclass(frozen=True)
 class FittedRange:
-    """What lies within, or near, the runs that a law was fitted to.
+    """The range of the runs that a law was fitted to, or near it.
 
     Attributes:
         classes: how many.
-        widths, epochs, per_class: smallest and largest; images are counted a class.
+        widths, epochs, per_class: smallest and largest; `per_class` counts training images per class.
     """
 
     classes: int
@@ -69,13 +75,69 @@ class FittedRange:
     epochs: tuple[float, float]
     per_class: tuple[float, float]
 
-    def holds(self, width: float, epochs: float, images: int, classes: int) -> bool:
-        """Whether a run is of this kind. Arguments as of `ScalingLaw.error`."""
+    def contains(self, width: float, epochs: float, images: int, classes: int) -> bool:
+        """Whether a run lies in it. Arguments as for `ScalingLaw.error`."""
         ranges = ((width, self.widths), (epochs, self.epochs), (images / classes, self.per_class))
         return classes == self.classes and all(low <= value <= high for value, (low, high) in ranges)
 
 
 RESNET9 = ScalingLaw(0.1548, 0.4134, 1.106, 1.31, 0.7398, 1.217, 0.1562, 0.00895)
-"""Of ResNet-9 with the recipe `auto` and batches of 128, fitted to `results/planner` by `scripts/fit_planner.py`."""
+"""Of ResNet-9 with `FITTED_SETTINGS` and batches of 128, fitted to `results/planner` by `scripts/fit_planner.py`."""
 
 RESNET9_RANGE = FittedRange(CLASSES, widths=(8, 64), epochs=(4, 150), per_class=(90, 2500))
+
+FITTED_SETTINGS: dict[str, Any] = {
+    "tricks": {
+        "patch_whitening": {"eps": 0.01, "kernel": 3},
+        "celu": {"alpha": 0.3},
+        "random_crop": {"padding": 4},
+        "flip": {"probability": 0.5},
+        "label_smoothing": {"smoothing": 0.2},
+        "gradient_centralization": {},
+        "muon": {"lr": 0.1, "momentum": 0.6, "nesterov": True, "steps": 5, "weight_decay": 0.1},
+        "weight_averaging": {"decay": 0.99, "interval": 5},
+        "test_time_augmentation": {"mode": "mirror+shift"},
+    },
+    "lr": 0.2,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "schedule": [(0.0, 0.1), (0.2, 1.0), (1.0, 0.0)],
+    "head_scale": 0.125,
+}
+"""The recipe of the runs that `RESNET9` was fitted to. It predicts nothing for any other: who changes the default
+recipe fits the law anew."""
+
+
+def predict_accuracy(
+    config: Config, plan: Mapping[str, Any], num_images: int, num_classes: int, num_test_images: int
+) -> dict[str, float] | None:
+    """The accuracy to expect of a plan on photographs as hard as CIFAR-10's, with a 95 % interval of single runs.
+
+    The interval joins two normal spreads: that of the law (by runs left out of its fit), and that of the test sample.
+
+    Args:
+        config: of the run.
+        plan: as in `result.json`; one that had nothing to decide has no accuracy.
+        num_images: training images, of all classes.
+        num_classes: K.
+        num_test_images: how many the run is scored on.
+
+    Returns:
+        `accuracy`, `low` and `high`; None for other recipes, networks and batch sizes than those of the fitted runs,
+        and outside the range of those runs.
+    """
+    accuracy: float | None = plan.get("accuracy")
+    same_recipe = all(_plain(getattr(config, key)) == _plain(value) for key, value in FITTED_SETTINGS.items())
+    if accuracy is None or not same_recipe or plan["batch_size"] != BATCH_SIZE:
+        return None
+    if not RESNET9_RANGE.contains(plan["width"], plan["epochs"], num_images, num_classes):
+        return None
+    half_width = Z_95 * math.hypot(RESNET9.deviation, math.sqrt(accuracy * (1 - accuracy) / num_test_images))
+    low, high = max(0.0, accuracy - half_width), min(1.0, accuracy + half_width)
+    return {"accuracy": accuracy, "low": low, "high": high}
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tuples alike: a configuration that was read from a file has either."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

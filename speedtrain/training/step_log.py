@@ -1,8 +1,12 @@
-"""What a run has recorded of its clock, for a replay."""
+"""`clock.csv`: what the clock decided at every step, written while training and read by a replay."""
 
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+
+from speedtrain.files import GrowingFile
+
+COLUMNS = ("step", "progress", "threads", "snapshot")
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,7 @@ class StepLog:
     Attributes:
         progress: of each step.
         threads: of each step.
-        snapshots: after how many steps the weights were kept to fall back on.
+        snapshots: the steps after which training kept its state, to go back to after divergence.
     """
 
     progress: list[float]
@@ -26,3 +30,22 @@ class StepLog:
             rows = list(csv.DictReader(file))[:steps]
         kept = frozenset(number for number, row in enumerate(rows, 1) if row["snapshot"] == "1")
         return cls([float(row["progress"]) for row in rows], [int(row["threads"]) for row in rows], kept)
+
+
+class StepLogWriter:
+    """Writes a `clock.csv`.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = GrowingFile(path, ",".join(COLUMNS) + "\n")
+
+    def add(self, step: int, progress: float, threads: int, snapshot: bool) -> None:
+        """Adds one step; on the disk after the next `flush`."""
+        self._file.add(f"{step},{progress!r},{threads},{int(snapshot)}\n")
+
+    def flush(self) -> None:
+        """Writes what was added; raises OSError where the disk is full, and keeps it for the next flush."""
+        self._file.flush()

@@ -1,24 +1,22 @@
-"""The process that trains: plan → train → save, inside the budget that began at its start.
+"""The process that trains: plan → train → save, inside the budget, which began when this process started.
 
-Run by the front as `python -m speedtrain.training.worker JOB`, with JOB a folder that holds `job.json`, `images.npy`
-and `labels.npy`. What it reaches it saves in the run's folder; what it has to say it sends as events.
+The parent process runs it as `python -m speedtrain.training.worker FOLDER`, with a `Job` in the folder. The weights and
+logs go to the run's directory; progress and messages go to the parent process as events.
 """
 
 import contextlib
-import importlib.metadata
-import json
 import logging
 import math
 import os
-import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from speedtrain.machine import available_cores
+from speedtrain.training.imports import UNUSED_BY_LIGHTNING, hide_packages
 from speedtrain.training.thread_controller import ThreadController
 from timing import Budget, Ledger, Pacer, RecordedPacer, send_event
 
@@ -28,20 +26,17 @@ if TYPE_CHECKING:
     from speedtrain.config import Config
     from speedtrain.training.step_log import StepLog
 
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
-"""Keep freed memory and use huge pages: every step allocates the same activations again, and without this the
-kernel takes them back and clears them each time (7 % of a step on a CPU). Other C libraries ignore it."""
+MALLOC_SETTINGS = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
+"""GLIBC_TUNABLES of a process that trains: keep freed memory, and use huge pages. Every step allocates the same
+activations again; otherwise the kernel takes them back and clears them each time (7 % of a step on a CPU). Other C
+libraries ignore it."""
 
 
-UNUSED_BY_LIGHTNING = ("torchvision", "scipy", "matplotlib")
-"""Packages that Lightning would import for nothing: see `hide_packages`."""
-
-
-def say(line: str) -> None:
-    """Tells the person who waits, and the log."""
+def send_message(line: str) -> None:
+    """Sends one line to the user, through the parent process, and writes it to the log."""
     with contextlib.suppress(OSError):  # the log is on the disk that may be full
         print(line, flush=True)
-    send_event({"event": "say", "text": line[:600]})
+    send_event({"event": "message", "text": line[:600]})
 
 
 def train(
@@ -56,22 +51,25 @@ def train(
     max_steps: int | None = None,
     plan_only: bool = False,
     weights: Path | None = None,
-    about: Mapping[str, object] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> int:
-    """Trains by the clock, saving as it goes to `run`.
+    """Trains by the clock, and saves again and again to `run`.
 
     Args:
-        images: uint8 [N, H, W, 3]; labels: int64 [N].
+        config: the configuration; the plan replaces what is `auto` in it.
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N].
         classes: their names.
-        ledger: the books, open since start; the budget counts from there too.
-        replay: train by this record instead of the clock.
-        max_steps: end after so many steps, whatever the clock says.
-        plan_only: only plan, and measure even where nothing is left to decide.
+        run: directory for `clock.csv`, `metrics.csv` and the weights.
+        ledger: the phases of this process; the budget counts from where it began.
+        replay: train by this log instead of the clock; default: by the clock.
+        max_steps: end after so many steps, whatever the clock says; default: no such limit.
+        plan_only: plan without training, and measure even where nothing is left to decide; default: no.
         weights: file for the weights; default: `run/weights.safetensors`.
-        about: facts to store with them.
+        facts: JSON values to store with the weights; default: none.
 
     Returns:
-        How many images were seen, repetitions included.
+        How many images training saw, repetitions included.
     """
     thread_controller = ThreadController(config.threads or available_cores())
     num_classes = len(classes)
@@ -81,8 +79,11 @@ def train(
         import torch
         from lightning.fabric.plugins.environments import LightningEnvironment
 
+        from speedtrain.network.precision import configure_device
+        from speedtrain.training.batch_order import BatchOrder
         from speedtrain.training.checkpoint import CheckpointCallback
-        from speedtrain.training.lightning_module import Order, build_training, configure_device
+        from speedtrain.training.divergence import DivergenceGuard
+        from speedtrain.training.lightning_module import build_training
         from speedtrain.training.planner import make_plan
         from timing import BudgetCallback
 
@@ -107,27 +108,42 @@ def train(
         send_event({"event": "plan", "plan": plan.as_dict()})
     if plan_only:
         return 0
-    send_event({"event": "phase", "phases": ledger.phases()})  # should this be the last that is heard
+    send_event({"event": "phase", "phases": ledger.phases()})  # in case nothing more is heard of this process
 
     with ledger.phase("build"):
         torch.set_num_threads(1)  # the whitening's bits must not depend on how busy the machine is now
         torch.manual_seed(config.seed)
         training = build_training(config, stored, targets, num_classes, width=plan.width, precision=plan.precision)
         assert isinstance(config.batch_size, int)
-        order = Order(len(stored), config.batch_size, config.seed, device)
+        order = BatchOrder(len(stored), config.batch_size, config.seed, device)
+        divergence = DivergenceGuard(training, training.tricks)
         pacer = Pacer(budget) if replay is None else RecordedPacer(replay.progress)
-        clock = BudgetCallback(budget, lr_schedule=config.lr_factor, ledger=ledger, pacer=pacer)
+        clock = BudgetCallback(
+            budget,
+            lr_schedule=lambda progress: config.lr_factor(progress) * divergence.lr_factor,
+            ledger=ledger,
+            pacer=pacer,
+        )
         network = {"model": config.model, "width": config.width, "head_scale": config.head_scale}
-        facts = {**(about or {}), "network": {**network, "tricks": config.tricks}, "classes": list(classes)}
+        facts = {**(facts or {}), "network": {**network, "tricks": config.tricks}, "classes": list(classes)}
         checkpoint = CheckpointCallback(
-            run, training, clock, pacer, thread_controller, replay, say, weights=weights, about=facts
+            run,
+            training,
+            clock,
+            pacer,
+            thread_controller,
+            divergence,
+            replay,
+            send_message,
+            weights=weights,
+            facts=facts,
         )
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
             max_epochs=-1,
             max_steps=-1 if max_steps is None else max_steps,
-            callbacks=[checkpoint, clock],  # keeping first: the clock looks after it
+            callbacks=[checkpoint, clock],  # in this order: the clock decides about the next step after a save
             plugins=[LightningEnvironment()],  # one process, also where a cluster would suggest more
             logger=False,
             enable_checkpointing=False,
@@ -139,59 +155,28 @@ def train(
     return checkpoint.images_seen
 
 
-@contextlib.contextmanager
-def hide_packages(*packages: str) -> Iterator[None]:
-    """Inside, packages look as if they were not installed.
-
-    torchmetrics, which Lightning imports, imports these for metrics that nobody here computes, if it finds them: more
-    than a second of a budget. A process that is ours alone computes none, so that nobody misses them.
-    """
-    hidden = {name for name in packages if name not in sys.modules}
-    version = importlib.metadata.version
-
-    def visible_version(distribution_name: str) -> str:  # some will keep this function: outside it tells the truth
-        if distribution_name in hidden:
-            raise importlib.metadata.PackageNotFoundError(distribution_name)
-        return version(distribution_name)
-
-    importlib.metadata.version = visible_version
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
-    try:
-        yield
-    finally:
-        importlib.metadata.version = version
-        for name in hidden:
-            del sys.modules[name]
-        hidden.clear()
-
-
-def main(job: Path) -> None:
-    """Does the job that the front left in a folder."""
+def main(folder: Path) -> None:
+    """Does the job in the folder."""
     ledger = Ledger()
-    # Until training begins nothing is there to save. Said so that Lightning does not make an exit of its own of it.
+    # Until training begins there is nothing to save. Without this handler Lightning would install one of its own.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     with ledger.phase("import"):
-        import numpy as np
-
-        from speedtrain.config import Config
+        from speedtrain.training.job import Job
         from speedtrain.training.step_log import StepLog
     with ledger.phase("data"):
-        told: dict[str, Any] = json.loads((job / "job.json").read_text(encoding="utf-8"))
-        config = Config(**told["config"])
-        replay = StepLog.read(Path(told["replay"]), told["replay_steps"]) if told["replay"] else None
-        images, labels = np.load(job / "images.npy"), np.load(job / "labels.npy")
-        shutil.rmtree(job, ignore_errors=True)  # the images should not lie about, should the front be killed
+        job, images, labels = Job.take(folder)
+        replay = StepLog.read(job.replay, job.replay_steps) if job.replay else None
     train(
-        config,
+        job.config,
         images,
         labels,
-        told["classes"],
-        Path(told["run"]),
+        job.classes,
+        job.run,
         ledger=ledger,
         replay=replay,
-        max_steps=told["max_steps"],
-        plan_only=told["plan_only"],
-        about=told["about"],
+        max_steps=job.max_steps,
+        plan_only=job.plan_only,
+        facts={"data_sha256": job.data_sha256},
     )
 
 
@@ -200,4 +185,4 @@ if __name__ == "__main__":
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(0)  # the interpreter's tidying up would be on the clock, and nothing is left to tidy
+    os._exit(0)  # the interpreter's clean-up would use up budget, and there is nothing to clean up

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from speedtrain.config import Config
 from speedtrain.data import load_data, load_images
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.machine import available_cores
-from speedtrain.model.predict import load_classifier, predict
-from speedtrain.model.weights import load_facts
+from speedtrain.model.load import load_model
+from speedtrain.model.predict import predict
 
 
 def main() -> None:
@@ -36,14 +35,9 @@ def main() -> None:
     else:
         images, given, _ = load_images(told.data)
         labels = np.empty(0) if given is None else given
-    network = dict(load_facts(told.net_sav).get("network") or {})  # type: ignore[call-overload]
-    if not network:
-        raise UserError(f"{told.net_sav}: not the weights of a training.py of this kind")
-    config = Config(budget=1.0, **network)
     torch.set_num_threads(available_cores())
-    classifier, _ = load_classifier(config, told.net_sav)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predicted = predict(classifier, config, images, device).argmax(1).astype(np.int64)
+    predicted = predict(load_model(told.net_sav), images, device).argmax(1).astype(np.int64)
     if told.predictions is not None:
         content = io.BytesIO()
         np.save(content, predicted)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
-from speedtrain.training.worker import MALLOC, train
+from speedtrain.training.worker import MALLOC_SETTINGS, train
 from timing import Ledger
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED", 0)))
     told = parser.parse_args()
     if "GLIBC_TUNABLES" not in os.environ:  # only read at the start of a program: the same process starts over
-        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.environ["GLIBC_TUNABLES"] = MALLOC_SETTINGS
         os.execv(sys.executable, sys.orig_argv)
 
     ledger = Ledger()

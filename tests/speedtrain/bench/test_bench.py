@@ -10,7 +10,8 @@ from speedtrain.bench import measure
 from speedtrain.bench.report import write_report
 from speedtrain.cli import main
 from speedtrain.config import resolve
-from speedtrain.run.run import load_configured, measure_plan
+from speedtrain.data.configured import load_configured
+from speedtrain.run.plan import measure_plan
 from tricks import TRICKS
 
 CPU = torch.device("cpu")

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from speedtrain.errors import UserError
-from speedtrain.network.resnet9 import Classifier, ResNet9, build_classifier
+from speedtrain.network.classifier import Classifier, build_classifier
+from speedtrain.network.resnet9 import ResNet9
 from tricks import TRICKS, Batch, PatchWhitening
 
 

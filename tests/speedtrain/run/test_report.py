@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import speedtrain.run.report
-from speedtrain.run.report import NUM_MISTAKES, NUM_PAIRS, _read_metrics, _smooth, write_report
+from speedtrain.run.report import NUM_MISTAKES, NUM_PAIRS, PLOTTED, _smooth, write_report
+from speedtrain.training.metrics import read_metrics
 
 HEADER = "seconds,progress,step,epoch,loss,lr,images_per_second,side\n"
 RESULT: dict[str, Any] = {
@@ -404,12 +405,12 @@ def test_curve_survives_losses_gone_wild(tmp_path: Path) -> None:
 def test_metrics_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(HEADER + "1.0,0.1,1,0.1,2.5,0.1,800,32\n2.0,0.2,2,0.2,2.0,0.1,810,32\n3.0,0.3,3,0.3,1.")
-    columns = _read_metrics(path)
+    columns = read_metrics(path, PLOTTED)
     assert columns["seconds"].tolist() == [1.0, 2.0]
     assert columns["loss"].tolist() == [2.5, 2.0]
     assert columns["images_per_second"].tolist() == [800.0, 810.0]
     path.write_bytes(b"\xff\x00 not metrics\n1,2")
-    assert [len(column) for column in _read_metrics(path).values()] == [0, 0, 0, 0]
+    assert [len(column) for column in read_metrics(path, PLOTTED).values()] == [0, 0, 0, 0]
 
 
 def test_smoothing() -> None:

@@ -165,7 +165,7 @@ def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path, capsys: 
     again = result_of(tmp_path / "again")
     assert again["replay_of"] == str(finished)
     assert again["plan"]["resolutions"] == result_of(finished)["plan"]["resolutions"]
-    assert "by the record" in (tmp_path / "again" / "report.html").read_text()
+    assert "by the log" in (tmp_path / "again" / "report.html").read_text()
 
 
 def test_replay_tells_when_the_bits_differ(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +333,7 @@ def test_the_process_that_trains_imports_no_more_than_it_needs() -> None:
     heavy = ("torchvision", "scipy", "matplotlib", "pandas")
     code = f"""
 import sys
-from speedtrain.training.worker import UNUSED_BY_LIGHTNING, hide_packages
+from speedtrain.training.imports import UNUSED_BY_LIGHTNING, hide_packages
 with hide_packages(*UNUSED_BY_LIGHTNING):
     import lightning
 import speedtrain.training.checkpoint, speedtrain.training.planner

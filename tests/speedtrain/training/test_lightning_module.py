@@ -17,9 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speedtrain.model.weights import load_weights
-from speedtrain.network.resnet9 import Classifier
+from speedtrain.network.classifier import Classifier
+from speedtrain.training.batch_order import BatchOrder
 from speedtrain.training.checkpoint import CheckpointCallback
-from speedtrain.training.lightning_module import LossScale, Order, Training
+from speedtrain.training.divergence import DivergenceGuard
+from speedtrain.training.lightning_module import Training
+from speedtrain.training.loss_scale import LossScale
 from speedtrain.training.step_log import StepLog
 from speedtrain.training.thread_controller import ThreadController
 from timing import Budget, BudgetCallback, RecordedPacer
@@ -46,7 +49,7 @@ def fit(training: Training, steps: int, batch_size: int = 16, **options: object)
         accelerator="cpu", devices=1, max_epochs=-1, max_steps=steps, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
-    trainer.fit(training, Order(training.num_images, batch_size, seed=5, device=CPU))
+    trainer.fit(training, BatchOrder(training.num_images, batch_size, seed=5, device=CPU))
 
 
 def by_hand(classifier: Classifier, steps: int, rho: float, precision: torch.dtype | None = None) -> Classifier:
@@ -186,7 +189,7 @@ def test_sam_under_amp_on_a_gpu_follows_fp32(precision: str) -> None:
             accelerator="gpu", devices=1, max_epochs=-1, max_steps=6, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(training, Order(48, 16, seed=5, device=torch.device("cuda")))
+        trainer.fit(training, BatchOrder(48, 16, seed=5, device=torch.device("cuda")))
         results.append(classifier.cpu())
     assert_same(results[1], results[0], 0.02)
 
@@ -201,7 +204,7 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import lightning as L, torch
         from lightning.pytorch.strategies import DDPStrategy
-        from test_training import *
+        from test_lightning_module import *
 
         rank = int(os.environ.get("LOCAL_RANK", 0))
         images, labels = some_data()
@@ -211,7 +214,7 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
         trainer = L.Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(process_group_backend="gloo"),
             max_epochs=-1, max_steps=6, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, use_distributed_sampler=False)
-        trainer.fit(training, Order(48, 16, seed=5, device=CPU, rank=rank, world_size=2))
+        trainer.fit(training, BatchOrder(48, 16, seed=5, device=CPU, rank=rank, world_size=2))
         torch.save(classifier.state_dict(), f"{tmp_path}/rank{{rank}}.pt")
         """)
     )
@@ -226,7 +229,7 @@ def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(ranks[0][name], value, rtol=0, atol=1e-6)
 
 
-def take(order: Order, batches: int) -> list[list[int]]:
+def take(order: BatchOrder, batches: int) -> list[list[int]]:
     iterator = iter(order)
     return [next(iterator).tolist() for _ in range(batches)]
 
@@ -236,20 +239,20 @@ def flat(batches: Iterable[list[int]]) -> list[int]:
 
 
 def test_every_epoch_shows_every_image_once() -> None:
-    seen = flat(take(Order(10, 4, seed=0, device=CPU), 5))
+    seen = flat(take(BatchOrder(10, 4, seed=0, device=CPU), 5))
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
 
 
 def test_fewer_images_than_a_batch_just_work() -> None:
-    batches = take(Order(3, 8, seed=0, device=CPU), 3)
+    batches = take(BatchOrder(3, 8, seed=0, device=CPU), 3)
     assert [len(batch) for batch in batches] == [8, 8, 8]
     assert sorted(flat(batches)) == sorted(8 * [0, 1, 2])
 
 
 def test_ranks_share_a_batch() -> None:
-    whole = take(Order(10, 6, seed=0, device=CPU), 4)
-    parts = [take(Order(10, 6, seed=0, device=CPU, rank=rank, world_size=2), 4) for rank in (0, 1)]
+    whole = take(BatchOrder(10, 6, seed=0, device=CPU), 4)
+    parts = [take(BatchOrder(10, 6, seed=0, device=CPU, rank=rank, world_size=2), 4) for rank in (0, 1)]
     for together, *halves in zip(whole, *parts, strict=True):
         assert sorted(together) == sorted(flat(halves))
 
@@ -281,10 +284,12 @@ def kept_training(
     classifier.measure(images)
     training = Training(classifier, images, labels, 4, tricks, **HYPERPARAMETERS)
     pacer = RecordedPacer([step / steps for step in range(steps)])
-    clock = BudgetCallback(Budget(600, time.monotonic()), lr_schedule=lambda progress: 1.0, pacer=pacer)
+    divergence = DivergenceGuard(training, tricks)
+    budget = Budget(600, time.monotonic())
+    clock = BudgetCallback(budget, lr_schedule=lambda progress: divergence.lr_factor, pacer=pacer)
     said: list[str] = []
     checkpoint = CheckpointCallback(
-        run, training, clock, pacer, ThreadController(torch.get_num_threads()), None, said.append
+        run, training, clock, pacer, ThreadController(torch.get_num_threads()), divergence, None, said.append
     )
     return training, checkpoint, said, [checkpoint, clock]
 
@@ -330,7 +335,7 @@ def test_a_loss_that_blows_up_goes_back_halves_the_rate_and_goes_on(tmp_path: Pa
     assert training.num_steps == 40
     assert training.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     assert all(value.isfinite().all() for value in classifier.state_dict().values())
-    assert checkpoint.lr_factor == 0.5
+    assert checkpoint.divergence.lr_factor == 0.5
 
 
 def test_a_blow_up_before_the_first_save_goes_back_to_the_start(
@@ -341,7 +346,7 @@ def test_a_blow_up_before_the_first_save_goes_back_to_the_start(
     fit(training, -1, callbacks=callbacks)
     assert "back to the weights of step 0" in said[0]
     assert training.num_steps == 10
-    assert load_weights(tmp_path / "weights.safetensors")[1]["repairs"] == checkpoint.repairs == 1
+    assert load_weights(tmp_path / "weights.safetensors")[1]["rollbacks"] == checkpoint.divergence.rollbacks == 1
 
 
 def test_a_blow_up_in_the_last_step_keeps_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speedtrain.config import resolve
+from speedtrain.config import Config, resolve
 from speedtrain.data import Images
-from speedtrain.run.run import expected
-from speedtrain.training.scaling_law import RESNET9, ScalingLaw
+from speedtrain.training.scaling_law import FITTED_SETTINGS, RESNET9, ScalingLaw, predict_accuracy
 
 USUAL = {"accuracy": 0.8, "batch_size": 128, "width": 16, "epochs": 20.0}
 FIVE_THOUSAND = Images("five thousand", np.zeros((5000, 1, 1, 3), np.uint8), np.arange(5000) % 10, tuple("abcdefghij"))
 RECORD = Path(__file__).parents[3] / "results" / "planner" / "runs.json"
+
+
+def predicted(config: Config, plan: dict, train: Images, num_test_images: int) -> dict[str, float] | None:
+    return predict_accuracy(config, plan, len(train.images), len(train.classes), num_test_images)
 
 
 def test_the_formula() -> None:
@@ -28,7 +31,7 @@ def test_more_of_anything_promises_more() -> None:
     usual = RESNET9.accuracy(**told)
     for key in told:
         assert RESNET9.accuracy(**{**told, key: 2 * told[key]}) > usual, key
-    assert RESNET9.accuracy(**told, classes=100) < usual  # 50 images a class instead of 500
+    assert RESNET9.accuracy(**told, classes=100) < usual  # 50 images per class instead of 500
 
 
 def test_never_less_than_chance_nor_all() -> None:
@@ -54,12 +57,18 @@ def test_it_says_what_was_recorded() -> None:
     assert spread < 1.2 * RESNET9.deviation
 
 
+def test_the_default_recipe_is_the_one_that_the_law_was_fitted_to() -> None:
+    """Whoever changes `configs/auto.yaml` fits the law anew: it predicts nothing for another recipe."""
+    config = resolve(recipe="auto", budget=60)
+    assert {key: getattr(config, key) for key in FITTED_SETTINGS} == FITTED_SETTINGS
+
+
 def test_the_interval_is_of_the_law_and_of_the_test_images() -> None:
     config, plan = resolve(recipe="auto", budget=60), USUAL
     for num_images, spread in ((10**12, 0.0), (100, 0.04)):  # √(0.8·0.2/100)
-        reach = 1.96 * (RESNET9.deviation**2 + spread**2) ** 0.5
-        promised = {"accuracy": 0.8, "low": 0.8 - reach, "high": 0.8 + reach}
-        assert expected(config, plan, FIVE_THOUSAND, num_images) == pytest.approx(promised, abs=1e-6)
+        half_width = 1.96 * (RESNET9.deviation**2 + spread**2) ** 0.5
+        prediction = {"accuracy": 0.8, "low": 0.8 - half_width, "high": 0.8 + half_width}
+        assert predicted(config, plan, FIVE_THOUSAND, num_images) == pytest.approx(prediction, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -78,10 +87,10 @@ def test_the_interval_is_of_the_law_and_of_the_test_images() -> None:
 def test_nothing_is_expected_where_the_law_knows_nothing(settings: dict, planned: dict, num_images: int) -> None:
     config = resolve(recipe="auto", budget=60, settings=settings)
     few = replace(FIVE_THOUSAND, images=FIVE_THOUSAND.images[:num_images])
-    assert expected(config, {**USUAL, **planned}, few, 2500) is None
+    assert predicted(config, {**USUAL, **planned}, few, 2500) is None
 
 
 def test_nothing_is_expected_of_other_numbers_of_classes() -> None:
     config, two = resolve(recipe="auto", budget=60), replace(FIVE_THOUSAND, classes=("cat", "dog"))
-    assert expected(config, USUAL, FIVE_THOUSAND, 2500) is not None
-    assert expected(config, USUAL, two, 2500) is None
+    assert predicted(config, USUAL, FIVE_THOUSAND, 2500) is not None
+    assert predicted(config, USUAL, two, 2500) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from speedtrain.machine import available_cores
-from speedtrain.training.thread_controller import LOOK_EVERY, ThreadController
+from speedtrain.training.thread_controller import CHECK_EVERY, ThreadController
 
 
 def test_an_instant_tells_nothing_of_the_load() -> None:
@@ -21,5 +21,5 @@ def test_it_does_not_begin_on_cores_that_others_use(busy: Callable[[], AbstractC
     with busy():
         time.sleep(0.3)
         controller = ThreadController(available_cores())
-        time.sleep(LOOK_EVERY)
+        time.sleep(CHECK_EVERY)
         assert controller.initial() == 1

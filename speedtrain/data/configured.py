@@ -1,0 +1,55 @@
+"""The images that a configuration names."""
+
+from pathlib import Path
+from typing import Any
+
+from speedtrain.config import AUTO, DATA_SETS, IN_MEMORY, Config
+from speedtrain.data.load import load_data
+from speedtrain.data.source import Data
+from speedtrain.errors import UserError
+
+
+def load_configured(config: Config, data: Any = None, test: Any = None) -> Data:
+    """Loads the images that were given as arrays, or those that the configuration names.
+
+    In `config`, paths become absolute and `auto` becomes the data set that was found: its `config.yaml` then means
+    the same later, and from another folder.
+
+    Args:
+        data, test: (images, labels) as given by the caller; anything else is taken from `config`.
+
+    Raises:
+        UserError: as for `load_data`, or the images of the configuration were arrays.
+    """
+    for key in ("data", "test", "data_root"):
+        setattr(config, key, _absolute(getattr(config, key)))
+    given, given_test = _in_memory(data), _in_memory(test)
+    for option, name, arrays in (("--data", config.data, given), ("--test", config.test, given_test)):
+        if name == IN_MEMORY and arrays is None:
+            raise UserError(f"{option}: the run's images came from Python, not from a file; give their path")
+    loaded = load_data(
+        config.data if given is None else given,
+        config.test if given_test is None else given_test,
+        per_class=config.per_class,
+        data_root=config.data_root,
+    )
+    if config.data == AUTO:
+        config.data = loaded.train.name
+    config.data_root = _absolute(loaded.root)
+    return loaded
+
+
+def source_name(source: Any) -> str | None:
+    """What a configuration calls images that were given as a name, a path, or arrays; None stays None."""
+    if _in_memory(source) is not None:
+        return IN_MEMORY
+    return None if source is None else str(source)
+
+
+def _in_memory(source: Any) -> Any:
+    """Images given as arrays; None where they are named."""
+    return None if source is None or isinstance(source, str | Path) else source
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path in (None, *DATA_SETS, IN_MEMORY) else str(Path(str(path)).absolute())

@@ -1,0 +1,109 @@
+"""The classifier: a network, the statistics that its images are normalised by, and the tricks that change both."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speedtrain.errors import UserError
+from speedtrain.network.resnet9 import ResNet9
+from tricks import TRICKS, Trick
+
+STATISTICS_IMAGES = 10_000
+"""As many images give a covariance as exactly as all of them."""
+
+
+class Classifier(nn.Module):
+    """A network together with the statistics that its images are normalised by.
+
+    Its state holds both, so that the weights file alone is enough to prepare an image.
+
+    Args:
+        network: normalised images [B, 3, H, W] → logits [B, K].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("std", torch.ones(3))
+
+    @torch.no_grad()
+    def measure(self, images: Tensor) -> None:
+        """Computes mean and standard deviation of each channel of the training images, uint8 [N, H, W, 3]."""
+        # float64 sums, one channel at a time: exact enough for any number of images, and little memory
+        for channel in range(3):
+            values = images[..., channel].flatten()
+            counts = torch.bincount(values.int(), minlength=256).double()
+            levels = torch.arange(256, dtype=torch.float64, device=counts.device) / 255
+            mean = (counts * levels).sum() / counts.sum()
+            variance = (counts * (levels - mean) ** 2).sum() / counts.sum()
+            self.mean[channel] = mean
+            self.std[channel] = variance.sqrt().clamp(min=1e-3)  # a constant channel stays finite
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] → float [B, 3, H, W] in channels-last memory, mean 0 and deviation 1 per channel."""
+        return ((images.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] → logits [B, K]."""
+        return self.network(images)
+
+
+def make_tricks(tricks: Mapping[str, Mapping[str, Any]]) -> list[Trick]:
+    """New tricks from names and hyperparameters, in the same order: later ones wrap earlier ones."""
+    return [TRICKS[name](**values) for name, values in tricks.items()]
+
+
+def build_classifier(
+    model: str,
+    num_classes: int,
+    width: int,
+    head_scale: float,
+    tricks: Sequence[Trick],
+    images: Tensor | None,
+) -> Classifier:
+    """The untrained classifier, with the tricks that act on data and model applied.
+
+    Args:
+        model: `resnet9` or `timm:NAME`.
+        images: training images, uint8 [N, H, W, 3], to take statistics from; None where weights are loaded.
+
+    Raises:
+        UserError: no such model, or timm cannot build it for 32×32 images.
+        TrickError: a trick cannot act on this model.
+    """
+    if model == "resnet9":
+        network: nn.Module = ResNet9(num_classes, width, head_scale)
+    else:
+        network = _timm_network(model.removeprefix("timm:"), num_classes)
+    classifier = Classifier(network)
+    if images is not None:
+        classifier.to(images.device).measure(images)
+        if any("data" in trick.stages() for trick in tricks):
+            # evenly: a folder's images come sorted by class
+            count = min(len(images), STATISTICS_IMAGES)
+            chosen = torch.arange(count, device=images.device) * len(images) // count
+            normalised = classifier.normalise(images[chosen])
+            for trick in tricks:
+                trick.data(normalised)
+    for trick in tricks:
+        classifier.network = trick.model(classifier.network)
+    return classifier.to(memory_format=torch.channels_last)
+
+
+def _timm_network(name: str, num_classes: int) -> nn.Module:
+    import timm  # 1.3 s, which a ResNet-9's budget need not pay
+
+    if name not in timm.list_models():
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise UserError(f"timm has no model {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=3)
+    except Exception as error:  # timm's models raise whatever they like
+        raise UserError(f"timm cannot build {name}: {error}") from error

@@ -1,0 +1,77 @@
+"""What is checked before the clock starts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from speedtrain.config import AUTO, CIFAR10, Config
+from speedtrain.data import Images
+from speedtrain.errors import UserError
+from speedtrain.machine import available_cores
+from speedtrain.training.lightning_module import build_training
+from tricks import TrickError
+
+
+def resolve_machine(config: Config) -> list[str]:
+    """Decides device and threads, in `config`; returns warnings.
+
+    Raises:
+        UserError: this machine has no such device, or the device no such precision.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or auto")
+    if config.device == "auto":
+        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device == "cpu" and config.precision == "fp16":
+        raise UserError("precision fp16 is for GPUs; on a CPU use bf16 or fp32")
+    cores = available_cores()
+    config.threads = config.threads or cores
+    if config.threads <= cores:
+        return []
+    warning = f"warning: {config.threads} threads asked for on {cores} cores: no more than that will be used"
+    config.threads = cores
+    return [warning]
+
+
+def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:
+    """Warnings about options that were given and change nothing.
+
+    Args:
+        given: option → value; None is not given.
+    """
+    names = {key for key, value in given.items() if value is not None}
+    unused = []
+    if config.model != "resnet9":
+        unused += [f"{key} has no effect on {config.model}" for key in ("width", "head_scale") if key in names]
+    if not {AUTO, CIFAR10} & {config.data, config.test} and "data_root" in names:
+        unused += [f"--data-root has no effect on --data {config.data}"]
+    return [f"warning: {line}" for line in unused]
+
+
+def check_network(config: Config, train: Images) -> None:
+    """Takes a few steps with a small version of the network and its tricks, so that errors appear now.
+
+    Raises:
+        UserError: a trick does not work with this model, or the model with these images.
+    """
+    num_classes, side = len(train.classes), train.images.shape[1]
+    device = torch.device(config.device)
+    images = torch.tensor(train.images[:64], device=device)
+    labels = torch.tensor(train.labels[:64], device=device)
+    batch_size = min(8, config.batch_size) if isinstance(config.batch_size, int) else 8
+    try:
+        with torch.random.fork_rng():
+            training = build_training(config, images, labels, num_classes, width=8, precision="fp32")
+            training.differentiate = torch.Tensor.backward
+            optimizer = training.configure_optimizers()
+            indices = torch.arange(batch_size, device=device) % len(images)
+            for training.progress in (0.0, 0.5, 1.0):
+                side = training.make_batch(indices).images.shape[-1]
+                training.step(indices, optimizer)
+    except TrickError as error:
+        raise UserError(str(error)) from None
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        resized = "" if side == train.images.shape[1] else ", to which a trick resizes them"
+        raise UserError(f"{config.model} does not work on {side}×{side} images{resized} ({reason})") from None

@@ -1,0 +1,106 @@
+"""One run as a story: check, launch, score, write."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from speedtrain.config import Config
+from speedtrain.data import Data
+from speedtrain.files import write_atomic, write_npz
+from speedtrain.run import checks, directory
+from speedtrain.run.directory import may_fail
+from speedtrain.run.interruption import Interruption
+from speedtrain.run.launcher import WorkerProcess
+from speedtrain.run.progress import Display
+from speedtrain.run.report import write_report
+from speedtrain.run.result import Result, add_score, conclude, describe, warning_of_short_schedule
+from speedtrain.run.scoring import Score, score
+from speedtrain.run.too_small import explain_nothing_saved
+
+
+def execute(
+    config: Config,
+    data: Data,
+    out: str | Path | None,
+    display: Display,
+    *,
+    off_clock: dict[str, float],
+    messages: Sequence[str] = (),
+    replay: tuple[Path, int] | None = None,
+) -> Result:
+    """Checks, trains and scores one configuration; see `train`.
+
+    Args:
+        config: the configuration; device, threads and plan are filled in.
+        data: the images.
+        out: run directory, as for `train`.
+        display: shows progress and messages.
+        off_clock: seconds spent so far that do not count, by name.
+        messages: for the user; default: none.
+        replay: a `clock.csv` to follow instead of the clock, and how many steps of it; default: follow the clock.
+    """
+    started = time.monotonic()
+    messages = [*data.notes, *messages, *checks.resolve_machine(config)]
+    checks.check_network(config, data.train)
+    run = directory.new_run_directory(out)
+    for message in messages:
+        display.warn(message)
+    directory.write_config(run, config)
+    off_clock["check"] = time.monotonic() - started
+
+    with Interruption() as interruption:
+        worker = WorkerProcess(config, data.train, run, display, replay)
+        ended = worker.work(interruption)
+
+        started = time.monotonic()
+        worker.read_last_save()
+        with may_fail(display):
+            directory.write_config(run, config)  # as planned; while training the disk may have been full
+        result = describe(config, data, worker, ended, messages)
+        weights = run / "weights.safetensors"
+        scored = None
+        if weights.exists():
+            display.info("scoring …")
+            scored = score(weights, data.test, config)
+            add_score(result, scored, weights)
+
+        def explain() -> str:
+            display.info("the budget ended before the first step was saved; measuring what would be enough …")
+            return explain_nothing_saved(config, data.train, interruption)
+
+        result["status"], error = conclude(worker, ended, interruption, saved=scored is not None, explain=explain)
+        if error is not None:
+            result["error"] = error
+        if interruption.signal is not None:
+            result["signal"] = interruption.signal
+        if scored is not None and (warning := warning_of_short_schedule(result)):
+            result["events"].append(warning)
+            display.warn(warning)
+        off_clock["score"] = time.monotonic() - started
+        result["off_clock"] = {name: round(seconds, 3) for name, seconds in off_clock.items()}
+        _write_files(run, result, data, scored, display)
+    display.result(result, run)
+    return {**result, "out": str(run)}
+
+
+def _write_files(run: Path, result: Result, data: Data, scored: Score | None, display: Display) -> None:
+    """Writes what a run leaves beside its weights; each file by itself, in case the disk is full."""
+    if scored is not None:
+        predictions = {"probabilities": scored.probabilities, "predicted": scored.probabilities.argmax(1)}
+        with may_fail(display):
+            write_npz(run / "predictions.npz", classes=np.array(data.train.classes), **predictions)
+    with may_fail(display):
+        write_atomic(run / "result.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
+    with may_fail(display):
+        write_report(
+            run,
+            result,
+            images=None if scored is None else data.test.images,
+            labels=None if scored is None else data.test.labels,
+            probabilities=None if scored is None else scored.probabilities,
+            classes=data.train.classes,
+        )
+    directory.remove_partial_saves(run)

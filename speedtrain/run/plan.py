@@ -1,0 +1,52 @@
+"""What a run would do on this machine, measured without training."""
+
+from pathlib import Path
+from typing import Any
+
+from speedtrain.config import Config, resolve
+from speedtrain.data import Images
+from speedtrain.data.configured import load_configured, source_name
+from speedtrain.errors import UserError
+from speedtrain.run.checks import check_network, resolve_machine, unused_options
+from speedtrain.run.interruption import Interruption
+from speedtrain.run.launcher import run_probe
+from speedtrain.training.scaling_law import predict_accuracy
+
+
+def plan(
+    budget: float | None = None,
+    data: str | Path | None = None,
+    test: str | Path | None = None,
+    **options: Any,
+) -> tuple[Config, dict[str, Any], list[str]]:
+    """What `train` with the same arguments would do on this machine: `python -m speedtrain plan`.
+
+    Returns:
+        The configuration; the plan as in `result.json`, with `expected` as there; and messages for the user.
+
+    Raises:
+        UserError: as for `train`, or the network is too large for this machine.
+    """
+    config = resolve(budget=budget, data=source_name(data), test=source_name(test), **options)
+    loaded = load_configured(config)
+    given = {**options, **(options.get("settings") or {})}
+    messages = [*loaded.notes, *unused_options(config, given), *resolve_machine(config)]
+    check_network(config, loaded.train)
+    measured = measure_plan(config, loaded.train)
+    sizes = len(loaded.train.images), len(loaded.train.classes), len(loaded.test.images)
+    return config, {**measured, "expected": predict_accuracy(config, measured, *sizes)}, messages
+
+
+def measure_plan(config: Config, train: Images) -> dict[str, Any]:
+    """The plan for a configuration on this machine, as in `result.json`; resolves device and threads in `config`.
+
+    A process like the one that trains makes the plan, on a clock that counts from its start.
+
+    Raises:
+        UserError: a training step fails.
+    """
+    resolve_machine(config)
+    probe = run_probe(config, train, Interruption(), plan_only=True)
+    if not probe.worker.planned:
+        raise UserError(f"a training step fails here: {probe.error or 'planning does not end'}"[:300])
+    return probe.worker.plan

@@ -1,0 +1,157 @@
+"""`result.json`: what a run was, and how it ended."""
+
+import json
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from speedtrain import __version__
+from speedtrain.config import Config
+from speedtrain.data import Data
+from speedtrain.machine import processor_name
+from speedtrain.model.weights import load_facts
+from speedtrain.run.interruption import Interruption
+from speedtrain.run.launcher import WorkerProcess
+from speedtrain.run.scoring import Score
+from speedtrain.training.scaling_law import predict_accuracy
+from timing import ExitStatus
+
+SCHEMA = 2
+"""Schema 1 called `rollbacks` `repairs`, and the phase `unreported` `untold`."""
+
+ANNEALED = 0.8
+"""Progress at which the learning rate has come down far enough."""
+
+Result = dict[str, Any]
+Status = Literal["finished", "killed", "interrupted", "failed"]
+
+
+def conclude(
+    worker: WorkerProcess,
+    ended: ExitStatus,
+    interruption: Interruption,
+    *,
+    saved: bool,
+    explain: Callable[[], str],
+) -> tuple[Status, str | None]:
+    """How a run ended, and why it failed where it did.
+
+    A run that saved something counts by how its process ended. One that saved nothing failed, unless someone ended it.
+
+    Args:
+        saved: whether there are weights to score.
+        explain: says why nothing was saved, where neither the process nor the disk is the reason. May take long.
+    """
+    status = _status(worker, ended)
+    if saved or status == "interrupted":
+        return status, worker.failure(ended) if status == "failed" else None
+    error = worker.failure(ended)
+    if error is None and worker.save_error is not None:
+        error = f"nothing of the training could be saved: {worker.save_error}"
+    error = error or explain()
+    return ("failed", error) if interruption.signal is None else ("interrupted", "nothing was trained")
+
+
+def _status(worker: WorkerProcess, ended: ExitStatus) -> Status:
+    if ended.reason in ("interrupted", "abandoned") or (worker.done or {}).get("stopped"):
+        return "interrupted"
+    if ended.reason == "deadline" or ended.returncode == -signal.SIGKILL:
+        return "killed"
+    if ended.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):  # it came before training began, or after
+        return "interrupted"
+    return "finished" if ended.returncode == 0 else "failed"
+
+
+def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatus, events: Sequence[str]) -> Result:
+    """Everything in `result.json` that does not depend on the score; see docs/design.md for the keys."""
+    sizes = len(data.train.images), len(data.train.classes), len(data.test.images)
+    return {
+        "schema": SCHEMA,
+        "status": None,
+        "budget_seconds": config.budget,
+        "wall_seconds": round(ended.wall_seconds, 3),
+        "accuracy": None,
+        "accuracy_on": "holdout" if data.test_is_holdout else "test",
+        "num_test_images": len(data.test.images),
+        "data": {
+            "name": data.train.name,
+            "num_train": len(data.train.images),
+            "num_classes": len(data.train.classes),
+            "classes": data.train.classes,
+            "sha256": data.train.sha256(),
+            "notes": list(data.notes),
+        },
+        "test_data": {"name": data.test.name, "sha256": data.test.sha256()},
+        "tricks": config.tricks,
+        "plan": worker.plan,
+        "expected": predict_accuracy(config, worker.plan, *sizes),
+        "phases": _phases(worker, ended),
+        "steps": worker.last.get("step", 0),
+        "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
+        "images_seen": worker.last.get("images_seen", 0),
+        "images_per_second": _images_per_second(worker),
+        "seed": config.seed,
+        "device": _device_name(config),
+        "threads": config.threads,
+        "threads_used": worker.last.get("threads", 0.0),
+        "rollbacks": worker.last.get("rollbacks", 0),
+        "versions": {
+            "python": platform.python_version(),
+            "speedtrain": __version__,
+            **{name: metadata.version(name) for name in ("torch", "lightning", "timm", "numpy")},
+        },
+        **({"replay_of": str(worker.replay[0].parent)} if worker.replay else {}),
+        "command": " ".join(map(shlex.quote, sys.orig_argv)),
+        "events": [*events, *worker.messages],
+    }
+
+
+def add_score(result: Result, score: Score, weights: Path) -> None:
+    """Adds the accuracy, and which step's weights it is of."""
+    result["accuracy"], result["accuracy_interval"] = score.accuracy, score.interval
+    facts = load_facts(weights)
+    result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
+
+
+def warning_of_short_schedule(result: Result) -> str | None:
+    """A warning where the budget was too short for the learning rate to come down; replays are not meant to be."""
+    if result["status"] != "finished" or "replay_of" in result or result["saved_at"]["progress"] >= ANNEALED:
+        return None
+    return f"warning: only {result['steps']} steps fit into the budget, too few for the schedule to end"
+
+
+def read_result(path: Path) -> Result:
+    """Reads a `result.json` of this or an earlier schema; its keys are those of this one."""
+    result: Result = json.loads(path.read_text(encoding="utf-8"))
+    if result.get("schema", 1) < 2:
+        result["rollbacks"] = result.pop("repairs", 0)
+        phases = result.get("phases", {})
+        result["phases"] = {"unreported" if name == "untold" else name: seconds for name, seconds in phases.items()}
+        result["schema"] = SCHEMA
+    return result
+
+
+def _phases(worker: WorkerProcess, ended: ExitStatus) -> dict[str, float]:
+    """Where the wall time went. What the worker did not report is its exit, or was lost in a kill."""
+    reported = (worker.done or worker.last).get("phases", {})
+    rest = ended.wall_seconds - sum(reported.values())
+    phases = {**reported, "exit" if worker.done else "unreported": rest}
+    return {name: round(seconds, 3) for name, seconds in phases.items()}
+
+
+def _images_per_second(worker: WorkerProcess) -> float:
+    seconds = worker.last.get("phases", {}).get("train", 0.0)
+    return round(worker.last["images_seen"] / seconds, 1) if seconds else 0.0
+
+
+def _device_name(config: Config) -> str:
+    if config.device == "cuda":
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return f"cpu ({processor_name()})"

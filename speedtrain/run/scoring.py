@@ -1,0 +1,49 @@
+"""The score of a run: its saved weights on the test images, off the clock."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from speedtrain.config import Config
+from speedtrain.data import Images
+from speedtrain.model.load import load_model
+from speedtrain.model.predict import predict
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good saved weights are.
+
+    Attributes:
+        accuracy: share of right answers, 0..1.
+        interval: 95 %, of the accuracy, for the chance of the test images.
+        probabilities: float32 [N, K], of the test images.
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    probabilities: np.ndarray
+
+
+def score(weights: Path, test: Images, config: Config) -> Score:
+    """Predicts the test images with saved weights.
+
+    Args:
+        weights: file of a run.
+        test: the test images.
+        config: for device and threads, both resolved.
+
+    Raises:
+        UserError: the weights cannot be read.
+    """
+    from scipy import stats  # half a second, which bad input need not wait for
+
+    torch.set_num_threads(config.threads or 1)
+    probabilities = predict(load_model(weights), test.images, torch.device(config.device))
+    predicted = probabilities.argmax(1)
+    correct = int((predicted == test.labels).sum())
+    # Wilson's is sound near 0 and 1 too, unlike ± 1.96 standard errors
+    interval = stats.binomtest(correct, len(predicted)).proportion_ci(method="wilson")
+    return Score(correct / len(predicted), (float(interval.low), float(interval.high)), probabilities)

@@ -1,0 +1,56 @@
+"""What the parent process hands to the process that trains."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from speedtrain.config import Config
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: its settings, and the labelled images to train on.
+
+    Attributes:
+        config: the configuration; the planner fills in what is `auto`.
+        classes: names of the classes.
+        data_sha256: digest of the training images, stored with the weights.
+        run: directory for `clock.csv`, `metrics.csv` and the weights.
+        replay: a `clock.csv` to follow instead of the clock; default: none.
+        replay_steps: how many steps of it to follow.
+        max_steps: end after so many steps, whatever the clock says; default: no such limit.
+        plan_only: measure and plan, without training.
+    """
+
+    config: Config
+    classes: tuple[str, ...]
+    data_sha256: str
+    run: Path
+    replay: Path | None = None
+    replay_steps: int = 0
+    max_steps: int | None = None
+    plan_only: bool = False
+
+    def write(self, folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+        """Writes the job to a folder, with images uint8 [N, H, W, 3] and labels int64 [N]."""
+        np.save(folder / "images.npy", images)
+        np.save(folder / "labels.npy", labels)
+        paths = {"run": str(self.run), "replay": self.replay and str(self.replay)}
+        content = {**asdict(self), **paths}
+        (folder / "job.json").write_text(json.dumps(content), encoding="utf-8")
+
+    @classmethod
+    def take(cls, folder: Path) -> tuple["Job", np.ndarray, np.ndarray]:
+        """Reads a job, its images and its labels from a folder, and deletes the folder.
+
+        The images should not stay on the disk if the parent process is killed.
+        """
+        job = cls(**json.loads((folder / "job.json").read_text(encoding="utf-8")))
+        images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
+        shutil.rmtree(folder, ignore_errors=True)
+        replay = None if job.replay is None else Path(job.replay)
+        config = Config(**job.config)  # type: ignore[arg-type]  # a mapping in JSON
+        return replace(job, config=config, classes=tuple(job.classes), run=Path(job.run), replay=replay), images, labels
