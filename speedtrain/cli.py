@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + (error.args[0] if error.args else signal.SIGINT)
     except BrokenPipeError:  # the reader of a pipe, as in `… | head`, has gone
         return 128 + signal.SIGPIPE
-    except OSError as error:  # the disk filled up after the checks, say
+    except OSError as error:  # the disk may have filled up after the checks
         _print(f"speedtrain: {error}", sys.stderr)
         return 1
 

@@ -26,8 +26,8 @@ IN_MEMORY = "arrays"
 class Config:
     """All settings of a run. Every field is a key of a recipe, and `--set` takes any of them.
 
-    A recipe that leaves out a key takes its value from the recipe `auto`, which is the one place of defaults; but a
-    recipe without `tricks` has none.
+    Defaults stand in the recipe `auto` alone: where a recipe leaves out a key, `auto` gives the value. A recipe without
+    `tricks` has no tricks.
 
     Args:
         budget: seconds of wall-clock time, from the start of the training process.
@@ -214,7 +214,7 @@ def resolve(
 def _checked(keys: dict[str, Any]) -> dict[str, Any]:
     """Types by jsonargparse, then ranges."""
     if keys.get("budget") is None:
-        raise UserError("--budget is missing: say how many seconds, for instance --budget 60")
+        raise UserError("--budget is missing: give the seconds, as in --budget 60")
     values = _typed(Config, {**keys, "tricks": {}})
     for key in _POSITIVE + _NOT_NEGATIVE:
         value = values[key]
@@ -261,7 +261,7 @@ def _checked_trick(name: str, values: Any) -> dict[str, Any]:
 
     if name not in TRICKS:
         raise UserError(f"unknown trick {name!r}{nearest(name, TRICKS)}")
-    kind: Any = TRICKS[name]  # a dataclass, which the base class cannot say
+    kind: Any = TRICKS[name]  # a dataclass, which the type of the base class does not express
     valid = [entry.name for entry in fields(kind)]
     if not isinstance(values, Mapping):
         raise UserError(f"{name}: hyperparameters must be a mapping, as in {name}: {{}}; got {values!r}")
@@ -299,7 +299,7 @@ def _typed(kind: type, values: Mapping[str, Any], prefix: str = "") -> dict[str,
 
 
 def _in_words(kind: Any) -> str:
-    """A type as a person would say it."""
+    """A type in words."""
     simple = {
         int: "a whole number",
         float: "a number",

@@ -35,7 +35,7 @@ def total_memory(root: Path = Path("/")) -> int:
 
 
 def processor_name() -> str:
-    """The processor's name, as the system tells it."""
+    """The processor's name, by the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -26,8 +26,8 @@ def read_cifar10(data_root: str | Path | None) -> tuple[Source, Source]:
     Raises:
         UserError: neither on disk nor to be had.
     """
-    places = (data_root, os.environ.get("SPEEDTRAIN_DATA"), "data")
-    roots = [Path(place) for place in places if place]
+    folders = (data_root, os.environ.get("SPEEDTRAIN_DATA"), "data")
+    roots = [Path(folder) for folder in folders if folder]
     problem = f"no {CIFAR10_FOLDER} folder in {' or '.join(map(str, roots))}"
     for root in roots:
         folder = root / CIFAR10_FOLDER

@@ -14,7 +14,7 @@ def is_folder(path: Path) -> bool:
     """Whether `path` is a folder, not a file.
 
     Raises:
-        UserError: it is neither, or out of reach.
+        UserError: it is neither, or cannot be reached.
     """
     try:
         mode = path.stat().st_mode

@@ -77,7 +77,7 @@ def load_data(
     if shared:
         notes.append(
             f"{shared} of the {len(held.labels)} test images are also among the training images: "
-            "the accuracy will flatter"
+            "the accuracy will look better than it is"
         )
     root = source.root or (test_source.root if test_source is not None else None)
     return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root)

@@ -1,4 +1,4 @@
-"""Labelled images: as read from one place, and as a run uses them."""
+"""Labelled images: as read from one source, and as a run uses them."""
 
 import hashlib
 from dataclasses import dataclass

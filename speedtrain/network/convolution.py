@@ -1,5 +1,5 @@
-"""3×3 convolutions computed in other ways than torch's, where those are quicker: the same numbers, to rounding;
-and whether bfloat16 is quick here at all."""
+"""3×3 convolutions, computed in the quickest way known for the processor: the same numbers as torch's, except for
+rounding. And whether bfloat16 is quick on this processor at all."""
 
 import time
 from functools import cache
@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 SMALL_MAP = 16
-"""Places of a map, up to which a product of patches is the faster convolution in bfloat16 on a CPU with AMX."""
+"""Positions of a feature map up to which a product of patches is the faster convolution in bfloat16 with AMX."""
 MANY_CHANNELS = 32
-"""Input times output channels over their sum, from which Winograd's is the faster one in float32 on a CPU with AVX2 or
-AVX-512: what it saves goes with the product, what its transforms cost with the sum."""
+"""Input times output channels over their sum, from which Winograd's algorithm is the faster one in float32 with AVX2 or
+AVX-512: it saves time in proportion to the product, and its transforms cost time in proportion to the sum."""
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3×3 convolution that keeps the side, without bias, computed in the quickest way known for where it runs.
+    """A 3×3 convolution that keeps the side, without bias, computed in the quickest way known for the processor.
 
-    Bfloat16 on a CPU with AMX: the library's kernel takes the places of one row of the map at a time, of which 4
-    fill a quarter of a tile. Of maps so small it is a product of patches instead, which takes 0.4 to 0.8 of the time.
+    Bfloat16 on a CPU with AMX: the library's kernel computes one row of the feature map at a time, and 4 positions
+    fill only a quarter of a tile. For such small feature maps a product of patches takes 0.4 to 0.8 of the time.
 
-    Float32 on a CPU with AVX2 or AVX-512: there the multiplications are what takes the time, and Winograd's way has a
-    quarter of them. It takes 0.4 to 0.8 of the time where there are channels enough to pay for its transforms. Only in
-    training, whose batches are small: the transforms hold the maps several times over.
+    Float32 on a CPU with AVX2 or AVX-512: multiplications take most of the time, and Winograd's algorithm needs a
+    quarter of them. It takes 0.4 to 0.8 of the time where there are enough channels to pay for its transforms. It is
+    used in training only, where batches are small, since the transforms hold the feature maps several times.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -63,21 +63,23 @@ def has_avx2() -> bool:
 
 
 def bf16_is_faster() -> bool:
-    """Whether a 512³ matrix product on this CPU is: only then are convolutions in bfloat16 worth a try, which may else
-    take a hundred times as long."""
+    """Whether a 512³ matrix product is faster in bfloat16 than in float32 on this CPU.
+
+    Only then are convolutions in bfloat16 worth a try: without support they may take a hundred times as long.
+    """
     half, single = torch.bfloat16, torch.float32
     least = min(product_seconds(single, 512) for _ in range(4))
     product_seconds(half, 256)  # the first one makes its kernel
     if min(product_seconds(half, 256) for _ in range(3)) > 2 * least:  # an eighth of the work
         return False
-    # in turns: a processor that is slow at first must not tell in favour of what comes last
+    # in turns: a processor that is slow at first must not favour the type that comes last
     turns = [(product_seconds(half, 512), product_seconds(single, 512)) for _ in range(8)]
     in_half, in_single = map(min, zip(*turns, strict=True))
     return in_half < in_single
 
 
 def product_seconds(dtype: torch.dtype, side: int) -> float:
-    """One product of two square matrices takes so long."""
+    """Seconds of one product of two square matrices."""
     matrix = torch.ones(side, side, dtype=dtype)
     begun = time.monotonic()
     matrix @ matrix
@@ -87,7 +89,7 @@ def product_seconds(dtype: torch.dtype, side: int) -> float:
 class PatchProduct(torch.autograd.Function):
     """A 3×3 convolution that keeps the side, as one matrix product of patches and weights, and its gradients likewise.
 
-    Maps [B, C, H, W] and weights [K, C, 3, 3] → [B, K, H, W], in channels-last memory.
+    Feature maps [B, C, H, W] and weights [K, C, 3, 3] → [B, K, H, W], in channels-last memory.
     """
 
     @staticmethod
@@ -110,7 +112,7 @@ class PatchProduct(torch.autograd.Function):
 
 
 def patches(maps: Tensor) -> Tensor:
-    """The 3×3 neighbourhood of every place, zeros beyond the edge: [B, H, W, C] → [B·H·W, 9·C]."""
+    """The 3×3 neighbourhood of every position, with zeros beyond the edge: [B, H, W, C] → [B·H·W, 9·C]."""
     batch, height, width, channels = maps.shape
     windows = F.pad(maps, (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)  # [B, H, W, C, 3, 3]
     return windows.permute(0, 1, 2, 4, 5, 3).reshape(batch * height * width, 9 * channels)
@@ -119,12 +121,13 @@ def patches(maps: Tensor) -> Tensor:
 class Winograd(torch.autograd.Function):
     """A 3×3 convolution that keeps the side, by Winograd's minimal filtering F(4×4, 3×3), and its gradients likewise.
 
-    A tile of 4×4 outputs and the 6×6 inputs d that it sees, with the filter g: Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A, summed
-    over the input channels, which makes of the elementwise ⊙ 36 matrix products: 36 multiplications where the sum has
-    144. From Lavin & Gray, Fast Algorithms for Convolutional Neural Networks (arXiv 1509.09308), section 4.1 and
-    equations 12 and 14. Every step is linear in maps and in weights, so that the gradient goes back by the transposed.
+    A tile of 4×4 outputs needs a tile d of 6×6 inputs. With the filter g it is Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A, summed over
+    the input channels. The elementwise ⊙ becomes 36 matrix products: 36 multiplications instead of the 144 of the plain
+    sum. From Lavin & Gray, Fast Algorithms for Convolutional Neural Networks (arXiv 1509.09308), section 4.1 and
+    equations 12 and 14. Every step is linear in feature maps and in weights, so the gradient goes back by the
+    transposed matrices.
 
-    Maps [B, C, H, W], H and W multiples of 4, and weights [K, C, 3, 3] → [B, K, H, W], in channels-last memory.
+    Feature maps [B, C, H, W], H and W multiples of 4, and weights [K, C, 3, 3] → [B, K, H, W], in channels-last memory.
     """
 
     @staticmethod
@@ -158,7 +161,7 @@ class Winograd(torch.autograd.Function):
         by_weight = (to_filters.T @ by_filters).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
         by_seen = to_inputs.T @ torch.bmm(by_product, filters.transpose(1, 2)).view(36, tiles * inputs)
         by_seen = by_seen.view(6, 6, batch, down, across, inputs).permute(2, 3, 0, 4, 1, 5)  # [B, H/4, 6, W/4, 6, C]
-        # tiles overlap by two rows and columns, which fall into the next tile's first
+        # tiles overlap by two rows and columns: these are the first ones of the next tile
         total = gradient.new_zeros(batch, down + 1, 4, across + 1, 4, inputs)
         total[:, :-1, :, :-1] += by_seen[:, :, :4, :, :4]
         total[:, 1:, :2, :-1] += by_seen[:, :, 4:, :, :4]

@@ -279,8 +279,8 @@ def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.
             for panel in panels:
                 panel.set_yticks([])
 
-        place = {"xycoords": top.get_xaxis_transform(), "textcoords": "offset points"}
-        above = place | {"color": "#555555", "fontsize": 9}
+        anchor = {"xycoords": top.get_xaxis_transform(), "textcoords": "offset points"}
+        above = anchor | {"color": "#555555", "fontsize": 9}
         top.annotate(f"before training {begin:,.1f} s", (0, 1), (0, 5), **above)
         if budget is not None:
             top.annotate(f"deadline {budget:g} s", (budget, 1), (0, 5), ha="right", **above)

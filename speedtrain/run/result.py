@@ -47,7 +47,7 @@ def conclude(
 
     Args:
         saved: whether there are weights to score.
-        explain: says why nothing was saved, where neither the process nor the disk is the reason. May take long.
+        explain: returns why nothing was saved, where neither the process nor the disk is the reason. May take long.
     """
     status = _status(worker, ended)
     if saved or status == "interrupted":

@@ -132,8 +132,8 @@ def page(title: str, *sections: Html, style: str = "") -> str:
 _SORT = Html("""
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  const said = document.createElement("p");
-  said.className = "unseen"; said.setAttribute("aria-live", "polite"); table.after(said);
+  const status = document.createElement("p");
+  status.className = "unseen"; status.setAttribute("aria-live", "polite"); table.after(status);
   heads.forEach((head, i) => {
     const button = head.querySelector("button");
     if (!button) return;
@@ -154,7 +154,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
         return way === "ascending" ? order : -order;
       });
       body.append(...rows);
-      said.textContent = `sorted by ${button.textContent}, ${way}`;
+      status.textContent = `sorted by ${button.textContent}, ${way}`;
     });
   });
 }
