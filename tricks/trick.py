@@ -8,7 +8,7 @@ A trick overrides the method of each stage it acts at. What it leaves alone cost
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,16 @@ class Trick:
     def prediction(self, forward: Forward) -> Forward:
         """Wraps the forward pass used for prediction."""
         return forward
+
+    def state(self) -> dict[str, Any]:
+        """What the trick carries from one step to the next, as copies. Empty for a trick that carries nothing.
+
+        With `load_state`, training can return to an earlier step, for example after a loss that is not finite.
+        """
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Returns to an earlier `state()`. Copies what it needs: the same state may be loaded again later."""
 
     @classmethod
     def name(cls) -> str:

@@ -1,7 +1,8 @@
 """Weight averaging."""
 
+import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -51,3 +52,9 @@ class WeightAveraging(Trick):
             for name in state.keys() - floats:
                 self._average[name].copy_(state[name])
         return self._average
+
+    def state(self) -> dict[str, Any]:
+        return copy.deepcopy({"average": self._average, "updates": self._updates})
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._average, self._updates = copy.deepcopy(state["average"]), state["updates"]
