@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import doctest
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,10 +52,21 @@ def test_every_trick_explains_itself(name):
     assert trick.paper
     summary = trick.__doc__.splitlines()[0]
     assert summary.endswith(".")
-    documented = trick.__doc__.partition("Args:")[2]
+    documented = " ".join(trick.__doc__.partition("Args:")[2].split())
     for field in dataclasses.fields(trick):
-        assert f"        {field.name}: " in documented
+        assert f"        {field.name}: " in trick.__doc__.partition("Args:")[2]
+        assert re.search(rf"\b{field.name}: .*? Default: {re.escape(str(field.default))}\.", documented)
         assert isinstance(getattr(trick(), field.name), (int, float, bool, str, tuple))
+
+
+def test_the_page_says_what_may_interact_with_each_trick():
+    """`docs/tricks.md` says in its own table what the class says."""
+    page = (Path(__file__).parents[2] / "docs" / "tricks.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    assert {name: rows.get(name, "") for name in TRICKS} == {name: trick.interacts for name, trick in TRICKS.items()}
+    for name, trick in TRICKS.items():
+        assert "\n" not in trick.interacts
+        assert name not in trick.interacts.split()
 
 
 BAD = {
