@@ -1,8 +1,8 @@
-"""Tricks that make image classifiers learn faster or better, each on its own or any of them together.
+"""Tricks that make image classifiers learn faster or better, alone or together.
 
-They need PyTorch and nothing else, and fit into any training loop. Here sharpness-aware minimization and
-gradient centralization in a plain one, with `compute` as the joint: it leaves a batch's gradient on the
-parameters, and each trick wraps the one before.
+They need only PyTorch and fit into any training loop. The example uses sharpness-aware minimization and gradient
+centralization in a plain loop. `compute` is the gradient hook: it leaves a batch's gradient on the parameters, and
+each trick wraps the previous `compute`.
 
     >>> import torch
     >>> from torch import nn
@@ -30,10 +30,10 @@ parameters, and each trick wraps the one before.
     ...     loss = compute(Batch(images[part], targets[part], progress=step / 20, step=step))
     ...     optimizer.step()
 
-    >>> bool(loss < 1)  # it began at log(10) = 2.3
+    >>> bool(loss < 1)  # at first it was log(10) = 2.3
     True
 
-`TRICKS` holds them all by name, in the order in which they are applied. To write another, see `Trick`.
+`TRICKS` holds all tricks by name, in the order in which they are applied. To write a new trick, see `Trick`.
 """
 
 from tricks.celu import CELU
@@ -86,7 +86,7 @@ TRICKS: dict[str, type[Trick]] = {
         TestTimeAugmentation,
     )
 }
-"""Every trick by its name in recipes, in the order in which they act: within a stage, later wraps earlier."""
+"""Every trick by its name in recipes, in the order in which they act: within a stage, the later wraps the earlier."""
 
 __all__ = [
     "CELU",

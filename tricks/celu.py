@@ -8,8 +8,8 @@ from torch import nn
 from tricks.surgery import replace_modules
 from tricks.trick import Trick, TrickError
 
-# By class name, so that the variants which model libraries define themselves are found as well.
-# Gates (sigmoid, tanh, softmax) are no activations in this sense.
+# By class name, to find also the variants that model libraries define themselves.
+# Gates (sigmoid, tanh, softmax) are not replaced.
 ACTIVATIONS = {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "RReLU", "ELU", "SELU", "CELU", "Softplus"} | {
     *("GELU", "GELUTanh", "QuickGELU", "SiLU", "Swish", "Hardswish", "HardSwish", "Mish", "HardMish")
 }
@@ -17,12 +17,12 @@ ACTIVATIONS = {"ReLU", "ReLU6", "LeakyReLU", "PReLU", "RReLU", "ELU", "SELU", "C
 
 @dataclass
 class CELU(Trick):
-    """Makes every activation a CELU, a smooth ReLU that also passes gradients below zero.
+    """Replaces every activation by CELU, a smooth ReLU that also passes gradients below zero.
 
         CELU(x) = max(0, x) + min(0, α (exp(x / α) − 1))
 
     Args:
-        alpha: α, minus the value it tends to for very negative inputs; towards 0 it becomes ReLU.
+        alpha: α. The output tends to −α for very negative inputs. Near 0, CELU becomes ReLU. Default: 0.3.
     """
 
     alpha: float = 0.3

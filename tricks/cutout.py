@@ -11,16 +11,21 @@ from tricks.trick import Batch, Trick, TrickError
 
 @dataclass
 class Cutout(Trick):
-    """Blanks one square of each image with zeros, the mean colour, so that no single part decides.
+    """Blanks one square of each image, so that no single part of it decides.
 
-    The centre is uniform over the image; what lies beyond the borders is cut off, as in the paper.
+    The square is filled with zeros, the mean colour. Its centre is uniform over the image, and the part beyond the
+    borders is cut off, as in the paper.
 
     Args:
-        size: side of the square in pixels.
+        size: side of the square, in pixels. Default: 8.
     """
 
     size: int = 8
 
+    interacts: ClassVar[str] = (
+        "progressive_resizing shrinks the images after cutout, so `size` counts pixels of the full-sized image. "
+        "cutmix and mixup copy blanked squares too, and count them as image when they mix the targets."
+    )
     paper: ClassVar[str] = "DeVries & Taylor, Improved Regularization with Cutout, 2017 (arXiv 1708.04552)"
 
     def __post_init__(self) -> None:
@@ -36,7 +41,7 @@ class Cutout(Trick):
         return batch._replace(images=images * kept)
 
     def _covered(self, count: int, side: int, device: torch.device) -> Tensor:
-        """Which of the positions along one axis the square of each image covers, bool [count, side]."""
+        """True where the square of each image covers a position along one axis, bool [count, side]."""
         start = torch.randint(side, (count, 1), device=device) - self.size // 2
         position = torch.arange(side, device=device)
         return (start <= position) & (position < start + self.size)

@@ -10,14 +10,19 @@ from tricks.trick import Batch, Trick, TrickError
 
 @dataclass
 class Flip(Trick):
-    """Mirrors each image left to right with the given probability.
+    """Mirrors random images left to right.
+
+    Each image is mirrored by itself, with the given probability.
 
     Args:
-        probability: of being mirrored, 0 to 1.
+        probability: probability that an image is mirrored, 0 to 1. Default: 0.5.
     """
 
     probability: float = 0.5
 
+    interacts: ClassVar[str] = (
+        "test_time_augmentation mirrors images for prediction. Both suppose that mirroring does not change the class."
+    )
     paper: ClassVar[str] = "Krizhevsky et al., ImageNet Classification with Deep CNNs, 2012, section 4.1"
 
     def __post_init__(self) -> None:

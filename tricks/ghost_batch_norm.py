@@ -12,7 +12,7 @@ from tricks.trick import Trick, TrickError
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that in training normalises each of `splits` groups of the batch by itself."""
+    """Batch norm that normalises each of `splits` groups of a training batch by itself."""
 
     def __init__(self, num_features: int, splits: int = 16, **options: Any) -> None:
         super().__init__(num_features, **options)
@@ -23,7 +23,7 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         self._check_input_dim(input)
         groups = input.chunk(self.splits)
-        if input.shape[2:].numel() == 1:  # one pixel of one image has no variance: at least two a group
+        if input.shape[2:].numel() == 1:  # one pixel of one image has no variance: at least two images per group
             groups = input.tensor_split(max(1, min(self.splits, len(input) // 2)))
         mean, var, momentum = None, None, 0.0
         if self.track_running_stats:
@@ -40,24 +40,27 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 
 @dataclass
 class GhostBatchNorm(Trick):
-    """Normalises small groups of a batch apart, for the helpful noise of small batches at the speed of large.
+    """Normalises small groups of a batch separately: the noise of small batches at the speed of large ones.
 
-    In training each group g of the batch has its own mean μ and variance σ² a channel (algorithm 1 of
-    the paper):
+    In training each group g of the batch has its own mean μ and variance σ² per channel (algorithm 1 of the paper):
 
         y = γ (x − μ_g) / √(σ_g² + ε) + β
 
     Every group updates the running statistics, with a momentum such that a batch has its usual weight.
-    Prediction is plain batch norm.
+    Prediction uses plain batch norm.
 
     Args:
-        splits: number of groups of equal size in a batch; fewer where there are not as many images.
-        scale: learn the scale γ; otherwise it is 1.
+        splits: number of groups of equal size in a batch; fewer if the batch has fewer images. Default: 16.
+        scale: whether to learn the scale γ; if not, γ is 1. Default: True.
     """
 
     splits: int = 16
     scale: bool = True
 
+    interacts: ClassVar[str] = (
+        "meta_warmup computes on half batches, so each group has half as many images. sam and meta_warmup keep the "
+        "running statistics of their extra passes out, but these passes are normalised by groups too."
+    )
     paper: ClassVar[str] = "Hoffer et al., Train Longer, Generalize Better, 2017 (arXiv 1705.08741)"
 
     def __post_init__(self) -> None:
@@ -71,7 +74,7 @@ class GhostBatchNorm(Trick):
         return replace_modules(model, {norm: self.ghost(norm) for norm in norms})
 
     def ghost(self, norm: nn.BatchNorm2d) -> nn.Module:
-        """What takes the place of `norm`, with the same parameters and statistics."""
+        """The ghost batch norm that replaces `norm`, with the same parameters and statistics."""
         ghost = GhostBatchNorm2d(
             norm.num_features,
             self.splits,

@@ -11,14 +11,19 @@ from tricks.trick import Batch, Compute, Trick
 
 @dataclass
 class GradientCentralization(Trick):
-    """Removes the mean of each output's gradient, which keeps the sum of its weights where it began.
+    """Subtracts the mean from the gradient of each output's weights.
 
-    For every weight of more than one dimension and each slice i along its first (equation 1 of the
-    paper):
+    For every weight of more than one dimension and each slice i along its first (equation 1 of the paper):
 
         ∇L(wᵢ) ← ∇L(wᵢ) − mean(∇L(wᵢ))
+
+    SGD and Muon then leave the sum of an output's weights unchanged, except for weight decay.
     """
 
+    interacts: ClassVar[str] = (
+        "muon: its update of a centralized gradient has mean zero too. sam and meta_warmup: by default only the "
+        "final gradient is centralized, not those of their extra passes."
+    )
     paper: ClassVar[str] = "Yong et al., Gradient Centralization, 2020 (arXiv 2004.01461)"
 
     def gradient(self, compute: Compute, model: nn.Module) -> Compute:

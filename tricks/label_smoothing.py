@@ -12,20 +12,21 @@ from tricks.trick import Loss, Trick, TrickError
 
 @dataclass
 class LabelSmoothing(Trick):
-    """Takes a little probability from the true class and spreads it over all, against overconfidence.
+    """Spreads a little probability from the true class over all classes, against overconfidence.
 
     With K classes and the target distribution q (section 7 of the paper):
 
         q′ = (1 − s) q + s / K
 
-    Targets may be class indices or, after mixup, probabilities.
+    Targets may be class indices or, after cutmix or mixup, class probabilities.
 
     Args:
-        smoothing: the probability s that is spread, at least 0 and below 1.
+        smoothing: the probability s that is spread, at least 0 and below 1. Default: 0.1.
     """
 
     smoothing: float = 0.1
 
+    interacts: ClassVar[str] = "cutmix and mixup already make the targets soft, and label smoothing then smooths these."
     paper: ClassVar[str] = "Szegedy et al., Rethinking the Inception Architecture, 2015 (arXiv 1512.00567)"
 
     def __post_init__(self) -> None:

@@ -12,39 +12,43 @@ from tricks.trick import Batch, Compute, Trick, TrickError, frozen_statistics, p
 
 @dataclass
 class MetaWarmup(Trick):
-    """Begins with steps which, improving one half of the batch, also improve the other.
+    """Starts with steps that improve one half of the batch in a way that also improves the other half.
 
-    The two halves of the batch are two tasks with losses L₁ and L₂; a step on the first must help with
-    the second. Minimised is
+    The two halves of the batch are two tasks with losses L₁ and L₂. A step on the first task must help with the
+    second. The trick minimises
 
         L₁(θ) + L₂(θ′)        θ′ = θ − α ∇L₁(θ)
 
-    with the gradient, H₁ being the Hessian of L₁ at θ,
+    with the gradient
 
         ∇L₁(θ) + ∇L₂(θ′) − α H₁ ∇L₂(θ′)
 
-    of which the first-order form leaves out the last term. That term is found by central differences
-    (section 2.3 of DARTS, Liu et al., arXiv 1806.09055), with v = ∇L₂(θ′) and ε = 0.01 / ‖v‖₂:
+    where H₁ is the Hessian of L₁ at θ. The first-order form leaves out the last term. The second-order form finds it
+    by central differences (section 2.3 of DARTS, Liu et al., arXiv 1806.09055), with v = ∇L₂(θ′) and ε = 0.01 / ‖v‖₂:
 
         H₁ v ≈ (∇L₁(θ + ε v) − ∇L₁(θ − ε v)) / 2ε
 
-    which takes nothing but gradients, so it works with whatever computes them: mixed precision,
-    distributed training, other tricks. (At bfloat16 the small difference is noisy.)
+    This needs only gradients, so it works with mixed precision, distributed training and other tricks. In bfloat16
+    the small difference is noisy.
 
-    Only the first pass, at θ, updates batch norm's running statistics; the weights are put back bit for
-    bit. The loss reported is L₁(θ). It costs as much as a plain step on the batch, in second order twice
-    as much.
+    Only the first pass, at θ, updates batch norm's running statistics. The weights are restored exactly. The loss
+    reported is L₁(θ). In first order a step costs as much as a plain step on the batch, in second order twice as much.
 
     Args:
-        alpha: size α of the step on the first half.
-        fraction: progress until which it is on, 0 to 1.
-        first_order: leave out the term with the Hessian.
+        alpha: size α of the step on the first half. Default: 0.01.
+        fraction: progress at which the warm-up ends, 0 to 1. Default: 0.2.
+        first_order: whether to leave out the term with the Hessian. Default: True.
     """
 
     alpha: float = 0.01
     fraction: float = 0.2
     first_order: bool = True
 
+    interacts: ClassVar[str] = (
+        "Batch norm normalises half batches, and ghost_batch_norm groups of half the size. cutmix and mixup pair "
+        "images across the halves. sam: by default each pass of the warm-up becomes two. gradient_centralization: "
+        "by default only the final gradient is centralized."
+    )
     paper: ClassVar[str] = (
         "Deng & Zhang, Is the Meta-Learning Idea Able to Improve the Generalization of Deep Neural Networks "
         "on the Standard Supervised Learning?, 2020 (arXiv 2002.12455)"

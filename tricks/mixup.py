@@ -11,21 +11,24 @@ from tricks.trick import Batch, Trick, TrickError, class_probabilities
 
 @dataclass
 class Mixup(Trick):
-    """Trains on blends of two images and of their targets, towards linear behaviour in between.
+    """Trains on blends of two images and of their targets, so that the network behaves linearly between them.
 
-    With one λ a batch, and each image x paired with another x̃ of the batch at random (section 2 of the
-    paper):
+    Each batch has one λ. Each image x is paired with a random image x̃ of the batch (section 2 of the paper):
 
         λ ~ Beta(α, α)        x′ = λ x + (1 − λ) x̃        y′ = λ y + (1 − λ) ỹ
 
-    Targets become class probabilities, for which the batch must tell the number of classes.
+    Targets become class probabilities, so the batch must give the number of classes.
 
     Args:
-        alpha: α; small values leave most batches nearly unmixed, 1 makes λ uniform.
+        alpha: α; small values leave most batches nearly unmixed, 1 makes λ uniform. Default: 0.2.
     """
 
     alpha: float = 0.2
 
+    interacts: ClassVar[str] = (
+        "label_smoothing smooths the mixed targets once more. cutmix: mixup blends the pasted images again. "
+        "meta_warmup splits the batch after the pairs are made, so both halves may show the same image."
+    )
     paper: ClassVar[str] = "Zhang et al., mixup: Beyond Empirical Risk Minimization, 2017 (arXiv 1710.09412)"
 
     def __post_init__(self) -> None:

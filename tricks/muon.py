@@ -13,22 +13,22 @@ from tricks.trick import Trick, TrickError
 
 @dataclass
 class Muon(Trick):
-    """Steps convolutions by an orthogonal matrix: all directions of the momentum count the same.
+    """Updates convolutions by an orthogonal matrix, so that all directions of the momentum count the same.
 
     For every convolution's weight W, flattened to a matrix [outputs, inputs·k·k], with gradient G:
 
         M ← μ M + G        O = NewtonSchulz(G + μ M)        W ← (1 − η·decay) W − η √max(1, rows/columns) O
 
-    where O approximates U Vᵀ for the singular value decomposition U S Vᵀ of its argument, by a few steps of
-    X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X. Without Nesterov momentum it is applied to M itself. All other
-    parameters stay with the optimizer that was given.
+    O approximates U Vᵀ for the singular value decomposition U S Vᵀ of its argument, by a few steps of
+    X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X. Without Nesterov momentum the argument is M. All other parameters stay with
+    the optimizer that was given.
 
     Args:
-        lr: learning rate η of the convolutions.
-        momentum: μ, at least 0 and below 1.
-        nesterov: look ahead by one step of momentum.
-        steps: Newton–Schulz iterations.
-        weight_decay: decoupled, relative to the learning rate.
+        lr: learning rate η of the convolutions. Default: 0.1.
+        momentum: μ, at least 0 and below 1. Default: 0.6.
+        nesterov: whether to look ahead by one step of momentum. Default: True.
+        steps: number of Newton–Schulz iterations. Default: 5.
+        weight_decay: decoupled weight decay, relative to the learning rate. Default: 0.0.
     """
 
     lr: float = 0.1
@@ -37,6 +37,11 @@ class Muon(Trick):
     steps: int = 5
     weight_decay: float = 0.0
 
+    interacts: ClassVar[str] = (
+        "Learning rate, momentum and weight decay of the other optimizer do not act on convolutions. "
+        "patch_whitening: Muon trains its 1×1 convolution; nothing trains its fixed filters. "
+        "gradient_centralization acts before Muon."
+    )
     paper: ClassVar[str] = "Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks, 2024"
 
     def __post_init__(self) -> None:
@@ -84,7 +89,7 @@ class MuonOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         muon, *rest = self.param_groups
-        # load_state_dict exchanges both, so the other optimizer is handed the present ones
+        # load_state_dict replaces both, so give the other optimizer the current ones
         self.others.param_groups, self.others.state = rest, self.state
         self.others.step()
         same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
@@ -118,16 +123,16 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     """Approximately the nearest (semi-)orthogonal matrix of each in [N, rows, columns], by Newton–Schulz.
 
     The coefficients are chosen for speed: they drive all singular values quickly to about 0.7 … 1.2. The iteration
-    bears bfloat16, and uses it on GPUs that have it, and wherever it is called under autocast to it. It never runs in
-    float16, whatever autocast says.
+    runs in bfloat16 on GPUs that have it, and wherever autocast uses it; it is robust to that precision. Otherwise it
+    runs in float32, never in float16.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).float()  # the smaller side first: less to multiply
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the iteration wants singular values of at most 1
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the iteration needs singular values of at most 1
     device = x.device.type
-    asked = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16
-    if asked or (x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)):
+    autocast_bf16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16
+    if autocast_bf16 or (x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)):
         x = x.bfloat16()
     with torch.autocast(device, enabled=False):
         for _ in range(steps):

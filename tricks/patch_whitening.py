@@ -35,25 +35,30 @@ class WhiteningConv2d(nn.Module):
 
 @dataclass
 class PatchWhitening(Trick):
-    """Decorrelates the network's input with fixed filters, so that learning need not begin with that.
+    """Decorrelates the network's input with fixed filters, so that training need not learn this first.
 
-    The filters are the eigenvectors of the covariance Σ of all k×k patches of the training images (of 10,000
-    of them, evenly spaced, where there are more), each scaled to give outputs of variance one:
+    The filters are the eigenvectors of the covariance Σ of all k×k patches of the training images. Each is scaled to
+    give outputs of variance one:
 
         Σ = U diag(λ) Uᵀ        wᵢ = uᵢ / √(λᵢ + ε)
 
-    They take the place of the first convolution, followed by a learned 1×1 convolution to its number of
-    channels; the size of the output stays the same. When the training images were not seen, as when
-    predicting, the filters are zeros that wait for saved weights.
+    Of more than 10,000 images, 10,000 are used, evenly spaced. The filters and a learned 1×1 convolution replace the
+    first convolution; the size of its output stays the same. Where there are no training images, as for prediction,
+    the filters are zeros until saved weights are loaded.
 
     Args:
-        eps: ε, added to the eigenvalues so that directions that hold only noise are not blown up.
-        kernel: side k of a patch, 2 or 3.
+        eps: ε, added to the eigenvalues, so that directions that hold only noise are not amplified. Default: 0.01.
+        kernel: side k of a patch in pixels, 2 or 3. Default: 3.
     """
 
     eps: float = 1e-2
     kernel: Literal[2, 3] = 3
 
+    interacts: ClassVar[str] = (
+        "The filters come from the full-sized images before any change: random_crop, cutout, progressive_resizing "
+        "and the others that act on batches do not enter them. muon trains the 1×1 convolution. weight_averaging "
+        "leaves the filters as they are."
+    )
     paper: ClassVar[str] = "Page, How to Train Your ResNet 8: Bag of Tricks, 2019 (myrtle.ai)"
 
     def __post_init__(self) -> None:
@@ -90,7 +95,7 @@ class PatchWhitening(Trick):
         return replace_modules(model, {first: self.whitened(first)})
 
     def whitened(self, convolution: nn.Conv2d) -> nn.Sequential:
-        """The fixed and the learned convolution that take the place of `convolution`."""
+        """The fixed and the learned convolution that replace `convolution`."""
         filters = self._filters
         if filters is None:
             patch = (self._channels, self.kernel, self.kernel)
@@ -108,12 +113,12 @@ class PatchWhitening(Trick):
         """Padding (left, right, top, bottom) that keeps the output size; negative is a crop."""
         padding: list[int] = []
         for axis in (1, 0):
-            reach = convolution.dilation[axis] * (convolution.kernel_size[axis] - 1)
+            extent = convolution.dilation[axis] * (convolution.kernel_size[axis] - 1)
             if isinstance(convolution.padding, str):
-                total = reach if convolution.padding == "same" else 0
+                total = extent if convolution.padding == "same" else 0
             else:
                 total = 2 * convolution.padding[axis]
-            total += self.kernel - 1 - reach
+            total += self.kernel - 1 - extent
             padding += [total // 2, total - total // 2]
         return padding
 

@@ -11,20 +11,25 @@ from tricks.trick import Batch, Trick, TrickError
 
 @dataclass
 class ProgressiveResizing(Trick):
-    """Trains on small images first and on full-sized ones last: most steps cost a fraction.
+    """Trains on small images first and on full-sized ones last, because small images cost less time.
 
-    The side of the images is `scales[i]` of the full one while progress is below `until[i]`, and the last
-    of `scales` after that, each rounded to a multiple of 4 (the full side is never rounded). Images are
-    shrunk bilinearly with antialiasing.
+    The side of the images is `scales[i]` of the full side while progress is below `until[i]`, and the last of `scales`
+    after that. Each side is rounded to a multiple of 4, except the full one. Images are shrunk bilinearly with
+    antialiasing.
 
     Args:
-        scales: growing fractions of the full side, above 0 and up to 1.
-        until: progress at which each scale but the last ends, growing from 0 to 1.
+        scales: growing fractions of the full side, above 0 and up to 1. Default: (0.5, 0.75, 1.0).
+        until: progress at which each scale but the last ends, growing from 0 to 1. Default: (0.4, 0.75).
     """
 
     scales: tuple[float, ...] = (0.5, 0.75, 1.0)
     until: tuple[float, ...] = (0.4, 0.75)
 
+    interacts: ClassVar[str] = (
+        "random_crop, cutout and cutmix act before it by default, so sizes in pixels are those of the full-sized "
+        "image. patch_whitening takes its filters from full-sized images. weight_averaging: just after a change of "
+        "size the average still holds batch norm statistics of the smaller images."
+    )
     paper: ClassVar[str] = (
         "Howard et al., fast.ai's DAWNBench entries, 2018; "
         "after Karras et al., Progressive Growing of GANs, 2017 (arXiv 1710.10196)"

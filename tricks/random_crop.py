@@ -11,17 +11,21 @@ from tricks.trick import Batch, Trick, TrickError
 
 @dataclass
 class RandomCrop(Trick):
-    """Shifts each image by a few random pixels: pads it by reflection, then crops it to its old size.
+    """Shifts each image by a few random pixels.
 
-    Each image has its own offset, uniform over all possible. Images too small to reflect that far are
-    padded as far as they can be, by one pixel less than their side.
+    Each image is padded by reflection, then cropped to its old size at an offset of its own, uniform over all possible
+    ones. A small image is padded by at most one pixel less than its side.
 
     Args:
-        padding: pixels added at each border.
+        padding: pixels added at each border. Default: 4.
     """
 
     padding: int = 4
 
+    interacts: ClassVar[str] = (
+        "progressive_resizing shrinks the images after the crop, so `padding` counts pixels of the full-sized "
+        "image. test_time_augmentation in mode mirror+shift predicts from shifted images of this kind."
+    )
     paper: ClassVar[str] = "He et al., Deep Residual Learning, 2015, section 4.2 (arXiv 1512.03385)"
 
     def __post_init__(self) -> None:
@@ -35,13 +39,13 @@ class RandomCrop(Trick):
         columns = self._source(count, width, images.device)
         first = torch.arange(count, device=images.device) * (height * width)
         index = first[:, None, None] + rows[:, :, None] * width + columns[:, None, :]
-        # as rows of pixels, channels last, one index does for all channels
+        # with channels last, one index serves all channels
         pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)
         cropped = pixels.index_select(0, index.flatten()).view(count, height, width, channels)
         return batch._replace(images=cropped.permute(0, 3, 1, 2))
 
     def _source(self, count: int, side: int, device: torch.device) -> Tensor:
-        """Where in an image of this side each pixel of `count` crops comes from, [count, side]."""
+        """Source position of each pixel of `count` crops along one axis, int64 [count, side]."""
         padding = min(self.padding, side - 1)
         shift = torch.randint(-padding, padding + 1, (count, 1), device=device)
         position = (shift + torch.arange(side, device=device)).abs()  # reflects at the first pixel

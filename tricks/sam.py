@@ -11,26 +11,31 @@ from tricks.trick import Batch, Compute, Trick, TrickError, frozen_statistics, p
 
 @dataclass
 class SAM(Trick):
-    """Steps with the gradient found at the worst nearby weights, towards flat minima.
+    """Steps with the gradient at the worst nearby weights, which leads to flat minima.
 
-    One ascent step to the edge of a ball of radius ρ around the weights θ, over all of them at once,
-    then the gradient there (equations 2 and 3 of the paper):
+    One ascent step goes to the edge of a ball of radius ρ around the weights θ, over all of them at once. The gradient
+    is taken there (equations 2 and 3 of the paper):
 
         ε = ρ ∇L(θ) / ‖∇L(θ)‖₂        g = ∇L(θ + ε)
 
-    The perturbed pass uses the same batch and leaves batch norm's running statistics alone; the weights
-    are put back bit for bit. Twice the cost of a plain step.
+    The second pass uses the same batch and does not update batch norm's running statistics. The weights are restored
+    exactly. A step costs twice as much as a plain one.
 
     Args:
-        rho: radius ρ of the ball, in the Euclidean norm of all weights together.
-        interval: apply on every `interval`-th step only.
-        start: progress from which it is on, 0 to 1.
+        rho: radius ρ of the ball, in the Euclidean norm of all weights together. Default: 0.05.
+        interval: apply SAM on every `interval`-th step only. Default: 1.
+        start: progress at which SAM starts, 0 to 1. Default: 0.0.
     """
 
     rho: float = 0.05
     interval: int = 1
     start: float = 0.0
 
+    interacts: ClassVar[str] = (
+        "In a fixed time the second pass halves the epochs (−47 to −49 % at 60 s). ghost_batch_norm: both passes "
+        "normalise the same groups. meta_warmup: by default each of its passes becomes two. "
+        "gradient_centralization: by default the ascent uses the plain gradient."
+    )
     paper: ClassVar[str] = "Foret et al., Sharpness-Aware Minimization, 2020 (arXiv 2010.01412)"
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Exchanging modules inside a network."""
+"""Replacing modules inside a network."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """`model` with every key exchanged for its value, wherever it is nested and however often it is used."""
+    """`model` with every key replaced by its value, at any depth and at every use."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children() skips a module's second use
             if child is not None and child in replacements:

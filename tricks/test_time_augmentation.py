@@ -13,18 +13,21 @@ from tricks.trick import Forward, Trick, TrickError
 class TestTimeAugmentation(Trick):
     """Predicts with the average of the logits over several views of each image.
 
-    In mode `mirror` the views are the image and its mirror image, at half the weight each. In mode
-    `mirror+shift` they are the image, and the image shifted by one pixel (padded by reflection) down and
-    right and, as another, up and left, with weights 1/2, 1/4 and 1/4, each shared with its mirror image:
-    six forward passes.
+    In mode `mirror` the views are the image and its mirror image, with weight 1/2 each: two forward passes. Mode
+    `mirror+shift` adds shifts by one pixel, padded by reflection: the image (weight 1/2), the image shifted down and
+    right (1/4), and the image shifted up and left (1/4). Each shares its weight with its mirror image: six forward
+    passes.
 
     Args:
-        mode: `mirror` or `mirror+shift`.
+        mode: `mirror` or `mirror+shift`. Default: mirror.
     """
 
     mode: Literal["mirror", "mirror+shift"] = "mirror"
 
-    __test__: ClassVar[bool] = False  # for pytest, which takes a class Test… for tests
+    __test__: ClassVar[bool] = False  # pytest collects classes named Test…
+    interacts: ClassVar[str] = (
+        "Prediction takes two or six times as long; training does not change. flip and random_crop train on such views."
+    )
     paper: ClassVar[str] = "Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024 (arXiv 2404.00498)"
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
-"""What a trick is: the one-way flow of training, and the places in it where a trick may act.
+"""The base class of tricks, and the stages of training at which a trick may act.
 
     images → batch → model → loss → gradient → step → weights → prediction
 
-A trick overrides the method of each stage it acts at. What it leaves alone costs nothing.
+A trick overrides the method of each stage it acts at. The other stages cost nothing.
 """
 
 import re
@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 
 class Batch(NamedTuple):
-    """What one training step sees.
+    """The input of one training step.
 
     Attributes:
-        images: float [B, C, H, W], normalised to mean 0 and deviation 1 a channel.
+        images: float [B, C, H, W], normalised to mean 0 and standard deviation 1 per channel.
         targets: int64 [B] class indices, or float [B, K] class probabilities.
-        progress: 0 at the first step, 1 at the planned last one.
-        step: number of this step, from 0.
-        classes: number of classes K; 0 where it is not known.
+        progress: 0 at the first step, 1 at the planned end of training. Default: 0.
+        step: number of this step, from 0. Default: 0.
+        classes: number of classes K; 0 if it is not known. Default: 0.
     """
 
     images: Tensor
@@ -37,8 +37,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits [B, K], targets) → scalar mean loss."""
 
 Compute = Callable[[Batch], Tensor]
-"""A batch → its loss (detached), leaving the true (unscaled) gradient in `.grad` of every parameter.
-Each call overwrites the gradients of the call before."""
+"""Batch → its loss (detached). Leaves the true (unscaled) gradient in `.grad` of every parameter,
+in place of the gradients of the previous call."""
 
 Forward = Callable[[Tensor], Tensor]
 """Normalised images [B, C, H, W] → logits [B, K]."""
@@ -48,20 +48,23 @@ State = dict[str, Tensor]
 
 
 class TrickError(ValueError):
-    """A trick cannot be used like this; the message says why and what to do, in one line."""
+    """A trick cannot be used in this way. The message says why and what to do, in one line."""
 
 
 class Trick:
-    """Base of all tricks. Subclasses are dataclasses: the fields are the hyperparameters."""
+    """Base of all tricks. Subclasses are dataclasses, and their fields are the hyperparameters."""
+
+    interacts: ClassVar[str] = ""
+    """May interact with: what changes together with other tricks or settings; empty if nothing is known."""
 
     paper: ClassVar[str] = ""
-    """Where the trick was published, as one line."""
+    """Where the trick was published, in one line."""
 
     def data(self, images: Tensor) -> None:
-        """Looks at the normalised training images, float [N, C, H, W], once, before the first step."""
+        """Receives the normalised training images, float [N, C, H, W], once, before the first step."""
 
     def model(self, model: nn.Module) -> nn.Module:
-        """Changes the network. Must build the same structure with and without a call of `data` before."""
+        """Changes the network. Must build the same structure whether `data` was called before or not."""
         return model
 
     def batch(self, batch: Batch) -> Batch:
@@ -81,9 +84,9 @@ class Trick:
         return optimizer
 
     def weights(self, state: State, step: int) -> State:
-        """Called after every step; returns the weights to keep and predict with, under the same names.
+        """Returns the weights to keep and predict with, under the same names. Called after every step.
 
-        `state` is live: its tensors change in place from step to step.
+        The tensors of `state` are the network's own: they change in place from step to step.
         """
         return state
 
@@ -92,11 +95,14 @@ class Trick:
         return forward
 
     def state(self) -> dict[str, Any]:
-        """A copy of what the trick carries from step to step, so that training can go back to this moment."""
+        """What the trick carries from one step to the next, as copies. Empty for a trick that carries nothing.
+
+        With `load_state`, training can return to an earlier step, for example after a loss that is not finite.
+        """
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes back to the moment of a `state`, which stays as it is and may be loaded again."""
+        """Returns to an earlier `state()`. Copies what it needs: the same state may be loaded again later."""
 
     @classmethod
     def name(cls) -> str:
@@ -113,10 +119,14 @@ STAGES = ("data", "model", "batch", "loss", "gradient", "step", "weights", "pred
 
 
 def class_probabilities(batch: Batch, trick: str) -> Tensor:
-    """The targets as float [B, K], for a trick that mixes them.
+    """The targets as class probabilities, float [B, K], for a trick that mixes them.
+
+    Args:
+        batch: its targets may be class indices or class probabilities.
+        trick: name of the trick, for the error message.
 
     Raises:
-        TrickError: they are indices, and the batch does not tell of how many classes.
+        TrickError: the targets are indices, and the batch does not give the number of classes.
     """
     if batch.targets.is_floating_point():
         return batch.targets
@@ -127,7 +137,7 @@ def class_probabilities(batch: Batch, trick: str) -> Tensor:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, training-mode batch norms normalise by their batch but leave running statistics as they are."""
+    """Inside the context, batch norms in training mode normalise by their batch but keep their running statistics."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
@@ -139,5 +149,5 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def parameters_with_gradient(model: nn.Module) -> list[Tensor]:
-    """The parameters that the last backward pass reached."""
+    """The parameters that received a gradient in the last backward pass."""
     return [parameter for parameter in model.parameters() if parameter.grad is not None]

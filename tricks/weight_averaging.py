@@ -11,23 +11,27 @@ from tricks.trick import State, Trick, TrickError
 
 @dataclass
 class WeightAveraging(Trick):
-    """Keeps and predicts with a moving average of the weights, which is better than the last ones.
+    """Keeps and predicts with a moving average of the weights, which varies less than the last weights.
 
     At the n-th update
 
         θ̄ ← d θ̄ + (1 − d) θ        d = min(decay, (1 + n) / (10 + n))
 
-    so that an average begun at initialisation soon forgets it. Batch norm's running statistics are
-    averaged alike; integers (its counter) are copied.
+    so that the average soon forgets the weights of the first step. Batch norm's running statistics are averaged too;
+    integers (its counter) are copied.
 
     Args:
-        decay: largest d, at least 0 and below 1.
-        interval: update at every `interval`-th step only.
+        decay: largest d, at least 0 and below 1. Default: 0.99.
+        interval: update on every `interval`-th step only. Default: 5.
     """
 
     decay: float = 0.99
     interval: int = 5
 
+    interacts: ClassVar[str] = (
+        "The average is what is saved and predicts, not the last weights. progressive_resizing: just after a "
+        "change of size the average still holds batch norm statistics of the smaller images."
+    )
     paper: ClassVar[str] = "Polyak & Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992"
 
     def __post_init__(self) -> None:
@@ -58,3 +62,9 @@ class WeightAveraging(Trick):
             for name in state.keys() - floats:
                 self._average[name].copy_(state[name])
         return self._average
+
+    def state(self) -> dict[str, Any]:
+        return copy.deepcopy({"average": self._average, "updates": self._updates})
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._average, self._updates = copy.deepcopy(state["average"]), state["updates"]

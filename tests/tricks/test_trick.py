@@ -1,8 +1,11 @@
 """What holds for every trick, and for the pieces they share."""
 
+import copy
 import dataclasses
 import doctest
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,10 +52,21 @@ def test_every_trick_explains_itself(name):
     assert trick.paper
     summary = trick.__doc__.splitlines()[0]
     assert summary.endswith(".")
-    documented = trick.__doc__.partition("Args:")[2]
+    documented = " ".join(trick.__doc__.partition("Args:")[2].split())
     for field in dataclasses.fields(trick):
-        assert f"        {field.name}: " in documented
+        assert f"        {field.name}: " in trick.__doc__.partition("Args:")[2]
+        assert re.search(rf"\b{field.name}: .*? Default: {re.escape(str(field.default))}\.", documented)
         assert isinstance(getattr(trick(), field.name), (int, float, bool, str, tuple))
+
+
+def test_the_page_says_what_may_interact_with_each_trick():
+    """`docs/tricks.md` says in its own table what the class says."""
+    page = (Path(__file__).parents[2] / "docs" / "tricks.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    assert {name: rows.get(name, "") for name in TRICKS} == {name: trick.interacts for name, trick in TRICKS.items()}
+    for name, trick in TRICKS.items():
+        assert "\n" not in trick.interacts
+        assert name not in trick.interacts.split()
 
 
 BAD = {
@@ -104,6 +118,45 @@ def test_a_trick_that_overrides_nothing_changes_nothing(make_network, make_batch
         assert stage(len) is len
     assert trick.gradient(len, model) is len
     assert trick.weights(model.state_dict(), 0).keys() == model.state_dict().keys()
+    assert trick.state() == {}
+    trick.load_state({})
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_every_trick_repeats_its_steps_from_a_loaded_state(name, make_network, make_batch, plain):
+    """Whatever a trick carries from step to step, outside the network and its optimizer, is in its state."""
+    trick, network = TRICKS[name](), make_network()
+    trick.data(make_batch(40).images)
+    model = trick.model(network)
+    optimizer = trick.step(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), model)
+    compute = trick.gradient(plain(model), model)
+
+    def train(steps):
+        """The weights to keep after each of these steps, with the same batches each time."""
+        torch.manual_seed(1)
+        kept = []
+        for step in steps:
+            batch = trick.batch(make_batch(progress=step / 20, step=step))
+            compute(batch)
+            optimizer.step()
+            kept.append({key: value.clone() for key, value in trick.weights(model.state_dict(), step).items()})
+        return kept
+
+    train(range(3))
+    start = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    state = trick.state()
+    first = train(range(3, 12))
+    for _ in range(2):
+        weights, momentum = copy.deepcopy(start)
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(momentum)
+        trick.load_state(state)
+        for now, then in zip(train(range(3, 12)), first, strict=True):
+            assert all(torch.equal(now[key], then[key]) for key in then)
+
+
+def test_state_and_load_state_are_no_stages():
+    assert not {"state", "load_state"} & set(STAGES)
 
 
 def test_the_number_of_classes_of_a_batch_is_optional():

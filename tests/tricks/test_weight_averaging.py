@@ -75,3 +75,38 @@ def test_a_new_run_begins_anew():
     for step in range(4):
         state = {"weight": torch.full((1,), float(step))}
         assert torch.equal(used.weights(state, step)["weight"], fresh.weights(state, step)["weight"])
+
+
+def test_a_loaded_state_repeats_the_average_as_often_as_it_is_loaded():
+    model, trick = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), WeightAveraging(decay=0.9, interval=2)
+
+    def train(steps):
+        """The averages after each of these steps, with the same images each time."""
+        torch.manual_seed(1)
+        optimizer, averages = torch.optim.SGD(model.parameters(), lr=0.1), []
+        for step in steps:
+            optimizer.zero_grad()
+            (model(torch.randn(8, 3, 6, 6)) - 1).square().mean().backward()
+            optimizer.step()
+            averages.append({name: t.clone() for name, t in trick.weights(model.state_dict(), step).items()})
+        return averages
+
+    train(range(7))
+    weights, state = {name: tensor.clone() for name, tensor in model.state_dict().items()}, trick.state()
+    first = train(range(7, 17))
+    assert not torch.equal(first[-1]["0.weight"], state["average"]["0.weight"])
+    for _ in range(2):
+        model.load_state_dict(weights)
+        trick.load_state(state)
+        for now, then in zip(train(range(7, 17)), first, strict=True):
+            assert now.keys() == then.keys()
+            assert all(torch.equal(now[name], then[name]) for name in then)
+
+
+def test_a_state_from_before_the_first_step_can_be_loaded():
+    trick, weight = WeightAveraging(interval=1), torch.ones(2)
+    empty = trick.state()
+    for step in range(1, 4):
+        trick.weights({"weight": weight * step}, step)
+    trick.load_state(empty)
+    assert torch.equal(trick.weights({"weight": weight}, 4)["weight"], weight)
