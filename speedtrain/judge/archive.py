@@ -76,13 +76,14 @@ class Submission:
         return "; ".join(f"{rule.name}: {rule.detail}" for rule in self.rules if not rule.kept) or None
 
     def unpack(self, folder: Path) -> None:
-        """Writes its files to a new folder, readable by everybody."""
-        folder.mkdir(mode=0o755)
+        """Writes its files to a new folder. All users can read them, whatever this process's umask is."""
+        folder.mkdir()
         for name, content in self.files.items():
             path = folder / name
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-            path.chmod(0o644)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 class _Unsafe(Exception):

@@ -1,10 +1,8 @@
-"""The board of a judging: scored and written from the stored predictions, without running anything."""
+"""Scores a judging from its stored predictions, and writes the board. Nothing of a submission is run."""
 
 import csv
-import html
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,10 @@ import numpy as np
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.judge.journal import Entry, Journal
-from speedtrain.judge.page import count, render
+from speedtrain.judge.page import render
 from speedtrain.judge.ranking import METHOD, rank, score
+from speedtrain.judge.summary import summarize
+from speedtrain.view import markdown
 
 SCHEMA = 1
 
@@ -22,16 +22,17 @@ Board = dict[str, Any]
 
 
 def write_board(out: Path, labels: np.ndarray) -> Board:
-    """Scores what was judged in `out` and writes leaderboard.json, .csv, .md and index.html.
+    """Scores what was judged in `out`, and writes leaderboard.json, .csv, .md and index.html there.
 
     Args:
-        labels: of the test images, int64 [N].
+        out: folder of the board.
+        labels: labels of the test images, int64 [N].
 
     Returns:
-        What leaderboard.json holds.
+        The content of leaderboard.json.
 
     Raises:
-        UserError: nothing was judged there, or predictions are missing or of other images.
+        UserError: nothing was judged in `out`, predictions are missing, or the number of labels is another one.
     """
     journal = Journal(out / "private" / "journal.jsonl")
     try:
@@ -50,23 +51,26 @@ def _score(out: Path, journal: Journal, labels: np.ndarray) -> Board:
     if len(labels) != header["num_test_images"]:
         raise UserError(f"{len(labels)} test images; this board was judged on {header['num_test_images']}")
     entries: list[Board] = []
-    right: dict[str, np.ndarray] = {}
-    for key, said in header["submissions"].items():
+    correct: dict[str, np.ndarray] = {}
+    for key, submission in header["submissions"].items():
         runs = _last_attempts(journal, key)
-        rows = [_correct(out, run, labels) for run in runs]
-        facts = {name: said[name] for name in ("name", "authors", "version", "licence", "sha256", "rules", "notes")}
-        entry = {"rank": None, "id": key, **facts, "refused": said["refused"], "accuracy": 0.0, "interval": [0.0, 0.0]}
-        entry |= {"per_class": [], "versus_leader": None, "description": f"descriptions/{key}.md"}
+        rows = [_correct_images(out, run, labels) for run in runs]
+        facts = {
+            name: submission[name] for name in ("name", "authors", "version", "licence", "sha256", "rules", "notes")
+        }
+        entry = {"rank": None, "id": key, **facts, "refused": submission["refused"]}
+        entry |= {"accuracy": 0.0, "interval": [0.0, 0.0], "per_class": [], "versus_leader": None}
+        entry |= {"description": f"descriptions/{key}.md"}
         entry["runs"] = [_describe(run, row) for run, row in zip(runs, rows, strict=True)]
-        entry["complete"] = bool(said["refused"]) or len(runs) == header["settings"]["runs"]
+        entry["complete"] = bool(submission["refused"]) or len(runs) == header["settings"]["runs"]
         entries.append(entry)
         if rows:
-            right[key] = np.stack(rows)
-            scored = score(right[key], labels, len(header["classes"]))
+            correct[key] = np.stack(rows)
+            scored = score(correct[key], labels, len(header["classes"]))
             entry |= {"accuracy": scored.accuracy, "interval": list(scored.interval), "per_class": scored.per_class}
-    entries.sort(key=lambda entry: (entry["id"] not in right, -entry["accuracy"], entry["id"]))
-    placed = [entry for entry in entries if entry["id"] in right]
-    for entry, (place, comparison) in zip(placed, rank([right[entry["id"]] for entry in placed]), strict=True):
+    entries.sort(key=lambda entry: (entry["id"] not in correct, -entry["accuracy"], entry["id"]))
+    placed = [entry for entry in entries if entry["id"] in correct]
+    for entry, (place, comparison) in zip(placed, rank([correct[entry["id"]] for entry in placed]), strict=True):
         entry["rank"] = place
         entry["versus_leader"] = comparison and comparison.as_dict()
     return {
@@ -78,7 +82,7 @@ def _score(out: Path, journal: Journal, labels: np.ndarray) -> Board:
 
 
 def _last_attempts(journal: Journal, key: str) -> list[Entry]:
-    """The runs that count: of each, the last attempt, with the number of all."""
+    """The last attempt at each finished run, with the number of its attempts."""
     latest: dict[int, Entry] = {}
     for entry in journal.runs:
         if entry["submission"] == key:
@@ -86,8 +90,8 @@ def _last_attempts(journal: Journal, key: str) -> list[Entry]:
     return [latest[run] for run in sorted(latest) if not latest[run]["repeat"]]
 
 
-def _correct(out: Path, run: Entry, labels: np.ndarray) -> np.ndarray:
-    """Which images a run got right, bool [N]: none, where it failed."""
+def _correct_images(out: Path, run: Entry, labels: np.ndarray) -> np.ndarray:
+    """Which images a run predicted correctly, bool [N]; none if the run failed."""
     if run["failed"]:
         return np.zeros(len(labels), dtype=bool)
     path = out / "private" / "predictions" / run["predictions"]
@@ -136,44 +140,28 @@ def _as_csv(board: Board) -> str:
 
 
 def _no_formula(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
+    """Text that a spreadsheet shows as text, and does not compute as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _as_markdown(board: Board) -> str:
     settings = board["settings"]
+    head = ["rank", "team", "accuracy", "95 % interval", "runs", "verdict"]
+    rows = []
+    for entry in board["entries"]:
+        low, high = entry["interval"]
+        runs = ", ".join("failed" if run["failed"] else f"{run['accuracy']:.2%}" for run in entry["runs"])
+        rows.append(
+            [
+                str(entry["rank"] or "–"),
+                f"[{markdown.escape(entry['name'])}]({entry['description']})",
+                f"{entry['accuracy']:.2%}",
+                f"{low:.2%} to {high:.2%}" if entry["runs"] else "–",
+                runs or "–",
+                markdown.escape(str(summarize(entry))),
+            ]
+        )
     lines = ["# Leaderboard", ""]
     lines += [f"{settings['runs']} runs of {settings['budget']:g} s each; {board['num_test_images']} test images.", ""]
-    lines += ["| rank | team | accuracy | 95 % interval | runs | verdict |", "| ---: | --- | ---: | --- | --- | --- |"]
-    for entry in board["entries"]:
-        runs = ", ".join("failed" if run["failed"] else f"{run['accuracy']:.2%}" for run in entry["runs"])
-        low, high = entry["interval"]
-        interval = f"{low:.2%} to {high:.2%}" if entry["runs"] else "–"
-        verdict = _plain(summary(entry))
-        name = f"[{_plain(entry['name'])}]({entry['description']})"
-        lines.append(
-            f"| {entry['rank'] or '–'} | {name} | {entry['accuracy']:.2%} | {interval} | {runs or '–'} | {verdict} |"
-        )
+    lines += markdown.table(head, rows, align=["right", "left", "right", "left", "left", "left"])
     return "\n".join([*lines, "", board["method"], ""])
-
-
-def _plain(text: str) -> str:
-    """A stranger's text as it is: nothing in it is Markdown or HTML."""
-    escaped = re.sub(r"([\\`*_{}\[\]()#+!|~>:-])", r"\\\1", text)
-    return html.escape(escaped, quote=False)
-
-
-def summary(entry: Board) -> str:
-    """What became of a submission, in a few words."""
-    if entry["refused"]:
-        return f"refused: {entry['refused']}"
-    failed = [run for run in entry["runs"] if run["failed"]]
-    why = failed[-1]["verdict"].removeprefix("failed: ") if failed else ""
-    said = [f"{len(failed)} of {count(len(entry['runs']), 'run')} failed: {why}"] if failed else ["sound"]
-    if any(run["network_attempts"] for run in entry["runs"]):
-        said.append("rule broken: tried to reach the network")
-    if any(run["drifted"] for run in entry["runs"]):
-        said.append("judged while the machine drifted")
-    if not entry["complete"]:
-        said.append("not all runs are judged yet")
-    return "; ".join(said)

@@ -1,4 +1,7 @@
-"""The verbs of submissions: `verify`, `judge` and `board`."""
+"""The commands for submissions: `verify`, `judge` and `board`.
+
+All paths become absolute here, since programs that run in other folders read them.
+"""
 
 import math
 import re
@@ -12,43 +15,48 @@ from jsonargparse import ArgumentParser, Namespace
 from speedtrain.errors import UserError
 
 if TYPE_CHECKING:
-    from speedtrain.judge.judging import Settings
+    from speedtrain.judge.settings import Settings
 
 VERBS = {
-    "verify": "do with a submission what a judge will do, and list every rule as kept or broken",
-    "judge": "run submissions in turn, each confined, and rank them",
+    "verify": "run a submission as a judge will, and list every rule as kept or broken",
+    "judge": "run submissions in turn, each in a sandbox, and rank them",
     "board": "score a judged board again from its stored predictions, and write it again",
 }
 
 
 def add_options(parsers: Mapping[str, ArgumentParser]) -> None:
-    """The options of these verbs."""
+    """Adds the options of these commands.
+
+    Args:
+        parsers: command → its parser.
+    """
     verify, judge, board = (parsers[verb] for verb in ("verify", "judge", "board"))
     verify.add_argument("submission", metavar="ZIP", help="the submission")
-    verify.add_argument("--budget", metavar="SECONDS", default="60", help="for training (default: 60)")
+    verify.add_argument("--budget", metavar="SECONDS", default="60", help="time for training (default: 60)")
     verify.add_argument(
         "--data", metavar="digits|cifar10|PATH", default="digits", help="labelled images to train and test on"
     )
     judge.add_argument("submissions", metavar="ZIP", nargs="+", help="the submissions")
-    judge.add_argument("--train", metavar="PATH", required=True, help="training images")
-    judge.add_argument("--test", metavar="PATH", required=True, help="test images; their labels stay outside")
+    judge.add_argument("--train", metavar="PATH", required=True, help="training images, with labels")
+    judge.add_argument("--test", metavar="PATH", required=True, help="test images; no submission sees their labels")
     judge.add_argument("--out", metavar="BOARD", required=True, help="folder of the board, new or empty")
-    judge.add_argument("--budget", metavar="SECONDS", default="600", help="for each training (default: 600)")
-    judge.add_argument("--runs", metavar="N", default="5", help="of each submission (default: 5)")
-    judge.add_argument("--resume", action="store_true", help="go on where the same judging was interrupted")
+    judge.add_argument("--budget", metavar="SECONDS", default="600", help="time for each training (default: 600)")
+    judge.add_argument("--runs", metavar="N", default="5", help="runs of each submission (default: 5)")
+    judge.add_argument("--resume", action="store_true", help="continue a judging that was interrupted")
     judge.add_argument(
         "--drift",
         metavar="PART",
         default="0.15",
-        help="repeat a run when the machine's speed differs by more from that at the beginning (default: 0.15)",
+        help="repeat a run when the machine's speed differs by more than this part from the speed at the beginning "
+        "(default: 0.15)",
     )
     for parser in (verify, judge):
         add = parser.add_argument
-        add("--test-budget", metavar="SECONDS", default="120", help="for predicting (default: 120)")
-        add("--memory", metavar="SIZE", help="of all processes (default: 12G, or three quarters of what is there)")
-        add("--disk", metavar="SIZE", default="2G", help="for all that is written (default: 2G)")
-        add("--cpus", metavar="N", help="cores (default: all)")
-        add("--processes", metavar="N", default="1024", help="processes and threads (default: 1024)")
+        add("--test-budget", metavar="SECONDS", default="120", help="time for predicting (default: 120)")
+        add("--memory", metavar="SIZE", help="memory for all processes (default: 12G, at most 3/4 of the machine)")
+        add("--disk", metavar="SIZE", default="2G", help="disk space for all that is written (default: 2G)")
+        add("--cpus", metavar="N", help="number of cores (default: all)")
+        add("--processes", metavar="N", default="1024", help="number of processes and threads (default: 1024)")
     confine = "confine by bubblewrap, or not at all (default: bwrap"
     judge.add_argument("--sandbox", metavar="bwrap|none", default="bwrap", help=f"{confine})")
     verify.add_argument("--sandbox", metavar="bwrap|none", help=f"{confine} where it works)")
@@ -81,7 +89,7 @@ def _size(option: str, text: str) -> int:
 
 
 def _settings(options: Namespace, runs: int, drift: float, sandbox: str) -> "Settings":
-    from speedtrain.judge.judging import Settings
+    from speedtrain.judge.settings import Settings
     from speedtrain.machine import available_cores, total_memory
 
     if sandbox not in ("bwrap", "none"):
@@ -99,41 +107,52 @@ def _settings(options: Namespace, runs: int, drift: float, sandbox: str) -> "Set
     )
 
 
-def _say(line: str) -> None:
-    print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr, flush=True)
+def _report(line: str) -> None:
+    print(_printable(line), file=sys.stderr, flush=True)
+
+
+def _printable(line: str) -> str:
+    """A line without control characters: a stranger's name could drive the terminal."""
+    return "".join(c if c.isprintable() else " " for c in line)
+
+
+def _path(text: str) -> Path:
+    """An absolute path."""
+    return Path(text).absolute()
 
 
 def _judge(options: Namespace) -> int:
     from speedtrain.data import load_data
-    from speedtrain.judge.board import summary, write_board
+    from speedtrain.judge.board import write_board
     from speedtrain.judge.judging import judge
+    from speedtrain.judge.summary import summarize
 
     runs = int(_number("--runs", options.runs, whole=True))
     settings = _settings(options, runs, _number("--drift", options.drift), options.sandbox)
-    data = load_data(options.train, options.test, per_class="all")
-    out = Path(options.out)
-    secret = {"--train": Path(options.train), "--test": Path(options.test)}
-    archives = [Path(path) for path in options.submissions]
-    judge(archives, data, out, settings, secret=secret, resume=options.resume, say=_say)
+    train, test, out = map(_path, (options.train, options.test, options.out))
+    data = load_data(train, test, per_class="all")
+    archives = [_path(archive) for archive in options.submissions]
+    secret = {"--train": train, "--test": test}
+    judge(archives, data, out, settings, secret=secret, resume=options.resume, report=_report)
     for entry in write_board(out, data.test.labels)["entries"]:
         low, high = entry["interval"]
         line = f"{entry['rank'] or '–':>3}  {entry['accuracy']:7.2%}  ({low:.2%} to {high:.2%})  {entry['name']}"
-        print("".join(c if c.isprintable() else " " for c in f"{line}: {summary(entry)}"))
+        print(_printable(f"{line}: {summarize(entry)}"))
     print(f"the board is {out / 'index.html'}; publish all of {out} but its folder private/")
     return 0
 
 
 def _verify(options: Namespace) -> int:
     from speedtrain.data import load_data
-    from speedtrain.judge.sandbox import works
+    from speedtrain.judge.trial import works
     from speedtrain.judge.verify import verify
 
     sandbox = options.sandbox
     if sandbox is None:
         sandbox = "bwrap" if works() else "none"
     settings = _settings(options, 1, math.inf, sandbox)
-    data = load_data(options.data)
-    rules = verify(Path(options.submission), data, settings, _say)
+    data = load_data(options.data)  # a name, or a path that only this process reads
+    rules = verify(_path(options.submission), data, settings, _report)
     for rule in rules:
         detail = f": {rule.detail}" if rule.detail else ""
         print(f"{'kept  ' if rule.kept else 'BROKEN'}  {rule.name}{detail}")
@@ -146,8 +165,8 @@ def _board(options: Namespace) -> int:
     from speedtrain.judge.board import write_board
     from speedtrain.judge.judging import test_labels
 
-    out = Path(options.out)
-    write_board(out, test_labels(out, Path(options.test)))
+    out = _path(options.out)
+    write_board(out, test_labels(out, _path(options.test)))
     print(f"the board is {out / 'index.html'}")
     return 0
 

@@ -76,7 +76,7 @@ def read_predictions(scratch: Path, name: str, count: int, num_classes: int) -> 
         if dtype != np.dtype("<i8"):
             raise BadOutput(f"{name} holds {str(dtype)[:40]}, not int64")
         if shape != (count,):
-            raise BadOutput(f"{name} has shape {str(shape)[:40]}, not ({count},): one class index an image")
+            raise BadOutput(f"{name} has shape {str(shape)[:40]}, not ({count},): one class index per image")
         content = file.read(8 * count)
     if len(content) != 8 * count:
         raise BadOutput(f"{name} is cut short")

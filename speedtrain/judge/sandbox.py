@@ -1,27 +1,36 @@
-"""Where a submission runs: bubblewrap's namespaces, which hold nothing but the system, Python and its own files.
+"""The command that runs a step of a submission in a sandbox made by bubblewrap.
 
-Inside, the submission sees /submission (its source, read-only), /inputs (the files it is given, read-only) and
-/scratch, the only place it can write to; /tmp and /dev/shm are folders of it, so that one look at the scratch
-folder tells all that was written. There is no network but a loopback of its own, no other process, no home.
+Inside, the submission sees the system, this Python, /submission (its source, read-only), /inputs (its input files,
+read-only) and /scratch. It can write to /scratch alone: /tmp and /dev/shm are folders of /scratch, so that the size of
+one folder is the size of all that was written. The sandbox has a loopback but no other network, no process of others,
+and no home.
 """
 
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from speedtrain.errors import UserError
-from speedtrain.machine import core_numbers
-
-Kind = Literal["bwrap", "none"]
+from speedtrain.judge.settings import Kind, Limits
+from timing.supervise import EVENTS_VARIABLE
 
 NOBODY = 65534
-"""Who a submission is where the judge is root: the kernel's limit of processes does not hold for root."""
+"""The user that submissions run as where the judge is root: the kernel does not limit the processes of root."""
+
+LAUNCHER = f"""
+import os, sys
+open(sys.argv[1]).close()
+events = int(os.environ.pop("{EVENTS_VARIABLE}"))
+os.write(events, b'{{"started": true}}\\n')
+os.close(events)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""The first program inside the sandbox. Where it runs, Python works; it checks that the script can be read, reports
+that to the judge, and becomes the script. It closes the pipe of events first, so that the script cannot send an event.
+"""
 
 ETC = {
     "passwd": "nobody:x:65534:65534:nobody:/scratch/home:/bin/false\n",
@@ -34,37 +43,18 @@ SYSTEM_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "loca
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a step of a submission may use.
-
-    Attributes:
-        seconds: from its start to its kill.
-        memory: bytes, all its processes together.
-        disk: bytes written and not yet deleted, /tmp and shared memory included; also for a single file.
-        processes: processes and threads alive at a time.
-        log: bytes printed.
-        cpus: the numbers of the cores it may use.
-    """
-
-    seconds: float
-    memory: int
-    disk: int
-    processes: int = 1024
-    log: int = 8 << 20
-    cpus: tuple[int, ...] = field(default_factory=lambda: tuple(core_numbers()))
-
-
-@dataclass(frozen=True)
 class Step:
-    """One program of a submission, and what it is given.
+    """One script of a submission, and what it is given.
+
+    All paths are absolute: the sandbox is made from within another folder.
 
     Attributes:
         source: folder of the unpacked submission.
-        script: file in it.
-        arguments: of the script; a path is given as what it is called inside.
-        inputs: files that it may read.
-        scratch: folder that it may write to, new for every step.
-        seed: told in the environment as SEED.
+        script: name of the script, a file in `source`.
+        arguments: of the script; a `Path` is translated to its name inside the sandbox.
+        inputs: files that the script may read.
+        scratch: folder that the script may write to, new for every step.
+        seed: value of the environment variable SEED.
     """
 
     source: Path
@@ -74,9 +64,14 @@ class Step:
     scratch: Path
     seed: int
 
+    def __post_init__(self) -> None:
+        relative = [path for path in (self.source, self.scratch, *self.inputs) if not path.is_absolute()]
+        if relative:
+            raise ValueError(f"{relative[0]} must be an absolute path")
+
 
 def prepare(scratch: Path) -> None:
-    """Makes the scratch folder of a step, owned by whoever the step will be."""
+    """Makes the scratch folder of a step, owned by the user that the step will run as."""
     for folder in (scratch, *(scratch / name for name in ("tmp", "shm", "home"))):
         folder.mkdir(mode=0o700)
         if os.geteuid() == 0:
@@ -90,11 +85,11 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
     as_root = os.geteuid() == 0
     limited = ["taskset", "--cpu-list", ",".join(map(str, limits.cpus))]
     limited += ["prlimit", f"--data={limits.memory}", f"--fsize={limits.disk}", "--core=0"]
-    # the watch kills at the limit; the kernel's own comes a little later, and holds until the watch looks
+    # `Watch` kills at the limit; the kernel's limit is a little higher, and holds until the next look
     limited += [f"--nproc={limits.processes + limits.processes // 8 + 8}"]
+    limited += [sys.executable, "-I", "-c", LAUNCHER]
     if kind == "none":
-        arguments = [str(argument) for argument in step.arguments]
-        return [*limited, sys.executable, str(step.source / step.script), *arguments]
+        return [*limited, str(step.source / step.script), *map(str, step.arguments)]
 
     arguments = []
     for argument in step.arguments:
@@ -103,7 +98,7 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
             arguments.append(str(Path(paths[base]) / argument.relative_to(base)))
         else:
             arguments.append(str(argument))
-    wrap = [_tool("bwrap"), "--die-with-parent", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    wrap = [find_tool("bwrap"), "--die-with-parent", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     wrap += ["--unshare-cgroup-try"] if as_root else ["--unshare-cgroup-try", "--unshare-user"]
     wrap += ["--bind", str(step.scratch / "tmp"), "/tmp"]  # first: this Python may live in a folder of /tmp
     for path in visible():
@@ -130,11 +125,11 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
     wrap += ["--bind", str(step.scratch / "shm"), "/dev/shm", "--remount-ro", "/dev", "--remount-ro", "/"]
     wrap += ["--chdir", "/scratch", "--"]
     wrap += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if as_root else []
-    return [*wrap, *limited, sys.executable, f"/submission/{step.script}", *arguments]
+    return [*wrap, *limited, f"/submission/{step.script}", *arguments]
 
 
 def environment(step: Step, limits: Limits, kind: Kind) -> dict[str, str]:
-    """All of a step's environment: nothing of the organiser's."""
+    """All environment variables of a step; the organiser's are not among them."""
     scratch = "/scratch" if kind == "bwrap" else str(step.scratch)
     return {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
@@ -143,7 +138,7 @@ def environment(step: Step, limits: Limits, kind: Kind) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "SEED": str(step.seed),
         "OMP_NUM_THREADS": str(len(limits.cpus)),
-        "PYTHONUNBUFFERED": "1",  # what is printed is in the log at once: a kill loses none of it
+        "PYTHONUNBUFFERED": "1",  # so that a kill loses nothing that was printed
         "PYTHONFAULTHANDLER": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
@@ -157,65 +152,20 @@ def visible() -> list[Path]:
     return [path for path in system if path.exists()] + outside
 
 
-def check(kind: Kind, secret: Mapping[str, Path]) -> None:
-    """Makes sure that the sandbox works here and hides what is secret.
-
-    Args:
-        secret: option → path that no submission may read.
+def find_tool(name: str) -> str:
+    """The absolute path of a program.
 
     Raises:
-        UserError: it does not.
+        UserError: it is not installed.
     """
-    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
-        raise UserError("judging needs Linux, with /proc and a kernel that tells a process's children")
-    for tool in ("taskset", "prlimit", *(["setpriv"] if os.geteuid() == 0 else [])):
-        _tool(tool)
-    if kind == "none":
-        return
-    hint = "or give --sandbox none, which trusts the submissions with everything you can read and write"
-    if shutil.which("bwrap") is None:
-        raise UserError(f"bubblewrap (bwrap) is not installed: install it with your system's package manager, {hint}")
-    for option, path in secret.items():
-        for seen in visible():
-            if path.resolve().is_relative_to(seen.resolve()):
-                raise UserError(f"{option} {path}: submissions can read all of {seen}; move it elsewhere")
-    with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
-        step = Step(Path(folder) / "source", "trial.py", [], [], Path(folder) / "scratch", seed=0)
-        step.source.mkdir()
-        step.source.chmod(0o755)
-        (step.source / "trial.py").write_text("import json, math, zlib")
-        prepare(step.scratch)
-        limits = Limits(seconds=60, memory=1 << 30, disk=1 << 30)
-        tried = subprocess.run(
-            command(step, limits, kind),
-            env=environment(step, limits, kind),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if tried.returncode:
-        said = " ".join(tried.stderr.split())[-200:]
-        raise UserError(f"Python does not start in a bubblewrap sandbox here ({said}): allow user namespaces, {hint}")
-
-
-def works() -> bool:
-    """Whether bubblewrap can be used here."""
-    try:
-        check("bwrap", {})
-    except UserError:
-        return False
-    return True
-
-
-def _tool(name: str) -> str:
     found = shutil.which(name)
     if found is None:
         raise UserError(f"the program {name} is missing: install util-linux")
-    return found
+    return os.path.abspath(found)
 
 
 def _write_etc(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name, content in ETC.items():
         (folder / name).write_text(content)
+        (folder / name).chmod(0o644)

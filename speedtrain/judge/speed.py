@@ -1,6 +1,6 @@
-"""How fast this machine is at the moment, by a short matrix-product probe.
+"""Measures how fast this machine is at the moment, by a short probe of matrix products.
 
-Also a program of its own, so that the probe runs on the cores that a submission gets: `python speed.py`.
+This file is also a program, so that the probe runs on the cores of a submission: `python speed.py`.
 """
 
 import subprocess
@@ -19,21 +19,33 @@ def measure(cpus: Sequence[int]) -> float:
     """GFLOP/s of float32 matrix products on these cores, at the moment.
 
     Raises:
-        OSError: the probe could not run.
+        UserError: the probe failed.
     """
     command = ["taskset", "--cpu-list", ",".join(map(str, cpus)), sys.executable, __file__]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise OSError(f"the speed probe failed: {done.stderr.strip()[-200:]}")
+        from speedtrain.errors import UserError  # not at the top: the program finds numpy alone
+
+        problem = " ".join(done.stderr.split())[-200:]
+        raise UserError(
+            f"this machine's speed cannot be measured ({problem}): mend the cause, then go on with judge --resume"
+        )
     return float(done.stdout)
 
 
-def settle(cpus: Sequence[int]) -> tuple[float, float]:
-    """The speed to compare others with, GFLOP/s, the median of several probes; and by which part of it they vary,
-    the fastest and the slowest left out: an idle machine gives a few percent."""
+def reference_speed(cpus: Sequence[int]) -> tuple[float, float]:
+    """The speed that later measurements are compared with.
+
+    Returns:
+        The median of several probes, GFLOP/s, and the range of the probes without the fastest and the slowest, as a
+        part of the median: a few percent on an idle machine.
+
+    Raises:
+        UserError: a probe failed.
+    """
     rates = sorted(measure(cpus) for _ in range(NUM_PROBES))
-    middle = float(np.median(rates))
-    return middle, (rates[-2] - rates[1]) / middle
+    median = float(np.median(rates))
+    return median, (rates[-2] - rates[1]) / median
 
 
 def _probe() -> float:
@@ -42,10 +54,10 @@ def _probe() -> float:
     rates = []
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        begun = time.monotonic()
+        started = time.monotonic()
         for _ in range(10):
             matrix @ matrix
-        rates.append(10 * 2 * SIDE**3 / (time.monotonic() - begun) / 1e9)
+        rates.append(10 * 2 * SIDE**3 / (time.monotonic() - started) / 1e9)
     return float(np.median(rates))
 
 

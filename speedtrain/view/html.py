@@ -68,30 +68,49 @@ def percent(share: float, digits: int = 1) -> str:
 # ---- tables ----
 
 
-def table(caption: str, head: Sequence[object], rows: Iterable[Sequence[object]], kind: str = "plain") -> Html:
+class Cell(Html):
+    """A cell of a table that is an element already, with attributes of its own."""
+
+
+def cell(*children: object, name: str = "td", **attributes: object) -> Cell:
+    """A cell with attributes.
+
+    Args:
+        name: `td`, or `th` for a header.
+    """
+    return Cell(tag(name, *children, **attributes))
+
+
+def table(
+    caption: str, head: Sequence[object], rows: Iterable[Sequence[object]], kind: str = "plain", **attributes: object
+) -> Html:
     """A table whose rows begin with their header.
 
     Args:
-        kind: its class in the style.
+        head: the heads of the columns; each is a `Cell`, or the content of one.
+        rows: likewise.
+        kind: class of the box around the table, for its style.
+        attributes: attributes of the table.
     """
-    columns = tag("tr", *(tag("th", cell, scope="col") for cell in head))
-    return scrolling(caption, tag("table", tag("caption", caption), tag("thead", columns), _body(rows)), kind)
+    columns = tag("tr", *(_cell(item, "th", scope="col") for item in head))
+    body = (tag("tr", _cell(row[0], "th", scope="row"), *(_cell(item, "td") for item in row[1:])) for row in rows)
+    parts = (tag("caption", caption), tag("thead", columns), tag("tbody", *body))
+    return scrolling(caption, tag("table", *parts, **attributes), kind)
 
 
 def sortable_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
     """A table whose columns sort by a button in their heads, the largest first."""
-    columns = tag("tr", *(sort_head(name or "what") for name in head))
-    parts = (tag("caption", caption), tag("thead", columns), _body(rows))
-    return scrolling(caption, tag("table", *parts, class_="sortable", data_first="descending"), "plain")
+    heads = [sort_head(name or "what") for name in head]
+    return table(caption, heads, rows, class_="sortable", data_first="descending")
 
 
-def sort_head(name: str, kind: str = "") -> Html:
+def sort_head(name: str, kind: str = "") -> Cell:
     """The head of a column that sorts. A cell sorts by its `data-value`, or by its text.
 
     Args:
         kind: `text` for a column that is never taken for numbers.
     """
-    return tag("th", tag("button", name, type="button"), scope="col", class_=kind)
+    return cell(tag("button", name, type="button"), name="th", scope="col", class_=kind)
 
 
 def scrolling(label: str, content: Html, kind: str = "") -> Html:
@@ -99,9 +118,8 @@ def scrolling(label: str, content: Html, kind: str = "") -> Html:
     return tag("div", content, class_=f"scroll {kind}".strip(), tabindex=0, role="region", aria_label=label)
 
 
-def _body(rows: Iterable[Sequence[object]]) -> Html:
-    lines = (tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows)
-    return tag("tbody", *lines)
+def _cell(item: object, name: str, **attributes: object) -> Html:
+    return item if isinstance(item, Cell) else tag(name, item, **attributes)
 
 
 # ---- pages ----
@@ -180,7 +198,7 @@ ul { padding-left: 1.2rem }
 a { color: var(--blue) }
 .good { color: var(--good) } .bad { color: var(--bad) }
 .faint, dt, caption { color: var(--faint); font-size: .875rem }
-.unseen { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden; clip-path: inset(50%) }
+.unseen { position: absolute; top: 0; left: 0; width: 1px; height: 1px; margin: 0; overflow: hidden; clip-path: inset(50%) }
 .curve { display: block; width: 100%; height: auto; margin: 1.5rem 0; border-radius: 6px }
 dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem }
 dd { margin: 0 }

@@ -15,7 +15,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[st
     """
     align = align or ["left"] + ["right"] * (len(head) - 1)
     rule = ["---:" if side == "right" else "---" for side in align]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (head, rule, *rows)]
+    return ["| " + " | ".join(map(_cell, line)) + " |" for line in (head, rule, *rows)]
+
+
+def _cell(text: str) -> str:
+    """Text without a bare pipe, which would end the cell; a pipe that is escaped already stays as it is."""
+    return re.sub(r"(?<!\\)((?:\\\\)*)\|", r"\1\\|", text)
 
 
 def escape(text: str) -> str:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from speedtrain.judge.sandbox import works
+from speedtrain.judge.trial import works
 
 TRAIN = """
     import argparse, os, sys, time

@@ -77,13 +77,13 @@ IN_TESTING = {
         """,
         "holds object, not int64",
     ),
-    "wrong count": ("np.save(told.predictions, predicted[:-1])", "one class index an image"),
+    "wrong count": ("np.save(told.predictions, predicted[:-1])", "one class index per image"),
     "huge shape": (
         """
         with open(told.predictions, "wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
         """,
-        "one class index an image",
+        "one class index per image",
     ),
     "not numbers": ("np.save(told.predictions, np.full(len(images), np.nan))", "holds float64, not int64"),
     "no such class": ("np.save(told.predictions, predicted - 1)", "not 0 to 3"),

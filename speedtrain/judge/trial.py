@@ -1,0 +1,76 @@
+"""Makes sure, before anything is judged, that the sandbox works on this machine."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from speedtrain.errors import UserError
+from speedtrain.judge import confine
+from speedtrain.judge.sandbox import Step, find_tool, prepare, visible
+from speedtrain.judge.settings import Kind, Limits
+
+AMPLE = Limits(seconds=60, memory=1 << 30, disk=1 << 30)
+"""Limits within which Python starts on any machine."""
+
+
+def check(kind: Kind, limits: Limits, secret: Mapping[str, Path]) -> None:
+    """Makes sure that the sandbox works here, that Python starts within the limits, and that secrets are hidden.
+
+    Args:
+        limits: those of the judging.
+        secret: option → path that no submission may read.
+
+    Raises:
+        UserError: one of the three does not hold.
+    """
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        raise UserError("judging needs Linux with /proc, and a kernel that lists the children of a process there")
+    for tool in ("taskset", "prlimit", *(["setpriv"] if os.geteuid() == 0 else [])):
+        find_tool(tool)
+    hint = "or give --sandbox none, which trusts the submissions with everything you can read and write"
+    if kind == "bwrap":
+        if shutil.which("bwrap") is None:
+            raise UserError(
+                f"bubblewrap (bwrap) is not installed: install it with your system's package manager, {hint}"
+            )
+        for option, path in secret.items():
+            for seen in visible():
+                if path.resolve().is_relative_to(seen.resolve()):
+                    raise UserError(f"{option} {path}: submissions can read all of {seen}; move it elsewhere")
+    problem = _problem(kind, limits)
+    if problem and not _problem(kind, AMPLE):
+        raise UserError(f"Python does not start within the limits ({problem}): raise --memory, --disk or --processes")
+    if problem and kind == "bwrap":
+        raise UserError(
+            f"Python does not start in a bubblewrap sandbox here ({problem}): allow user namespaces, {hint}"
+        )
+    if problem:
+        raise UserError(f"Python does not start under taskset and prlimit here ({problem})")
+
+
+def works() -> bool:
+    """Whether bubblewrap can be used here."""
+    try:
+        check("bwrap", AMPLE, {})
+    except UserError:
+        return False
+    return True
+
+
+def _problem(kind: Kind, limits: Limits) -> str | None:
+    """Why a script that imports a few modules does not run to its end; None if it does."""
+    with tempfile.TemporaryDirectory(prefix="speedtrain-") as name:
+        folder = Path(name).resolve()
+        step = Step(folder / "source", "trial.py", [], [], folder / "scratch", seed=0)
+        step.source.mkdir()
+        step.source.chmod(0o755)
+        (step.source / "trial.py").write_text("import json, math, zlib")
+        (step.source / "trial.py").chmod(0o644)
+        prepare(step.scratch)
+        try:
+            outcome = confine.run(step, limits, kind, folder / "log.txt")
+        except confine.NotStarted as error:
+            return error.problem
+    return None if outcome.returncode == 0 and not outcome.limit else outcome.in_words()

@@ -1,0 +1,182 @@
+"""Watches what all processes of a step use together, and ends the step when that exceeds a limit.
+
+The kernel limits each process; only a look at all of them adds up what they use. Whatever Linux does not report in
+`/proc` (a process that has just ended, say) is left out.
+"""
+
+import contextlib
+import os
+import stat
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+from speedtrain.judge.settings import Limits, in_bytes
+from timing import Guarded
+
+LONGEST_WAIT = 0.2
+FIRST_WAIT = 0.01
+"""Seconds between two looks. The first looks are close together, so that a step that ends soon is seen too."""
+MOST_DEPTH = 100
+
+
+class Watch:
+    """Looks at a running step several times per second, in a thread of its own.
+
+    Args:
+        job: the step's process.
+        scratch: the folder that the step may write to.
+        log: the file that holds what the step prints.
+        limits: the step is killed when it exceeds one of them.
+
+    Attributes:
+        limit: the limit that was exceeded, in words; None if none was.
+        peak_memory: bytes, the most that a look found.
+        network_attempts: packets that the step tried to send out of its sandbox.
+    """
+
+    def __init__(self, job: Guarded, scratch: Path, log: Path, limits: Limits) -> None:
+        self.limit: str | None = None
+        self.peak_memory = 0
+        self.network_attempts = 0
+        self._job, self._scratch, self._log, self._limits = job, scratch, log, limits
+        self._network: TextIO | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._count_network_attempts()
+        if self._network is not None:
+            self._network.close()
+
+    def _watch(self) -> None:
+        wait = FIRST_WAIT
+        while not self._over.wait(wait):
+            started = time.monotonic()
+            self._check_processes()
+            self.check_files()
+            if self.limit is not None:
+                self._job.interrupt()  # without grace: a kill
+                return
+            # looking must not take more than a twentieth of the time
+            wait = max(min(LONGEST_WAIT, 2 * wait), 20 * (time.monotonic() - started))
+
+    def _check_processes(self) -> None:
+        pids = _descendants(self._job.pid)
+        memory = threads = 0
+        for pid in pids:
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                status = Path(f"/proc/{pid}/status").read_text()
+                fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+                memory += sum(int(fields[key].split()[0]) for key in ("RssAnon", "RssShmem") if key in fields) << 10
+                threads += int(fields["Threads"])
+        if memory > self._limits.memory:
+            memory = min(memory, _proportional_memory(pids))  # shared pages were counted once per process
+        self.peak_memory = max(self.peak_memory, memory)
+        if memory > self._limits.memory:
+            self.limit = f"used more than the limit of {in_bytes(self._limits.memory)} of memory"
+        if threads > self._limits.processes:
+            self.limit = f"ran more than the limit of {self._limits.processes} processes and threads"
+        hidden = _deleted_files(pids)
+        if hidden > self._limits.disk:
+            self.limit = f"wrote more than the limit of {in_bytes(self._limits.disk)} to deleted files"
+        if self._network is None:
+            self._network = _network_counters(pids)
+        self._count_network_attempts()
+
+    def check_files(self) -> None:
+        """Compares the sizes of the scratch folder and of the log with the limits."""
+        if self.limit is not None:
+            return
+        if self._log.stat().st_size > self._limits.log:
+            self.limit = f"printed more than the limit of {in_bytes(self._limits.log)}"
+            return
+        size = _folder_size(self._scratch, self._limits.disk)
+        if size is None:
+            self.limit = "left folders in its scratch folder that cannot be looked into"
+        elif size > self._limits.disk:
+            self.limit = f"wrote more than the limit of {in_bytes(self._limits.disk)} to disk"
+
+    def _count_network_attempts(self) -> None:
+        if self._network is None:
+            return
+        self._network.seek(0)
+        rows = [line.split() for line in self._network if line.startswith("Ip:")]
+        counters = dict(zip(*rows[:2], strict=False))
+        self.network_attempts = int(counters.get("OutNoRoutes", 0))
+
+
+def _descendants(pid: int) -> list[int]:
+    """A process and all its living descendants."""
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{parent}/task"):
+                with contextlib.suppress(OSError):
+                    found += map(int, Path(f"/proc/{parent}/task/{task}/children").read_text().split())
+    return found
+
+
+def _proportional_memory(pids: list[int]) -> int:
+    """Bytes of all processes; a page that n of them share counts as 1/n for each. Exact, and slow."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                    total += int(line.split()[1]) << 10
+    return total
+
+
+def _deleted_files(pids: list[int]) -> int:
+    """Bytes in files that are open but were deleted: no scan of a folder finds them."""
+    sizes: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    found = os.stat(f"/proc/{pid}/fd/{descriptor}")
+                    if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+                        sizes[found.st_dev, found.st_ino] = 512 * found.st_blocks
+    return sum(sizes.values())
+
+
+def _folder_size(folder: Path, enough: int) -> int | None:
+    """Bytes that a folder takes up, counted until they exceed `enough`; None if part of it cannot be read."""
+    total, queue = 0, [(str(folder), 0)]
+    while queue and total <= enough:
+        path, depth = queue.pop()
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):
+                        # an empty file takes up room as well
+                        total += max(4096, 512 * entry.stat(follow_symlinks=False).st_blocks)
+                        if entry.is_dir(follow_symlinks=False):
+                            queue.append((entry.path, depth + 1))
+                    if total > enough:
+                        break
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # the step may still run, and delete folders meanwhile
+        except OSError:
+            return None
+        if depth > MOST_DEPTH:
+            return None
+    return total
+
+
+def _network_counters(pids: list[int]) -> TextIO | None:
+    """The counters of the step's own network, as an open file: it can be read after the end of the step too."""
+    ours = os.stat("/proc/self/ns/net").st_ino
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{pid}/ns/net").st_ino != ours:
+                return open(f"/proc/{pid}/net/snmp")
+    return None
