@@ -330,7 +330,8 @@ def _tricks(options: Namespace) -> int:
     for name, trick in TRICKS.items():
         summary = (trick.__doc__ or "").strip().partition("\n\n")[0]
         defaults = ", ".join(f"{entry.name}={entry.default}" for entry in fields(trick))
-        table.add_row(name, ", ".join(trick.stages()), " ".join(summary.split()), defaults or "–", trick.paper or "–")
+        text = " ".join(summary.split()) + (f"\n\nMay interact with: {trick.interacts}" if trick.interacts else "")
+        table.add_row(name, ", ".join(trick.stages()), text, defaults or "–", trick.paper or "–")
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160

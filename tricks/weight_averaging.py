@@ -42,12 +42,6 @@ class WeightAveraging(Trick):
         self._average: State = {}
         self._updates = 0
 
-    def state(self) -> dict[str, Any]:
-        return {"average": copy.deepcopy(self._average), "updates": self._updates}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._average, self._updates = copy.deepcopy(state["average"]), state["updates"]
-
     @torch.no_grad()
     def weights(self, state: State, step: int) -> State:
         if step == 0 or not self._average:
