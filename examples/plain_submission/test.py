@@ -1,4 +1,4 @@
-"""Predicts images with what training.py saved."""
+"""Predicts images with the weights that training.py saved."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""A small convolutional network in plain PyTorch, which trains until its budget is used up and saves as it goes."""
+"""Trains a small convolutional network in plain PyTorch until the budget is used up, and saves every two seconds."""
 
 import argparse
 import os
@@ -27,12 +27,12 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=
 
 
 def save() -> None:
-    """Whole at every instant: the file has its name only when all of it is written."""
+    """Saves so that a kill at any instant leaves a complete file: it gets its name when all of it is written."""
     torch.save({"model": model.state_dict(), "num_classes": num_classes}, arguments.net_sav + ".part")
     os.replace(arguments.net_sav + ".part", arguments.net_sav)
 
 
-# what came before this clock began, and the last save: imports took their time from the budget too
+# the budget also pays for the imports, which came before `started`, and for the last save
 end = arguments.budget - 3.0 - 0.02 * arguments.budget
 seen = saved = 0.0
 while (seconds := time.monotonic() - started) < end:

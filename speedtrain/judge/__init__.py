@@ -1,4 +1,4 @@
-"""Judging submissions: strangers' programs, run fairly and safely, and ranked.
+"""Judges submissions: runs strangers' programs fairly and safely, and ranks them.
 
-archive → turns of confined runs, kept in a journal → predictions scored outside → ranking → board
+archive → turns of runs in sandboxes, recorded in a journal → predictions scored outside → ranking → board
 """

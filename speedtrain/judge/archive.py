@@ -1,4 +1,4 @@
-"""Opening a stranger's zip: nothing in it is trusted, and nothing of it is run here."""
+"""Reads a stranger's zip without trusting it, and checks the rules that need no run."""
 
 import ast
 import hashlib
@@ -21,7 +21,7 @@ MOST_FILES = 1000
 MOST_BYTES = 16 << 20
 LARGEST_FILE = 1 << 20
 LARGE_CONSTANT = 2000
-"""Characters of source that a constant takes up from which a human judge should look at it."""
+"""A constant in the source with at least so many characters is shown to the human judge."""
 
 WEIGHTS_SUFFIX = re.compile(
     r"\.(bin|ckpt|gguf|h5|hdf5|joblib|keras|msgpack|np[yz]|onnx|pb|pickle|pkl|pt|pth|safetensors|tflite|parquet"
@@ -35,12 +35,12 @@ WEIGHTS_BEGINNING = re.compile(
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule, and whether it was kept.
+    """One rule, and whether the submission keeps it.
 
     Attributes:
-        name: what is asked for.
-        kept: whether it was done.
-        detail: what was found.
+        name: what the rule asks for.
+        kept: whether the submission keeps it.
+        detail: what was found; empty if there is nothing to say.
     """
 
     name: str
@@ -50,14 +50,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission as read. What it says of itself is untrusted text.
+    """The content of a zip. All text in it is untrusted.
 
     Attributes:
-        sha256: of the zip.
-        name, authors, version, licence, description: its own words, cut to size.
-        files: path → content; empty where the archive is not safe to unpack.
-        rules: those that can be checked without running it.
-        notes: for a human judge.
+        sha256: hash of the zip, in hex.
+        name, authors, version, licence, description: from its manifest and description, cut to size.
+        files: path → content; empty if the zip is not safe to unpack.
+        rules: the rules that need no run.
+        notes: lines for a human judge.
     """
 
     sha256: str
@@ -72,7 +72,7 @@ class Submission:
 
     @property
     def refused(self) -> str | None:
-        """Why it is not run, if it is not."""
+        """Why it is not run; None if it is run."""
         return "; ".join(f"{rule.name}: {rule.detail}" for rule in self.rules if not rule.kept) or None
 
     def unpack(self, folder: Path) -> None:
@@ -93,8 +93,14 @@ class _Unsafe(Exception):
 def read_submission(path: Path) -> Submission:
     """Reads and checks a submission.
 
+    Args:
+        path: the zip.
+
+    Returns:
+        The submission. Problems of its content are broken rules, and raise nothing.
+
     Raises:
-        UserError: there is no such file, or it cannot be read. Whatever its content is ends in `rules`.
+        UserError: the file is missing, cannot be read or is too large.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -108,7 +114,7 @@ def read_submission(path: Path) -> Submission:
         files = _read_zip(path)
     except _Unsafe as error:
         problem = str(error)
-    except Exception as error:  # zipfile, zlib, lzma: each has its own ways to fail on a damaged file
+    except Exception as error:  # zipfile, zlib and lzma raise many kinds of errors for a damaged file
         problem = f"not a whole zip ({_cut(error, 100)})"
     if problem:
         rules = [Rule("a whole and safe zip", False, problem)]
@@ -163,7 +169,7 @@ def _read_zip(path: Path) -> dict[str, bytes]:
             if key.casefold() in folded:
                 raise _Unsafe(f"{name} is in it twice")
             folded.add(key.casefold())
-            # a size that is declared may be a lie: no more than is allowed is ever unpacked
+            # the declared size may be a lie, so never unpack more than is allowed
             with archive.open(entry) as file:
                 content = file.read(MOST_BYTES - total + 1)
             total += len(content)
@@ -172,12 +178,12 @@ def _read_zip(path: Path) -> dict[str, bytes]:
             files[key] = content
     for name in files:
         if any(str(parent) in files for parent in PurePosixPath(name).parents):
-            raise _Unsafe(f"{_cut(name, 80)} lies in what is a file")
+            raise _Unsafe(f"{_cut(name, 80)} lies in a folder that is also a file")
     return files
 
 
 def _read_manifest(files: dict[str, bytes]) -> tuple[dict[str, Any], str]:
-    """The manifest, and what is wrong with it."""
+    """The manifest, and what is wrong with it (empty if nothing is)."""
     if "manifest.json" not in files:
         return {}, "there is no manifest.json"
     try:
@@ -187,7 +193,7 @@ def _read_manifest(files: dict[str, bytes]) -> tuple[dict[str, Any], str]:
     if not isinstance(manifest, dict):
         return {}, "manifest.json is not an object"
     if manifest.get("interface") != INTERFACE:
-        return manifest, f'manifest.json must say "interface": {INTERFACE}, the one that is judged'
+        return manifest, f'manifest.json must contain "interface": {INTERFACE}'
     if not isinstance(manifest.get("name"), str) or not _cut(manifest["name"], 80):
         return manifest, "manifest.json gives no name"
     return manifest, ""
@@ -206,7 +212,7 @@ def _check(files: dict[str, bytes], manifest: dict[str, Any], manifest_problem: 
         ]
         if hashes:
             wrong += sorted(set(files) - set(hashes) - {"manifest.json"})
-        detail = f"{_cut(wrong[0], 80)} is not the file of the manifest ({len(wrong)} such)" if wrong else ""
+        detail = f"{_cut(wrong[0], 80)} is not the file of the manifest ({len(wrong)} such files)" if wrong else ""
     else:
         wrong, detail = ["files"], '"files" must map paths to SHA-256'
     yield Rule("files as in the manifest", not wrong, detail)
@@ -223,7 +229,7 @@ def _may_hold_weights(name: str, content: bytes) -> bool:
 
 
 def _notes(files: dict[str, bytes]) -> Iterator[str]:
-    """What a human judge should know: what is imported, and where much is written into the source."""
+    """Lines for a human judge: what is imported, and where the source holds large constants."""
     imported: set[str] = set()
     own = {PurePosixPath(name).parts[0].removesuffix(".py") for name in files}
     for name, content in sorted(files.items()):
@@ -247,7 +253,7 @@ def _notes(files: dict[str, bytes]) -> Iterator[str]:
                 imported.add(node.module.partition(".")[0])
             elif isinstance(node, ast.Constant | ast.List | ast.Tuple | ast.Dict | ast.Set):
                 size = _size(node)
-                if size >= LARGE_CONSTANT and node.lineno > last:  # the outermost comes first
+                if size >= LARGE_CONSTANT and node.lineno > last:  # an outer node comes before the nodes inside it
                     last = node.end_lineno or node.lineno
                     if not _is_docstring(node, content):
                         yield f"{_cut(name, 80)}, line {node.lineno}: a constant of {size} characters"
@@ -263,7 +269,7 @@ def _short(name: str) -> str:
 
 
 def _size(node: ast.Constant | ast.List | ast.Tuple | ast.Dict | ast.Set) -> int:
-    """About how many characters of source it takes up."""
+    """About how many characters of source a node takes up."""
     if isinstance(node, ast.Constant):
         return len(node.value) if isinstance(node.value, str | bytes) else 0
     lines = (node.end_lineno or node.lineno) - node.lineno
@@ -271,7 +277,7 @@ def _size(node: ast.Constant | ast.List | ast.Tuple | ast.Dict | ast.Set) -> int
 
 
 def _is_docstring(node: ast.AST, content: bytes) -> bool:
-    """Whether it is prose: text with a blank after every few characters, as no encoded data has."""
+    """Whether it is prose: its words are short, unlike encoded data."""
     if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
         return False
     words = node.value.split()

@@ -1,4 +1,4 @@
-"""What has been judged, in an append-only file of JSON lines: a crash or a power cut loses no finished run."""
+"""The record of finished runs: a file of JSON lines, to which lines are only added. A crash loses no finished run."""
 
 import fcntl
 import json
@@ -12,19 +12,25 @@ Entry = dict[str, Any]
 
 
 class Journal:
-    """An open journal. Its first line is the header: what is judged, and how; each other line is one run.
+    """An open journal, which no other process can open meanwhile.
+
+    Its first line is the header: what is judged, and how. Every other line is one attempt at a run.
 
     Args:
-        path: the file; opened for this process alone.
-        create: with this header, if it is new.
+        path: the file.
+        create: header of a new journal; default: open an existing journal.
+
+    Attributes:
+        header: the first line.
+        runs: the other lines, in order.
 
     Raises:
-        UserError: there is none, it is damaged, or another process has it open.
+        UserError: the file is missing, empty or damaged, or another process has it open.
     """
 
     def __init__(self, path: Path, create: Entry | None = None) -> None:
         try:
-            self._file = open(path, "a+b" if create is not None else "r+b")  # noqa: SIM115 (as long as this lives)
+            self._file = open(path, "a+b" if create is not None else "r+b")  # noqa: SIM115 (open as long as this object)
         except OSError as error:
             raise UserError(f"{path}: cannot be opened ({error.strerror}): not a judged board?") from None
         try:
@@ -33,7 +39,7 @@ class Journal:
             raise UserError(f"{path}: another judge is at work on this board") from None
         self._file.seek(0)
         content = self._file.read()
-        whole = content.rfind(b"\n") + 1  # a power cut may leave the last line in part: that run is not finished
+        whole = content.rfind(b"\n") + 1  # a power cut may leave a part of a line: that run is not finished
         try:
             lines = [json.loads(line) for line in content[:whole].splitlines()]
         except ValueError:
@@ -49,7 +55,7 @@ class Journal:
         self.runs: list[Entry] = lines[1:]
 
     def append(self, entry: Entry) -> None:
-        """Writes a line; when this returns it is on the disk."""
+        """Writes a line. It is on the disk when this returns."""
         self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -60,8 +66,9 @@ class Journal:
         self.runs.append(run)
 
     def attempts(self, submission: str, run: int) -> list[Entry]:
-        """Of one run, those that were finished; the last one counts unless it is to be repeated."""
+        """The finished attempts at one run. The last attempt counts, unless its key `repeat` is true."""
         return [entry for entry in self.runs if (entry["submission"], entry["run"]) == (submission, run)]
 
     def close(self) -> None:
+        """Lets other processes open the journal."""
         self._file.close()

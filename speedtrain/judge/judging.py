@@ -1,6 +1,7 @@
 """A judging from its beginning to its end: read the submissions, check the machine, open the board, take turns."""
 
 import hashlib
+import math
 import re
 import secrets
 import time
@@ -54,11 +55,10 @@ def judge(
     if settings.sandbox == "none":
         report("warning: --sandbox none: the submissions can read and write whatever you can, and use the network")
     rules = _rules(submissions, data, settings)
-    cpus, variation = settings.limits(60).cpus, 0.0
     if resume:
         journal = Journal(private / "journal.jsonl")
     else:
-        reference, variation = speed.reference_speed(cpus)
+        reference, variation = _reference_speed(settings)
         began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         header = {**rules, "began": began, "speed": reference, "seed": secrets.randbelow(1 << 31)}
         journal = Journal(private / "journal.jsonl", header)
@@ -67,8 +67,8 @@ def judge(
             if journal.header[key] != value:
                 raise UserError(f"--resume: {key} is not what it was when {out} was begun; judge into a new folder")
         turns = Turns(submissions, data, out, settings, journal, report)
-        if resume and turns.left:
-            _, variation = speed.reference_speed(cpus)
+        if resume:
+            _, variation = _reference_speed(settings) if turns.left else (None, 0.0)
         if variation > settings.drift:
             report(f"warning: this machine's speed varies by {variation:.0%} already: something else is running on it")
         for key, submission in submissions.items():
@@ -121,6 +121,11 @@ def _open_board(out: Path, resume: bool) -> Path:
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
     return private
+
+
+def _reference_speed(settings: Settings) -> tuple[float | None, float]:
+    """The speed that drift is measured from, and its variation; no speed where any drift is allowed."""
+    return speed.reference_speed(settings.limits(60).cpus) if math.isfinite(settings.drift) else (None, 0.0)
 
 
 def _rules(submissions: Mapping[str, Submission], data: Data, settings: Settings) -> dict[str, Any]:

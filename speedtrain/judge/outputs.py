@@ -1,4 +1,4 @@
-"""Taking over what a submission has written. Whatever it is, it is looked at before it is read."""
+"""Takes over the files that a submission has written. Every file is checked before it is read."""
 
 import os
 import shutil
@@ -11,20 +11,22 @@ import numpy as np
 
 
 class BadOutput(Exception):
-    """What was written is not what was asked for; the message says why."""
+    """An output is not what the interface asks for; the message says why."""
 
 
 def open_output(scratch: Path, name: str, most: int) -> IO[bytes]:
-    """Opens a plain file directly in a scratch folder for reading.
+    """Opens a plain file in a scratch folder for reading.
 
     Args:
-        most: bytes that it may have.
+        scratch: the folder.
+        name: name of the file, without a folder.
+        most: largest size allowed, in bytes.
 
     Raises:
-        BadOutput: it is not there, is a link, a pipe, a folder or a device, or is too large.
+        BadOutput: the file is missing or too large, or is a link, a pipe, a folder or a device.
     """
     try:
-        # no link is followed, and no pipe waited for
+        # follow no link, and wait for no pipe
         descriptor = os.open(scratch / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise BadOutput(f"no file {name} was written") from None
@@ -44,10 +46,14 @@ def open_output(scratch: Path, name: str, most: int) -> IO[bytes]:
 
 
 def take(scratch: Path, name: str, to: Path, most: int) -> None:
-    """Copies an output to a file of the judge's.
+    """Copies an output to the file `to`.
+
+    Args:
+        scratch, name, most: as in `open_output`.
+        to: file to write.
 
     Raises:
-        BadOutput: as for `open_output`, or it is empty.
+        BadOutput: as in `open_output`, or the output is empty.
     """
     with open_output(scratch, name, most) as source, open(to, "wb") as target:
         shutil.copyfileobj(source, target)
@@ -57,10 +63,15 @@ def take(scratch: Path, name: str, to: Path, most: int) -> None:
 
 
 def read_predictions(scratch: Path, name: str, count: int, num_classes: int) -> np.ndarray:
-    """Class indices int64 [count] from an .npy, without ever unpickling.
+    """Reads class indices int64 [count] from an .npy file, without unpickling anything.
+
+    Args:
+        scratch, name: as in `open_output`.
+        count: number of images.
+        num_classes: number of classes.
 
     Raises:
-        BadOutput: it holds anything else.
+        BadOutput: the file holds anything else.
     """
     with open_output(scratch, name, 8 * count + 4096) as file:
         try:
@@ -70,9 +81,9 @@ def read_predictions(scratch: Path, name: str, count: int, num_classes: int) -> 
                 (2, 0): np.lib.format.read_array_header_2_0,
             }[version]
             shape, _, dtype = read_header(file)
-        except Exception:  # a hostile header has many ways to fail
+        except Exception:  # numpy raises many kinds of errors for a hostile header
             raise BadOutput(f"{name} is not an .npy file") from None
-        # before the data are read: a shape may promise any size, and an object array holds pickles
+        # checked before the data are read: a shape may declare any size, and an object array holds pickles
         if dtype != np.dtype("<i8"):
             raise BadOutput(f"{name} holds {str(dtype)[:40]}, not int64")
         if shape != (count,):
@@ -87,7 +98,7 @@ def read_predictions(scratch: Path, name: str, count: int, num_classes: int) -> 
 
 
 def clear(folder: Path) -> None:
-    """Removes a folder whatever a submission made of it: locked or thousands of folders deep."""
+    """Removes a folder, even if a submission has locked it or nested thousands of folders in it."""
     if not folder.exists():
         return
     if os.geteuid() != 0:

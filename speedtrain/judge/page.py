@@ -17,7 +17,7 @@ def render(board: Mapping[str, Any]) -> str:
     about = (
         f"{count(settings['runs'], 'run')} of {settings['budget']:g} s each, on {count(settings['cpus'], 'core')} "
         f"with {in_bytes(settings['memory'])} of memory; trained on {board['data']['num_train']:,} images, scored on "
-        f"{board['num_test_images']:,}. Begun {board['began']}."
+        f"{board['num_test_images']:,}. Started {board['began']}."
     )
     sections = [
         tag("h1", "Leaderboard"),

@@ -1,13 +1,13 @@
-"""From predictions to ranks.
+"""Ranks submissions by their correct predictions.
 
-A submission's accuracy is the mean of its runs. Two things make it uncertain: another run would come out
-differently, and so would other test images. Its interval adds the two up: Student's t over the runs and Wilson's
-interval over the images, in quadrature.
+A submission's accuracy is the mean of its runs. Two kinds of chance make it uncertain: another run would give another
+accuracy, and so would other test images. The interval combines both in quadrature: Student's t over the runs, and
+Wilson's interval over the images.
 
-Submissions that are not significantly different share a rank. Significantly different means that both kinds of chance
-are ruled out at the 5 % level: the images by a paired bootstrap of the difference image by image (Efron & Tibshirani,
-An Introduction to the Bootstrap, 1993; for rankings of systems on one test set Koehn, EMNLP 2004), and, where there
-are at least two runs, the runs by Welch's t-test. Both are scipy's.
+Submissions that do not differ significantly share a rank. A difference is significant if two tests agree at the 5 %
+level: a paired bootstrap over the images (Efron & Tibshirani, An Introduction to the Bootstrap, 1993; Koehn, EMNLP
+2004, uses it to rank systems on one test set), and, if there are at least two runs, Welch's t-test over the runs.
+Both tests are scipy's.
 """
 
 import math
@@ -34,9 +34,9 @@ class Score:
     """Accuracy of a submission.
 
     Attributes:
-        accuracy: mean over the runs, 0..1.
-        interval: 95 %, of that mean.
-        per_class: accuracy on each class, likewise the mean.
+        accuracy: mean over the runs, from 0 to 1.
+        interval: 95 % interval of that mean.
+        per_class: accuracy on each class, the mean over the runs.
     """
 
     accuracy: float
@@ -46,13 +46,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One submission against a better one.
+    """Comparison of a submission with a better one.
 
     Attributes:
-        difference: of their accuracies, 0 or less.
-        interval: 95 %, over the images.
-        p_runs: of Welch's test over the runs; None with a single run.
-        significant: whether both kinds of chance are ruled out.
+        difference: difference of their accuracies, 0 or less.
+        interval: 95 % interval of the difference, over the images.
+        p_runs: p value of Welch's test over the runs; None with a single run.
+        significant: whether both tests find a difference.
     """
 
     difference: float
@@ -66,7 +66,13 @@ class Comparison:
 
 
 def score(correct: np.ndarray, labels: np.ndarray, num_classes: int) -> Score:
-    """Accuracy from which images were right, bool [R, N], in R runs on N images with labels int64 [N]."""
+    """Scores a submission.
+
+    Args:
+        correct: which images each run predicted correctly, bool [R, N].
+        labels: labels of the images, int64 [N].
+        num_classes: number of classes.
+    """
     from scipy import stats
 
     runs, count = correct.shape
@@ -84,11 +90,16 @@ def score(correct: np.ndarray, labels: np.ndarray, num_classes: int) -> Score:
 
 
 def compare(correct: np.ndarray, better: np.ndarray) -> Comparison:
-    """Compares two submissions by which images were right in their runs: bool [R, N] and [R', N]."""
+    """Compares two submissions.
+
+    Args:
+        correct: which images each run of the one predicted correctly, bool [R, N].
+        better: the same of the better one, bool [R', N].
+    """
     from scipy import stats
 
     per_image = correct.mean(0) - better.mean(0)
-    if np.ptp(per_image) == 0:  # nothing that resampling could change
+    if np.ptp(per_image) == 0:  # resampling would change nothing
         low = high = float(per_image[0])
     else:
         found = stats.bootstrap(
@@ -104,10 +115,10 @@ def compare(correct: np.ndarray, better: np.ndarray) -> Comparison:
     one, other = correct.mean(1), better.mean(1)
     p_runs = None
     if min(len(one), len(other)) > 1:
-        if np.ptp(one) == np.ptp(other) == 0:  # every run the same: the test would divide by zero
+        if np.ptp(one) == np.ptp(other) == 0:  # all runs are equal: the test would divide by zero
             p_runs = float(one[0] == other[0])
         else:
-            with warnings.catch_warnings():  # it warns where the runs of one of the two are all the same
+            with warnings.catch_warnings():  # it warns if all runs of one of the two are equal
                 warnings.simplefilter("ignore", RuntimeWarning)
                 p_runs = float(stats.ttest_ind(one, other, equal_var=False).pvalue)
     significant = high < 0 and (p_runs is None or p_runs < LEVEL)
@@ -115,19 +126,23 @@ def compare(correct: np.ndarray, better: np.ndarray) -> Comparison:
 
 
 def rank(correct: Sequence[np.ndarray]) -> list[tuple[int, Comparison | None]]:
-    """Ranks submissions that are sorted by accuracy, the best first.
+    """Ranks submissions.
+
+    Args:
+        correct: for each submission, which images each run predicted correctly, bool [R, N]; sorted by accuracy, the
+            best first.
 
     Returns:
-        For each its rank, and how it compares with the first of the group before it was placed; None for the very
-        first.
+        For each submission its rank, and its comparison with the first submission of the group above (None for the
+        very first submission).
     """
     ranks: list[tuple[int, Comparison | None]] = []
     leader = 0
-    for place, runs in enumerate(correct):
+    for index, runs in enumerate(correct):
         comparison = None
-        if place:
+        if index:
             comparison = compare(runs, correct[leader])
             if comparison.significant:
-                leader = place
+                leader = index
         ranks.append((leader + 1, comparison))
     return ranks

@@ -45,7 +45,7 @@ class Settings:
         cpus: number of cores.
         sandbox: how submissions are confined.
         drift: a run is repeated if the machine's speed differs from the speed at the beginning by more than this
-            part of it.
+            part of it. If it is infinite, the speed is not measured.
     """
 
     budget: float

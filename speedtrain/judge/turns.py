@@ -1,6 +1,7 @@
 """The runs of a judging, in turns: each submission runs once, then each runs again, every time in an empty folder."""
 
 import io
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -97,12 +98,12 @@ class Turns:
         work = self.private / "work"
         outputs.clear(work)
         work.mkdir(mode=0o700)
-        before = speed.measure(self.cpus)
+        before = self._speed()
         facts = self._train_and_test(key, run, work)
         outputs.clear(work)
-        after = speed.measure(self.cpus)
+        after = self._speed()
         reference = self.journal.header["speed"]
-        drifted = any(abs(measured / reference - 1) > self.settings.drift for measured in (before, after))
+        drifted = any(now is not None and abs(now / reference - 1) > self.settings.drift for now in (before, after))
         return {
             "submission": key,
             "run": run,
@@ -113,6 +114,10 @@ class Turns:
             "repeat": drifted and len(self.journal.attempts(key, run)) < MOST_REPEATS,
             "seconds": round(time.monotonic() - started, 3),
         }
+
+    def _speed(self) -> float | None:
+        """The machine's speed at the moment; None where any drift is allowed."""
+        return speed.measure(self.cpus) if math.isfinite(self.settings.drift) else None
 
     def _train_and_test(self, key: str, run: int, work: Path) -> dict[str, Any]:
         source, seed = work / "submission", (self.journal.header["seed"] + run) % (1 << 31)

@@ -1,6 +1,6 @@
-"""A submission: one zip that trains and predicts on any machine, whoever it is judged by.
+"""Packages a recipe as a submission: one zip that trains and predicts by itself, on any machine.
 
-The same inputs give the same bytes: files are sorted and stored as they are, without dates or owners.
+The same inputs give the same bytes: files are sorted, and stored without compression, dates and owners.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ INTERFACE = 1
 
 TOP_FILES = ("__init__.py", "config.py", "errors.py", "files.py", "machine.py")
 ROOMS = ("data", "model", "network", "training")
-"""Of speedtrain, what training and predicting need. Of tricks and timing, everything is taken."""
+"""The parts of speedtrain that training and predicting need. The packages tricks and timing are taken whole."""
 
 REQUIREMENTS = ("torch", "torchvision", "numpy", "timm", "lightning", "pillow", "pyyaml", "safetensors")
 
@@ -38,20 +38,23 @@ def package(
     version: str = "1",
     description: Path | None = None,
 ) -> dict[str, Any]:
-    """Writes a submission to the file `out`.
+    """Writes a submission.
 
     Args:
-        recipe: name, or path of a YAML file.
-        run: a run directory, whose settled configuration is taken instead of a recipe.
-        settings: dotted key → value, as `--set` gives.
-        name: of the entry on the board; default: speedtrain and the recipe's name.
-        description: a text file to begin the description with.
+        out: file to write.
+        recipe: name of a recipe, or path of a YAML file; default: `auto`.
+        run: run directory whose final configuration is used instead of a recipe; default: none.
+        settings: hyperparameters to change, dotted key → value, as in `--set`; default: none.
+        name: name of the entry on the board; default: "speedtrain" and the name of the recipe or run.
+        authors: who made it; default: empty.
+        version: version of the submission; default: "1".
+        description: text file with which the description begins; default: none.
 
     Returns:
         The manifest.
 
     Raises:
-        UserError: no such recipe or run, or `out` cannot be written.
+        UserError: there is no such recipe, run or description, or `out` cannot be written.
     """
     if name is not None and not (name.strip() and name.isprintable()):
         raise UserError(f"--name must be one line of text, got {name!r}")
@@ -60,17 +63,17 @@ def package(
         if not recipe.is_file():
             raise UserError(f"--run {run}: not a run directory (it has no config.yaml)")
     config = resolve(recipe=recipe, settings=settings, budget=600.0)
-    # where the entrant's images lie is the entrant's business, and the judge says what machine there is
+    # the paths of the entrant's images stay private, and the judge chooses the machine
     config.data, config.test, config.data_root = "auto", None, None
     config.seed, config.device, config.threads = 0, "auto", None
-    told = _read_text(description) if description else ""
+    introduction = _read_text(description) if description else ""
     name = name or f"speedtrain {run.resolve().name if run else Path(recipe).stem}"
     files = {f"{folder}/{path.name}": path.read_bytes() for folder, path in _source()}
     scripts = Path(__file__).with_name("scripts")
     files |= {script: (scripts / script).read_bytes() for script in ("training.py", "test.py")}
     files["recipe.yaml"] = config.as_yaml().encode()
     files["requirements.txt"] = "".join(f"{line}\n" for line in _requirements()).encode()
-    files["DESCRIPTION.md"] = _describe(name, authors, told, config).encode()
+    files["DESCRIPTION.md"] = _describe(name, authors, introduction, config).encode()
     files["LICENSE"] = _licence().encode()
     manifest = {
         "interface": INTERFACE,
@@ -90,7 +93,7 @@ def package(
 
 
 def _source() -> list[tuple[str, Path]]:
-    """The source files, each with the folder of the zip it goes to."""
+    """The source files, each with its folder in the zip."""
     application = Path(__file__).parents[1]
     paths = [application / name for name in TOP_FILES]
     for folder in (*(application / room for room in ROOMS), *(application.with_name(n) for n in ("tricks", "timing"))):
@@ -102,14 +105,14 @@ def _zip(files: Mapping[str, bytes]) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for path in sorted(files):
-            entry = zipfile.ZipInfo(path)  # its date is 1980's; stored, since compressors differ in their bytes
+            entry = zipfile.ZipInfo(path)  # dated 1980; not compressed, because compressors differ
             entry.create_system, entry.external_attr = 3, 0o100644 << 16
             archive.writestr(entry, files[path])
     return content.getvalue()
 
 
 def _requirements() -> list[str]:
-    """What it was tested with: the versions that are installed here, without a build's own suffix."""
+    """The versions installed here, with which it was tested; a suffix such as `+cpu` is left out."""
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
@@ -119,7 +122,7 @@ def _licence() -> str:
         return beside.read_text(encoding="utf-8")
     text = metadata.distribution("speedtrain").read_text("licenses/LICENSE")
     if text is None:
-        raise UserError("this installation of speedtrain has lost its LICENSE file; install it again")
+        raise UserError("this installation of speedtrain has no LICENSE file; install it again")
     return text
 
 
@@ -130,8 +133,8 @@ def _read_text(path: Path) -> str:
         raise UserError(f"--description {path}: cannot be read ({error})") from None
 
 
-def _describe(name: str, authors: str, told: str, config: Config) -> str:
-    """One page for people: what is trained, how, and with which tricks."""
+def _describe(name: str, authors: str, introduction: str, config: Config) -> str:
+    """DESCRIPTION.md: what is trained, how, and with which tricks."""
     from tricks import TRICKS
 
     def choice(value: object) -> str:
@@ -149,16 +152,16 @@ def _describe(name: str, authors: str, told: str, config: Config) -> str:
     }
     lines = [f"# {name}", ""]
     lines += [f"By {authors}.", ""] if authors else []
-    lines += [told, ""] if told else []
+    lines += [introduction, ""] if introduction else []
     lines += ["Trains by the clock, from random weights, on the training images alone.", ""]
     lines += [f"- {key}: {value}" for key, value in facts.items()]
     lines += ["", "## Tricks", ""]
     for key, values in config.tricks.items():
         trick = TRICKS[key]
         summary = " ".join((trick.__doc__ or "").strip().partition("\n\n")[0].split())
-        given = ", ".join(f"{field} {value}" for field, value in values.items())
+        changed = ", ".join(f"{field} {value}" for field, value in values.items())
         paper = f" Source: {trick.paper}." if trick.paper else ""
-        lines.append(f"- **{key}**{f' ({given})' if given else ''}: {summary}{paper}")
+        lines.append(f"- **{key}**{f' ({changed})' if changed else ''}: {summary}{paper}")
     lines += [] if config.tricks else ["None."]
     lines += ["", "## To run it", "", "```", "pip install -r requirements.txt"]
     lines += ["python training.py --data TRAIN.npz --net_sav weights --budget 600"]

@@ -1,1 +1,1 @@
-"""The two scripts of a packaged submission. `python -m speedtrain package` puts them at the root of its zip."""
+"""The two scripts of a packaged submission, which `python -m speedtrain package` puts at the root of the zip."""

@@ -2,8 +2,9 @@
 
     python test.py --data IMAGES.npz --net_sav CKPT --predictions OUT.npy
 
-IMAGES.npz holds `images` uint8 [N, H, W, C], and may hold `labels`; without it, the test images of CIFAR-10 as
-torchvision keeps it. OUT.npy gets int64 [N], a class index an image. With labels, the accuracy is printed.
+IMAGES.npz holds `images` uint8 [N, H, W, C], and may hold `labels`. Without --data, the script predicts the test images
+of CIFAR-10 in the form that torchvision downloads. It writes OUT.npy, int64 [N], one class index per image. If there
+are labels, it prints the accuracy.
 """
 
 import argparse
@@ -27,21 +28,21 @@ def main() -> None:
     parser.add_argument("--data", metavar="IMAGES.npz", type=Path)
     parser.add_argument("--net_sav", metavar="CKPT", type=Path, required=True)
     parser.add_argument("--predictions", metavar="OUT.npy", type=Path)
-    told = parser.parse_args()
+    options = parser.parse_args()
 
-    if told.data is None:
+    if options.data is None:
         test = load_data("cifar10").test
         images, labels = test.images, test.labels
     else:
-        images, given, _ = load_images(told.data)
-        labels = np.empty(0) if given is None else given
+        images, read_labels, _ = load_images(options.data)
+        labels = np.empty(0) if read_labels is None else read_labels
     torch.set_num_threads(available_cores())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predicted = predict(load_model(told.net_sav), images, device).argmax(1).astype(np.int64)
-    if told.predictions is not None:
+    predicted = predict(load_model(options.net_sav), images, device).argmax(1).astype(np.int64)
+    if options.predictions is not None:
         content = io.BytesIO()
         np.save(content, predicted)
-        write_atomic(told.predictions, content.getvalue())
+        write_atomic(options.predictions, content.getvalue())
     if len(labels):
         print(f"accuracy: {(predicted == labels).mean():.4f}")
 

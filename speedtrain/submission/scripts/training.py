@@ -2,8 +2,9 @@
 
     python training.py --data TRAIN.npz --net_sav CKPT [--budget 600] [--seed 0]
 
-TRAIN.npz holds `images` uint8 [N, H, W, C] and `labels` int [N]; without it, CIFAR-10 as torchvision keeps it. The
-budget counts from the start of this process. A kill at any instant leaves the last saved weights whole.
+TRAIN.npz holds `images` uint8 [N, H, W, C] and `labels` int [N]. Without --data, the script trains on CIFAR-10 in the
+form that torchvision downloads. The budget counts from the start of this process. A kill at any instant leaves the
+weights that were saved last intact.
 """
 
 import argparse
@@ -24,8 +25,8 @@ def main() -> None:
     parser.add_argument("--net_sav", metavar="CKPT", type=Path, required=True)
     parser.add_argument("--budget", metavar="SECONDS", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED", 0)))
-    told = parser.parse_args()
-    if "GLIBC_TUNABLES" not in os.environ:  # only read at the start of a program: the same process starts over
+    options = parser.parse_args()
+    if "GLIBC_TUNABLES" not in os.environ:  # glibc reads it when a program starts, so this process starts again
         os.environ["GLIBC_TUNABLES"] = MALLOC_SETTINGS
         os.execv(sys.executable, sys.orig_argv)
 
@@ -38,18 +39,18 @@ def main() -> None:
         from speedtrain.data import load_data, load_images
     with ledger.phase("data"):
         recipe = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text(encoding="utf-8"))
-        config = Config(**{**recipe, "budget": told.budget, "seed": told.seed})
+        config = Config(**{**recipe, "budget": options.budget, "seed": options.seed})
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
         config.threads = available_cores()
-        if told.data is None:
+        if options.data is None:
             cifar10 = load_data("cifar10", per_class=config.per_class).train
             images, labels, classes = cifar10.images, cifar10.labels, cifar10.classes
         else:
-            images, read_labels, names = load_images(told.data, need_labels=True)
+            images, read_labels, names = load_images(options.data, need_labels=True)
             assert read_labels is not None
             labels, classes = read_labels, names or tuple(map(str, range(int(read_labels.max()) + 1)))
     with tempfile.TemporaryDirectory(prefix="speedtrain-") as records:
-        seen = train(config, images, labels, classes, Path(records), ledger=ledger, weights=told.net_sav.absolute())
+        seen = train(config, images, labels, classes, Path(records), ledger=ledger, weights=options.net_sav.absolute())
     print(f"images_seen: {seen}", flush=True)
 
 
@@ -60,4 +61,4 @@ if __name__ == "__main__":
         print(f"training.py: {error}", file=sys.stderr)
         sys.exit(2)
     sys.stdout.flush()
-    os._exit(0)  # the interpreter's tidying up would be on the clock
+    os._exit(0)  # the budget would pay for the interpreter's cleanup

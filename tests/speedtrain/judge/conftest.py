@@ -1,16 +1,18 @@
-"""Small real submissions: they learn the mean image of each class, in a tenth of a second."""
+"""Small real submissions, which learn the mean image of each class in a tenth of a second."""
 
 import json
 import subprocess
 import sys
 import textwrap
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from speedtrain.judge import speed
 from speedtrain.judge.trial import works
 
 TRAIN = """
@@ -18,11 +20,11 @@ TRAIN = """
     import numpy as np
     parser = argparse.ArgumentParser()
     parser.add_argument("--data"); parser.add_argument("--net_sav"); parser.add_argument("--budget", type=float)
-    told = parser.parse_args()
-    with np.load(told.data) as data:
+    options = parser.parse_args()
+    with np.load(options.data) as data:
         images, labels = data["images"].astype(np.float32), data["labels"]
     means = np.stack([images[labels == k].mean(0) for k in range(labels.max() + 1)])
-    with open(told.net_sav, "wb") as file:
+    with open(options.net_sav, "wb") as file:
         np.save(file, means)
     print("images_seen:", len(images))
 """
@@ -31,24 +33,24 @@ TEST = """
     import numpy as np
     parser = argparse.ArgumentParser()
     parser.add_argument("--data"); parser.add_argument("--net_sav"); parser.add_argument("--predictions")
-    told = parser.parse_args()
-    with np.load(told.data) as data:
+    options = parser.parse_args()
+    with np.load(options.data) as data:
         images, names = data["images"].astype(np.float32), data.files
-    with open(told.net_sav, "rb") as file:
+    with open(options.net_sav, "rb") as file:
         means = np.load(file)
     distances = [((images - mean) ** 2).mean((1, 2, 3)) for mean in means]
     predicted = np.stack(distances).argmin(0)
-    np.save(told.predictions, predicted)
+    np.save(options.predictions, predicted)
 """
 
 
 def submission(path: Path, training: str = "", test: str = "", name: str | None = None, **manifest: object) -> Path:
-    """A zip whose two scripts do the honest thing, and then what is added here."""
-    said = {"interface": 1, "name": name or path.stem, "licence": "MIT", "authors": "a stranger", **manifest}
+    """A zip with two honest scripts, and with code added at the end of each."""
+    facts = {"interface": 1, "name": name or path.stem, "licence": "MIT", "authors": "a stranger", **manifest}
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("training.py", textwrap.dedent(TRAIN) + textwrap.dedent(training))
         archive.writestr("test.py", textwrap.dedent(TEST) + textwrap.dedent(test))
-        archive.writestr("manifest.json", json.dumps(said))
+        archive.writestr("manifest.json", json.dumps(facts))
         archive.writestr("DESCRIPTION.md", "# Means\n")
     return path
 
@@ -69,7 +71,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def command(data: SimpleNamespace, out: Path, *zips: Path, more: tuple[str, ...] = ()) -> list[str]:
-    """`judge …`, with small limits."""
+    """The arguments of `judge`, with small limits."""
     words = ["judge", *map(str, zips), "--train", str(data.train), "--test", str(data.test), "--out", str(out)]
     words += ["--budget", "5", "--test-budget", "4", "--drift", "1000"]
     return [*words, "--memory", "600M", "--disk", "64M", "--processes", "64", "--cpus", "1", *more]
@@ -78,6 +80,14 @@ def command(data: SimpleNamespace, out: Path, *zips: Path, more: tuple[str, ...]
 def judge(data: SimpleNamespace, out: Path, *zips: Path, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
     words = [sys.executable, "-m", "speedtrain", *command(data, out, *zips, more=more)]
     return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def steady_machine() -> Iterator[None]:
+    """A machine of constant speed: the probes, which take a second per run, are left out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "measure", lambda cpus: 1.0)
+        yield
 
 
 def board_of(out: Path) -> dict:

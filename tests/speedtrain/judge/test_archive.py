@@ -42,7 +42,7 @@ UNSAFE = {
     "a/" * 30 + "b.py": "folders deep",
     "training.py": "in it twice",
     "Training.PY": "in it twice",
-    "training.py/inside": "lies in what is a file",
+    "training.py/inside": "lies in a folder that is also a file",
 }
 
 

@@ -1,13 +1,14 @@
 """Submissions that attack: each ends as a clear verdict of its own, and nobody else is harmed."""
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from .conftest import board_of, judge, needs_bwrap, submission
+from speedtrain.cli import main
+
+from .conftest import board_of, command, needs_bwrap, submission
 
 MARK = "speedtrain-attack-314159"
 
@@ -61,11 +62,20 @@ IN_TRAINING = {
         "cannot be looked into",
     ),
     "huge log": ("while True: sys.stdout.write('spam ' * 10000)", "printed more than the limit"),
-    "crash before saving": ("os.unlink(told.net_sav); raise ValueError('what a pity')", "ValueError: what a pity"),
-    "saves nothing": ("os.unlink(told.net_sav); time.sleep(60)", "killed at the deadline"),
-    "link as weights": ("os.unlink(told.net_sav); os.symlink('/etc/passwd', told.net_sav)", "symbolic link"),
-    "pipe as weights": ("os.unlink(told.net_sav); os.mkfifo(told.net_sav)", "not a plain file"),
-    "folder as weights": ("os.unlink(told.net_sav); os.mkdir(told.net_sav)", "not a plain file"),
+    "crash before saving": ("os.unlink(options.net_sav); raise ValueError('what a pity')", "ValueError: what a pity"),
+    "poses as the sandbox": (
+        """
+        os.unlink(options.net_sav)
+        print("prlimit: failed to set the AS resource limit: Operation not permitted", file=sys.stderr)
+        os._exit(1)
+        """,
+        "failed to set the AS resource limit",
+    ),
+    "does not compile": ("(", "SyntaxError"),
+    "saves nothing": ("os.unlink(options.net_sav); time.sleep(60)", "killed at the deadline"),
+    "link as weights": ("os.unlink(options.net_sav); os.symlink('/etc/passwd', options.net_sav)", "symbolic link"),
+    "pipe as weights": ("os.unlink(options.net_sav); os.mkfifo(options.net_sav)", "not a plain file"),
+    "folder as weights": ("os.unlink(options.net_sav); os.mkdir(options.net_sav)", "not a plain file"),
 }
 IN_TESTING = {
     "pickle": (
@@ -73,27 +83,27 @@ IN_TESTING = {
         class Payload:
             def __reduce__(self):
                 return os.system, ("touch PWNED",)
-        np.save(told.predictions, np.array([Payload()] * len(images), dtype=object), allow_pickle=True)
+        np.save(options.predictions, np.array([Payload()] * len(images), dtype=object), allow_pickle=True)
         """,
         "holds object, not int64",
     ),
-    "wrong count": ("np.save(told.predictions, predicted[:-1])", "one class index per image"),
+    "wrong count": ("np.save(options.predictions, predicted[:-1])", "one class index per image"),
     "huge shape": (
         """
-        with open(told.predictions, "wb") as file:
+        with open(options.predictions, "wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
         """,
         "one class index per image",
     ),
-    "not numbers": ("np.save(told.predictions, np.full(len(images), np.nan))", "holds float64, not int64"),
-    "no such class": ("np.save(told.predictions, predicted - 1)", "not 0 to 3"),
-    "text": ("open(told.predictions, 'w').write('trust me')", "not an .npy file"),
-    "too long": ("open(told.predictions, 'ab').write(bytes(20000))", "bytes; at most"),
+    "not numbers": ("np.save(options.predictions, np.full(len(images), np.nan))", "holds float64, not int64"),
+    "no such class": ("np.save(options.predictions, predicted - 1)", "not 0 to 3"),
+    "text": ("open(options.predictions, 'w').write('trust me')", "not an .npy file"),
+    "too long": ("open(options.predictions, 'ab').write(bytes(20000))", "bytes; at most"),
     "link as predictions": (
-        "os.unlink(told.predictions); os.symlink('SECRET/test.npz', told.predictions)",
+        "os.unlink(options.predictions); os.symlink('SECRET/test.npz', options.predictions)",
         "symbolic link",
     ),
-    "hangs": ("os.unlink(told.predictions); time.sleep(60)", "test.py: killed at the deadline"),
+    "hangs": ("os.unlink(options.predictions); time.sleep(60)", "test.py: killed at the deadline"),
 }
 SPY = """
     import socket
@@ -112,6 +122,7 @@ SPY = """
     attempt("becoming root", lambda: os.setuid(0))
     attempt("processes", lambda: [pid for pid in os.listdir("/proc") if pid.isdigit()][20])
     attempt("environment", lambda: os.environ["ORGANISERS_TOKEN"])
+    attempt("events", lambda: os.environ["TIMING_EVENTS"])
     due = {"train.npz"} if "training" in sys.argv[0] else {"images.npz", "weights"}
     attempt("other inputs", lambda: sorted(set(os.listdir("/inputs")) - due)[0])
     attempt("labels", lambda: names[1])
@@ -123,6 +134,13 @@ SPY = """
     for path in left:
         open(path, "w").write("for the next run")
     print("SPIED")
+"""
+CHATTY = """
+    import signal
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        print("alive", float(open("/proc/uptime").read().split()[0]))
+        time.sleep(0.01)
 """
 DAEMON = f"""
     if os.fork() == 0:
@@ -147,7 +165,7 @@ def marked() -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory, steady_machine: None) -> SimpleNamespace:
     """One judging of all the attackers, with an honest submission before and one after them."""
     folder = tmp_path_factory.mktemp("judging")
     out, zips = folder / "board", []
@@ -164,14 +182,12 @@ def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> S
     add("daemon", training=DAEMON, test=DAEMON)
     add("spy", training=SPY, test=SPY)
     add("second spy", training=SPY, test=SPY)
+    add("chatty", training=CHATTY)
     add("honest last")
-    os.environ["ORGANISERS_TOKEN"] = "secret"
-    try:
-        done = judge(data, out, *zips, more=("--runs", "1"))
-    finally:
-        del os.environ["ORGANISERS_TOKEN"]
-    assert done.returncode == 0, done.stderr
-    return SimpleNamespace(out=out, board=board_of(out), said=done.stderr)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORGANISERS_TOKEN", "secret")
+        assert main(command(data, out, *zips, more=("--runs", "1"))) == 0
+    return SimpleNamespace(out=out, board=board_of(out))
 
 
 @needs_bwrap
@@ -222,22 +238,13 @@ def test_limits_are_told_and_logs_are_cut(judged: SimpleNamespace) -> None:
 
 
 @needs_bwrap
-def test_a_log_is_whole_up_to_the_kill(data: SimpleNamespace, tmp_path: Path) -> None:
-    code = """
-        import signal
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        began = float(open("/proc/uptime").read().split()[0])
-        while True:
-            print("alive", float(open("/proc/uptime").read().split()[0]))
-            time.sleep(0.01)
-    """
-    done = judge(data, tmp_path / "board", submission(tmp_path / "chatty.zip", training=code), more=("--runs", "1"))
-    assert done.returncode == 0, done.stderr
-    entry = board_of(tmp_path / "board")["by_name"]["chatty"]
+def test_a_log_is_whole_up_to_the_kill(judged: SimpleNamespace) -> None:
+    entry = judged.board["by_name"]["chatty"]
     assert not entry["runs"][0]["failed"]  # killed, but it had saved
-    lines = (tmp_path / "board" / entry["runs"][0]["log"]).read_text().split("\n")
+    lines = (judged.out / entry["runs"][0]["log"]).read_text().split("\n")
     alive = [float(line.split()[1]) for line in lines if line.startswith("alive") and len(line.split()) > 1]
     assert alive[-1] - alive[0] > 3.5  # of a budget of 5, with the start of Python in it
-    journal = [json.loads(line) for line in (tmp_path / "board/private/journal.jsonl").read_text().splitlines()]
-    assert 5 <= journal[1]["training"]["wall_seconds"] < 6
-    assert journal[1]["training"]["reason"] == "deadline"
+    journal = [json.loads(line) for line in (judged.out / "private/journal.jsonl").read_text().splitlines()]
+    (run,) = (line for line in journal[1:] if line["submission"] == entry["id"])
+    assert 5 <= run["training"]["wall_seconds"] < 6
+    assert run["training"]["reason"] == "deadline"

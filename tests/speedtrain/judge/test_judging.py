@@ -1,9 +1,11 @@
 """Turns, resuming after a crash, scoring again; with real processes."""
 
 import csv
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +17,9 @@ import numpy as np
 import pytest
 
 from speedtrain.cli import main
+from speedtrain.judge import speed
 
-from .conftest import SANDBOX, board_of, command, judge, submission
+from .conftest import SANDBOX, board_of, command, judge, needs_bwrap, submission
 
 HOSTILE = "<script>alert(1)</script>|\"&'="
 
@@ -27,18 +30,33 @@ def journal_of(out: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Two runs of an honest submission, of one with a hostile name that guesses, and of one that is refused."""
+    """Two runs of an honest submission, of one with a hostile name that guesses, and of one that is refused.
+
+    Every path is relative, and no file that the judge makes is for other users unless it says so.
+    """
     folder = tmp_path_factory.mktemp("judging")
-    guesses = "np.save(told.predictions, np.random.default_rng(int(os.environ['SEED'])).integers(0, 4, len(images)))"
+    for name in ("train", "test"):
+        (folder / f"{name}.npz").write_bytes(getattr(data, name).read_bytes())
+    guesses = "np.save(options.predictions, np.random.default_rng(int(os.environ['SEED'])).integers(0, 4, len(images)))"
     zips = [
         submission(folder / "a.zip", name="Ångström & sons"),
         submission(folder / "b.zip", name=HOSTILE, authors="=1+1", test=guesses),
         submission(folder / "c.zip", name="no licence", licence=""),
     ]
     more = ("--runs", "2", "--sandbox", SANDBOX)
-    done = judge(data, folder / "board", *zips, more=more)
+    here = SimpleNamespace(train="train.npz", test="test.npz")
+    arguments = command(here, Path("board"), *(Path(path.name) for path in zips), more=more)
+    assert not [argument for argument in arguments if argument.startswith("/")]
+    words = [sys.executable, "-m", "speedtrain", *arguments]
+    done = subprocess.run(words, cwd=folder, umask=0o077, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return SimpleNamespace(out=folder / "board", zips=zips, done=done, more=more, board=board_of(folder / "board"))
+
+
+def test_relative_paths_and_a_strict_umask_harm_nobody(judged: SimpleNamespace) -> None:
+    best = judged.board["by_name"]["Ångström & sons"]
+    assert [run["failed"] for entry in judged.board["entries"] for run in entry["runs"]] == [False] * 4
+    assert best["accuracy"] > 0.9
 
 
 def test_submissions_take_turns_each_run_with_a_seed_of_its_own(judged: SimpleNamespace) -> None:
@@ -71,7 +89,7 @@ def test_a_refused_submission_is_not_run_and_says_why(judged: SimpleNamespace) -
     assert "no licence: refused" in judged.done.stderr
 
 
-def test_progress_is_told_with_the_time_left(judged: SimpleNamespace) -> None:
+def test_progress_is_reported_with_the_time_left(judged: SimpleNamespace) -> None:
     assert re.search(r"run 3 of 4: Ångström & sons, its run 2; about \d+ s left", judged.done.stderr)
 
 
@@ -113,9 +131,9 @@ def test_a_board_is_not_judged_over_nor_resumed_with_other_rules(
     def refused(zips: list[Path], *more: str) -> str:
         capsys.readouterr()
         assert main(command(data, judged.out, *zips, more=(*judged.more, *more))) == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        return said
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        return message
 
     assert "--resume" in refused(judged.zips)
     assert "settings is not what it was" in refused(judged.zips, "--resume", "--disk", "65M")
@@ -140,9 +158,11 @@ def test_a_board_is_scored_again_with_corrected_labels(
     assert "not the images" in capsys.readouterr().err
 
 
-def test_a_killed_judge_is_resumed_and_repeats_and_loses_nothing(data: SimpleNamespace, tmp_path: Path) -> None:
-    out, slow = tmp_path / "board", "time.sleep(1.5)"
-    zips = [submission(tmp_path / f"{name}.zip", training=slow) for name in "ab"]
+def test_a_killed_judge_is_resumed_and_repeats_and_loses_nothing(
+    data: SimpleNamespace, tmp_path: Path, steady_machine: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "board"
+    zips = [submission(tmp_path / "a.zip"), submission(tmp_path / "b.zip", training="time.sleep(1.5)")]
     more = ("--runs", "2", "--sandbox", SANDBOX)
     words = [sys.executable, "-m", "speedtrain", *command(data, out, *zips, more=more)]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -158,20 +178,60 @@ def test_a_killed_judge_is_resumed_and_repeats_and_loses_nothing(data: SimpleNam
     assert before.count(b"\n") == 2
     with open(journal, "ab") as file:
         file.write(b'{"submission": "02-b", "run": 1, "predic')  # and the disk got a part of a line
-    done = judge(data, out, *zips, more=(*more, "--resume"))
-    assert done.returncode == 0, done.stderr
-    assert "1 of 4 runs were judged before" in done.stderr
+    assert main(command(data, out, *zips, more=(*more, "--resume"))) == 0
+    assert "1 of 4 runs were judged before" in capsys.readouterr().err
     assert journal.read_bytes().startswith(before)
     runs = journal_of(out)[1:]
     assert [(run["submission"], run["run"]) for run in runs] == [("01-a", 1), ("02-b", 1), ("01-a", 2), ("02-b", 2)]
     assert all(entry["complete"] and entry["accuracy"] > 0.9 for entry in board_of(out)["entries"])
 
 
-def test_runs_on_a_drifting_machine_are_repeated_and_marked(data: SimpleNamespace, tmp_path: Path) -> None:
-    # no machine's speed is the same to a billionth: every run is repeated as often as is allowed
+@needs_bwrap
+@pytest.mark.parametrize("script", ["training.py", "test.py"])
+def test_a_machine_that_does_not_start_a_submission_stops_the_judge_and_charges_nobody(
+    script: str,
+    data: SimpleNamespace,
+    tmp_path: Path,
+    steady_machine: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bwrap that works for the first submission, and fails before a script of the second begins."""
+    broken, count = tmp_path / "broken", tmp_path / "count"
+    broken.touch()
+    (tmp_path / "tools").mkdir()
+    bwrap = tmp_path / "tools" / "bwrap"
+    bwrap.write_text(
+        f"""#!/bin/sh
+case "$*" in *" /submission/{script} "*)
+    echo run >> {count}
+    if [ -e {broken} ] && [ "$(wc -l < {count})" -ge 2 ]; then echo "bwrap: no more namespaces" >&2; exit 1; fi
+esac
+exec {shutil.which("bwrap")} "$@"
+"""
+    )
+    bwrap.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bwrap.parent}:{os.environ['PATH']}")
+    zips = [submission(tmp_path / f"{name}.zip") for name in "ab"]
+    words = command(data, tmp_path / "board", *zips, more=("--runs", "1"))
+    assert main(words) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"did not start {script} in its sandbox (bwrap: no more namespaces)" in message
+    assert "judge --resume" in message
+    assert [run["submission"] for run in journal_of(tmp_path / "board")[1:]] == ["01-a"]
+    broken.unlink()
+    assert main([*words, "--resume"]) == 0
+    entries = board_of(tmp_path / "board")["by_name"]
+    assert all(entry["complete"] and entry["accuracy"] > 0.9 for entry in (entries["a"], entries["b"]))
+
+
+def test_runs_on_a_drifting_machine_are_repeated_and_marked(
+    data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = map(float, itertools.count(100))  # GFLOP/s: never the same
+    monkeypatch.setattr(speed, "measure", lambda cpus: next(speeds))
     more = ("--runs", "1", "--sandbox", SANDBOX, "--drift", "1e-9")
-    done = judge(data, tmp_path / "board", submission(tmp_path / "a.zip"), more=more)
-    assert done.returncode == 0, done.stderr
+    assert main(command(data, tmp_path / "board", submission(tmp_path / "a.zip"), more=more)) == 0
     runs = journal_of(tmp_path / "board")[1:]
     assert [run["repeat"] for run in runs] == [True, True, False]
     (run,) = board_of(tmp_path / "board")["by_name"]["a"]["runs"]
@@ -186,6 +246,7 @@ BAD = {
     "--memory lots": "--memory must be a size",
     "--memory 900T": "--memory 900 TiB",
     "--disk 900T": "--disk",
+    f"--memory 1M --sandbox {SANDBOX}": "Python does not start within the limits",
     "--cpus 4096": "--cpus 4096: this machine gives",
     "--sandbox docker": "--sandbox must be bwrap or none",
     "--train missing.npz": "missing.npz: no such file",
@@ -200,9 +261,9 @@ def test_bad_input_gets_one_clear_line(
     zip_ = str(submission(tmp_path / "a.zip"))
     words = ["judge", zip_, "--train", str(data.train), "--test", str(data.test), "--out", str(tmp_path / "board")]
     assert main([*words, *arguments.split()]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1, said
-    assert BAD[arguments] in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1, message
+    assert BAD[arguments] in message
     assert not (tmp_path / "board").exists()
 
 
@@ -216,9 +277,9 @@ def test_without_bubblewrap_the_judge_refuses_and_says_what_to_do(
     monkeypatch.setenv("PATH", str(tools))
     words = ["judge", str(submission(tmp_path / "a.zip")), "--train", str(data.train), "--test", str(data.test)]
     assert main([*words, "--out", str(tmp_path / "board")]) == 2
-    said = capsys.readouterr().err
-    assert "bubblewrap (bwrap) is not installed" in said
-    assert "--sandbox none" in said
+    message = capsys.readouterr().err
+    assert "bubblewrap (bwrap) is not installed" in message
+    assert "--sandbox none" in message
 
 
 @pytest.mark.skipif(SANDBOX == "none", reason="bubblewrap cannot make a sandbox here")
@@ -231,12 +292,14 @@ def test_images_that_submissions_could_read_are_refused(
     assert "submissions can read all of" in capsys.readouterr().err
 
 
-def test_without_a_sandbox_it_warns_and_still_keeps_the_time(data: SimpleNamespace, tmp_path: Path) -> None:
+def test_without_a_sandbox_it_warns_and_still_keeps_the_time(
+    data: SimpleNamespace, tmp_path: Path, steady_machine: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     endless = submission(tmp_path / "endless.zip", training="time.sleep(600)")
-    done = judge(data, tmp_path / "board", endless, more=("--runs", "1", "--sandbox", "none"))
-    assert done.returncode == 0, done.stderr
-    assert "warning: --sandbox none" in done.stderr
+    more = ("--runs", "1", "--sandbox", "none", "--budget", "2")
+    assert main(command(data, tmp_path / "board", endless, more=more)) == 0
+    assert "warning: --sandbox none" in capsys.readouterr().err
     (run,) = board_of(tmp_path / "board")["by_name"]["endless"]["runs"]
-    assert 5 <= run["training_seconds"] < 6.5
+    assert 2 <= run["training_seconds"] < 3.5
     assert run["accuracy"] > 0.9
     assert "Judged without a sandbox" in (tmp_path / "board" / "index.html").read_text()
