@@ -14,15 +14,14 @@ import warm
 def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Python that has imported already what training needs; see `warm`."""
     address = str(tmp_path_factory.mktemp("warm") / "socket")
-    server = subprocess.Popen([sys.executable, "-P", warm.__file__, "serve", address])
+    server = subprocess.Popen([sys.executable, "-P", warm.__file__, "serve", address], stdin=subprocess.PIPE)
     end = time.monotonic() + 120
     while not Path(address).exists():
         assert server.poll() is None
         assert time.monotonic() < end
         time.sleep(0.02)
     yield address
-    server.kill()
-    server.wait()
+    server.communicate()
 
 
 @pytest.fixture

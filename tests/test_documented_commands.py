@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SMALL = {
-    "--budget": "4", "--budgets": "2,4", "--seeds": "1", "--trials": "2", "--confirm": "1", "--runs": "1",
+    "--budget": "4", "--budgets": "3,4", "--seeds": "1", "--trials": "2", "--confirm": "1", "--runs": "1",
     "--memory": "3G", "--disk": "300M", "--cpus": str(available_cores()), "--workers": str(min(2, available_cores())),
 }  # fmt: skip
 """Options whose value is made small wherever it stands."""
@@ -251,9 +251,12 @@ def shortened(command: list[str], trained: Path) -> list[str]:
         return [sys.executable, "-I", "-S", "-c", copy, str(trained), command[command.index("--out") + 1]]
     if "speedtrain.bench.measure" in command:
         few = """
-            import sys; from pathlib import Path; from speedtrain.bench import measure
-            measure.WIDTHS, measure.ROUNDS, measure.PAIRS, measure.CHUNK, measure.LONG_ENOUGH = (8,), 2, 4, 0.1, 0.01
-            measure.TRICKS = {name: measure.TRICKS[name] for name in ("flip", "muon")}
+            import sys
+            from pathlib import Path
+            from speedtrain.bench import measure
+            few = {"WIDTHS": (8,), "ROUNDS": 2, "PAIRS": 4, "CHUNK": 0.1, "LONG_ENOUGH": 0.01}
+            assert few.keys() <= vars(measure).keys()
+            vars(measure).update(few, TRICKS={name: measure.TRICKS[name] for name in ("flip", "muon")})
             measure.main(*map(Path, sys.argv[1:]))
         """
         return [sys.executable, "-P", "-c", textwrap.dedent(few), *command[command.index("-m") + 2 :]]
