@@ -90,7 +90,6 @@ BAD = {
     "predict --run nowhere": "required: --images, --out",
     "predict --run nowhere --images x --out y.csv": "not a run directory",
     "replay --run nowhere": "not a run directory",
-    "plan --budget 9 --set width=100000": "fails here",
 }
 
 
@@ -104,6 +103,18 @@ def test_bad_input_gets_one_clear_line(
         words += ["--data", images]
     assert BAD[arguments] in refused(words, capsys)
     assert not Path("runs").exists()  # nothing had begun
+
+
+def test_a_network_that_fails_here_gets_one_clear_line(
+    images: str,
+    warm_processes: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "fails here" in refused(["plan", "--budget", "9", "--set", "width=100000", "--data", images], capsys)
+    assert not Path("runs").exists()
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()")

@@ -1,0 +1,33 @@
+"""What tests of all packages may use."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import warm
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Python that has imported already what training needs; see `warm`."""
+    address = str(tmp_path_factory.mktemp("warm") / "socket")
+    server = subprocess.Popen([sys.executable, "-P", warm.__file__, "serve", address], stdin=subprocess.PIPE)
+    end = time.monotonic() + 120
+    while not Path(address).exists():
+        assert server.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    yield address
+    server.communicate()
+
+
+@pytest.fixture
+def warm_processes(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that train start warm in this test: a budget of three seconds is one of eight."""
+    from timing import Guarded
+
+    monkeypatch.setattr(Guarded, "__init__", Guarded.__init__)  # so that it is put back
+    warm.guard_through(warm_python)

@@ -1,0 +1,437 @@
+"""Every command of README and docs, typed as it stands: page by page, from an empty folder, by relative paths.
+
+The folder holds what the pages call the reader's own: images and submissions. Only budgets, numbers of runs and limits
+are made small (`SMALL`, `UNSAID`). The trials of sweeps are copies of one real run; `tests/speedtrain/ablation` trains
+them. Commands for other machines (Ray, SLURM, Kubernetes) and commands inside a sentence are parsed, not run.
+"""
+
+import contextlib
+import csv
+import glob
+import io
+import json
+import re
+import runpy
+import shlex
+import shutil
+import socket
+import string
+import sys
+import textwrap
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from speedtrain.cli import VERBS, build_parser, main
+from speedtrain.config import resolve
+from speedtrain.judge.sandbox import works
+from speedtrain.machine import available_cores
+from timing import Guarded
+from tricks import TRICKS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+SMALL = {
+    "--budget": "4", "--budgets": "3,4", "--seeds": "1", "--trials": "2", "--confirm": "1", "--runs": "1",
+    "--memory": "3G", "--disk": "300M", "--cpus": str(available_cores()), "--workers": str(min(2, available_cores())),
+}  # fmt: skip
+"""Options whose value is made small wherever it stands."""
+
+UNSAID = {
+    "ablate": ["--seeds=1"], "curve": ["--seeds=1"], "tune": ["--trials=2", "--confirm=1"],
+    "judge": ["--test-budget=40", "--drift=1000", *([] if works() else ["--sandbox=none"])],
+    "verify": ["--test-budget=40"],
+}  # fmt: skip
+"""What a command would do at length if nothing is said."""
+
+COLD = 12
+"""Seconds of a budget that includes four or more of imports: a submission starts in a sandbox."""
+
+ELSEWHERE = ("#SBATCH", "kubectl", "--engine ray")
+"""Words of blocks that need other machines."""
+
+TRAIN_FILES = ("train.npz", "train5k.npz", "cifar10_train5k.npz")
+TEST_FILES = ("test.npz", "dev5k_last2500.npz")
+"""How the pages call the reader's own images."""
+
+
+def blocks(page: Path) -> list[str]:
+    """The fenced blocks that are typed into a shell."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [text for language, text in found if language in ("", "bash", "sh", "console")]
+
+
+def lines(block: str) -> list[str]:
+    """What is typed, continued lines joined. Where there are prompts, the other lines are what is printed."""
+    joined = block.replace("\\\n", " ").splitlines()
+    prompted = [line[2:] for line in joined if line.startswith("$ ")]
+    return prompted or joined
+
+
+def commands(block: str) -> list[str]:
+    """Commands of ours, variables of the shell filled in."""
+    variables: dict[str, str] = {}
+    found = []
+    for line in lines(block):
+        if assigned := re.fullmatch(r"([A-Z_]+)=(.*)", line):
+            (variables[assigned[1]],) = shlex.split(fill(assigned[2], variables)) or [""]
+            continue
+        for part in line.split("&&"):
+            part = part.strip()
+            if re.match(r"(python -m speedtrain|speedtrain|python scripts/\S+)(\s|$)", part):
+                found.append(fill(part, variables))
+    return found
+
+
+def fill(text: str, variables: dict[str, str]) -> str:
+    return string.Template(text).safe_substitute(variables)
+
+
+def words_of(command: str) -> list[str]:
+    """Words as a shell splits them, patterns filled in from the current folder."""
+    words: list[str] = []
+    for word in shlex.split(command, comments=True):
+        words += sorted(glob.glob(word)) or [word] if "*" in word else [word]
+    return words
+
+
+def arguments_of(words: list[str]) -> list[str]:
+    """What follows `python -m speedtrain` or `speedtrain`, the verb said."""
+    arguments = words[3:] if words[0] == "python" else words[1:]
+    return arguments if arguments and arguments[0] in VERBS else ["train", *arguments]
+
+
+def shorten(arguments: list[str]) -> list[str]:
+    """The same, with small budgets and numbers."""
+    verb, *rest = arguments
+    cold = verb == "verify" or (verb == "judge" and "submission.zip" in rest)
+    small = {**SMALL, "--budget": str(COLD)} if cold else SMALL
+    for place, word in enumerate(rest[:-1]):
+        if word in small:
+            rest[place + 1] = small[word]
+    unsaid = [option for option in UNSAID.get(verb, []) if option.partition("=")[0] not in rest]
+    return [verb, *rest, *unsaid]
+
+
+TYPED = {
+    page: [c for block in blocks(page) if not any(e in block for e in ELSEWHERE) for c in commands(block)]
+    for page in PAGES
+}
+RUN = [page for page in PAGES if TYPED[page]]
+assert RUN
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_command_stands_where_it_is_not_found(page: Path) -> None:
+    for block in blocks(page):
+        if "─" in block or any(word in block for word in ELSEWHERE):  # a drawing
+            continue
+        named = len(re.findall(r"^[^#\n]*?-m speedtrain", "\n".join(lines(block)), re.MULTILINE))
+        assert named == sum("-m speedtrain" in command for command in commands(block)), block
+    for command in TYPED[page]:
+        assert "…" not in command, f"{page.name}: cannot be typed: {command}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_sentences_and_for_other_machines_are_parsed(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    inline = [" ".join(code.split()) for code in re.findall(r"(?<!`)`(python -m speedtrain[^`]*)`", text)]
+    far = [block for block in blocks(page) if any(word in block for word in ELSEWHERE)]
+    inline += [match for block in far for line in lines(block) for match in re.findall(r"python -m speedtrain.*", line)]
+    for command in inline:
+        if "…" in command or "--help" in command:
+            continue
+        build_parser().parse_args(arguments_of(words_of(command)))
+
+
+@pytest.fixture(scope="module")
+def digits() -> SimpleNamespace:
+    """Real images, few of them: 10 classes, 400 to train on and 100 to test."""
+    bunch = load_digits()
+    images = np.kron(bunch.images, np.ones((1, 4, 4))).astype(np.uint8) * 15
+    images = np.repeat(images[..., None], 3, axis=3)
+    return SimpleNamespace(images=images, labels=bunch.target.astype(np.int64))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, digits: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder but for the reader's own files; the current one, with no way to the network."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.delenv("SPEEDTRAIN_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name in TRAIN_FILES:
+        np.savez(name, images=digits.images[:400], labels=digits.labels[:400])
+    for name in TEST_FILES:
+        np.savez(name, images=digits.images[400:500], labels=digits.labels[400:500])
+    for number in range(60):
+        path = Path("photos", f"digit-{digits.labels[number]}", f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.images[number]).save(path)
+    Path("new").mkdir()
+    for number in range(500, 503):
+        Image.fromarray(digits.images[number]).save(Path("new", f"{number}.png"))
+    for name in ("a", "b"):
+        write_submission(Path(f"{name}.zip"))
+    return tmp_path
+
+
+TRAINING = """
+    import argparse
+    import numpy as np
+    parser = argparse.ArgumentParser()
+    for option in ("--data", "--net_sav", "--budget"):
+        parser.add_argument(option)
+    options = parser.parse_args()
+    with np.load(options.data) as data:
+        means = np.stack([data["images"][data["labels"] == k].mean(0) for k in range(data["labels"].max() + 1)])
+    with open(options.net_sav, "wb") as file:
+        np.save(file, means)
+"""
+TESTING = """
+    import argparse
+    import numpy as np
+    parser = argparse.ArgumentParser()
+    for option in ("--data", "--net_sav", "--predictions"):
+        parser.add_argument(option)
+    options = parser.parse_args()
+    with np.load(options.data) as data:
+        images = data["images"].astype(float)
+    distances = [((images - mean) ** 2).mean((1, 2, 3)) for mean in np.load(options.net_sav)]
+    np.save(options.predictions, np.stack(distances).argmin(0))
+"""
+
+
+def write_submission(path: Path) -> None:
+    """An entrant that learns the mean image of each class, in a tenth of a second."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("training.py", textwrap.dedent(TRAINING))
+        archive.writestr("test.py", textwrap.dedent(TESTING))
+        archive.writestr("manifest.json", json.dumps({"interface": 1, "name": path.stem, "licence": "MIT"}))
+
+
+@pytest.fixture(scope="module")
+def trained(warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, of which the trials of sweeps are copies."""
+    import warm
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Guarded, "__init__", Guarded.__init__)
+        warm.guard_through(warm_python)
+        assert main(["--budget", "4", "--data", "digits", "--quiet", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def short_processes(warm_processes: None, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that train start warm, trials are copies, the measurements of `bench` are few."""
+    start = Guarded.__init__
+
+    def start_shortened(self: Guarded, command: list[str], *rest: object, **options: object) -> None:
+        start(self, shortened(command, trained), *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Guarded, "__init__", start_shortened)
+
+
+def shortened(command: list[str], trained: Path) -> list[str]:
+    if command[1:4] == ["-m", "speedtrain", "train"]:
+        copy = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2], dirs_exist_ok=True)"
+        return [sys.executable, "-I", "-S", "-c", copy, str(trained), command[command.index("--out") + 1]]
+    if "speedtrain.bench.measure" in command:
+        few = """
+            import sys
+            from pathlib import Path
+            from speedtrain.bench import measure
+            few = {"WIDTHS": (8,), "ROUNDS": 2, "PAIRS": 4, "CHUNK": 0.1, "LONG_ENOUGH": 0.01}
+            assert few.keys() <= vars(measure).keys()
+            vars(measure).update(few, TRICKS={name: measure.TRICKS[name] for name in ("flip", "muon")})
+            measure.main(*map(Path, sys.argv[1:]))
+        """
+        return [sys.executable, "-P", "-c", textwrap.dedent(few), *command[command.index("-m") + 2 :]]
+    return command
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_every_command_can_be_typed(
+    page: Path, folder: Path, short_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in TYPED[page]:
+        words = words_of(command)
+        if words[0] == "python" and words[1].startswith("scripts/"):
+            run_script(words[1:], monkeypatch)
+            continue
+        arguments = shorten(arguments_of(words))
+        before = set((folder / "runs").glob("*"))
+        printed, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+            code = main(arguments)
+        told = f"{page.name}: {command}\n→ {shlex.join(arguments)}\n{printed.getvalue()}\n{errors.getvalue()}"
+        assert code == 0, told
+        assert "Traceback" not in told, told
+        options = build_parser().parse_args(arguments)[arguments[0]]
+        new = [path for path in (folder / "runs").glob("*") if path not in before]
+        CHECKS[arguments[0]](options, new, printed.getvalue())
+    assert {path.name for path in folder.iterdir() if path.name.startswith("speedtrain-")} == set()
+
+
+def run_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts and the results they read lie in the repository, which the reader has: copies, since they write there."""
+    for name in ("scripts", "results"):
+        if not Path(name).exists():
+            shutil.copytree(ROOT / name, name)
+    monkeypatch.setattr(sys, "argv", words)
+    with contextlib.redirect_stdout(io.StringIO()):
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def check_run(run: Path) -> dict:
+    result = json.loads((run / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert 0 < result["accuracy"] <= 1
+    assert result["steps"] > 0
+    for name in ("config.yaml", "weights.safetensors", "predictions.npz", "report.html", "curve.png", "clock.csv"):
+        assert (run / name).stat().st_size > 0
+    return result
+
+
+def check_train(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    (run,) = [Path(options.out)] if options.out else new
+    result = check_run(run)
+    assert result["wall_seconds"] <= float(options.budget) + 0.5
+    assert all(name in result["tricks"] for name in options["with"] or [])
+    assert not any(name in result["tricks"] for name in options.without or [])
+    if options.test:
+        assert result["num_test_images"] == 100
+        assert result["accuracy_on"] == "test"
+
+
+def check_replay(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    (run,) = [Path(options.out)] if options.out else new
+    check_run(run)
+    assert "bit for bit the same" in printed
+
+
+def check_predict(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    with np.load(options.out) as stored:
+        assert len(stored["predicted"]) == len(stored["files"]) == 3
+        np.testing.assert_allclose(stored["probabilities"].sum(1), 1, atol=1e-4)
+
+
+def check_plan(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    assert re.search(r"width +\d+", printed)
+    assert "images_per_second" in printed
+
+
+def check_tricks(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    assert all(name in printed for name in TRICKS)
+
+
+def check_ablate(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    if options.dry_run:
+        assert re.search(r"\d", printed)
+        return
+    check_sweep(Path(options.out), "ablation")
+    with open(Path(options.out, "ablation.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 2
+    assert all(float(row["accuracy"]) > 0 and not row["error"] for row in rows)
+
+
+def check_curve(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    check_sweep(Path(options.out), "curve")
+    with open(Path(options.out, "curve.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(options.budgets.split(",")) * len((options.recipes or "auto").split(","))
+
+
+def check_tune(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    out = Path(options.out)
+    with open(out / "tune.csv", newline="") as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["complete"] * int(options.trials)
+    winner = resolve(recipe=out / "winner.yaml", budget=60)  # a recipe that trains
+    assert set(resolve(recipe=options.recipe, budget=60).tricks) <= set(winner.tricks)
+    check_sweep(out / "confirm", "ablation")
+    assert "winner.yaml" in printed
+
+
+def check_sweep(out: Path, name: str) -> None:
+    for suffix in ("csv", "json", "md", "png", "html"):
+        assert (out / f"{name}.{suffix}").stat().st_size > 0
+    assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def check_bench(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    out = Path(options.out)
+    measured = json.loads((out / "bench.json").read_text())
+    assert [row["budget_seconds"] for row in measured["budgets"]] == [float(b) for b in options.budgets.split(",")]
+    assert all(0 < row["train_share"] < 1 for row in measured["budgets"])
+    assert (out / "bench.md").read_text().strip() in printed
+    assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def check_package(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    with zipfile.ZipFile(options.out) as archive:
+        assert {"training.py", "test.py", "manifest.json", "recipe.yaml"} <= set(archive.namelist())
+        manifest = json.loads(archive.read("manifest.json"))
+    assert manifest["licence"]
+    if options.name:
+        assert manifest["name"] == options.name
+
+
+def check_verify(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    assert "BROKEN" not in printed
+    assert printed.rstrip().endswith("every rule is kept")
+
+
+def check_board(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    """Every entrant is honest, and has learned something."""
+    out = Path(options.out)
+    entries = json.loads((out / "leaderboard.json").read_text())["entries"]
+    assert entries
+    for entry in entries:
+        assert not entry["refused"]
+        assert entry["accuracy"] > 0.15, entry
+        assert not any(run["failed"] for run in entry["runs"]), entry
+    for suffix in ("csv", "md"):
+        assert all(entry["name"] in (out / f"leaderboard.{suffix}").read_text() for entry in entries)
+    assert str(out / "index.html") in printed
+
+
+CHECKS: dict[str, Callable[[SimpleNamespace, list[Path], str], None]] = {
+    "train": check_train,
+    "replay": check_replay,
+    "predict": check_predict,
+    "plan": check_plan,
+    "tricks": check_tricks,
+    "ablate": check_ablate,
+    "curve": check_curve,
+    "tune": check_tune,
+    "bench": check_bench,
+    "package": check_package,
+    "verify": check_verify,
+    "judge": check_board,
+    "board": check_board,
+}
+"""What each command must leave behind."""
+
+
+def test_every_verb_is_documented_and_checked() -> None:
+    shown = {
+        arguments_of(shlex.split(command, comments=True))[0]
+        for page in RUN
+        for command in TYPED[page]
+        if "scripts/" not in command
+    }
+    assert shown == set(VERBS) == set(CHECKS)
