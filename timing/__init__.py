@@ -1,6 +1,6 @@
-"""The wall clock of a training run: a budget, its enforcement, and where it went.
+"""The wall clock of a training run: a budget, its enforcement, and a record of where the time went.
 
-Usable alone. In any Lightning project:
+The package can be used alone. In any Lightning project:
 
     from timing import BudgetCallback
 
@@ -8,12 +8,12 @@ Usable alone. In any Lightning project:
     lightning.Trainer(max_epochs=-1, callbacks=[clock]).fit(module, loader)
     print(clock.ledger.phases())  # {"start": 7.1, "train": 592.6, …}
 
-and around any command:
+Around any command:
 
     from timing import Guarded
 
     with Guarded(["python", "train.py"], seconds=600) as job:
-        print(job.wait())  # ExitStatus(reason="deadline", returncode=-9, wall_seconds=600.001)
+        print(job.wait())  # ExitStatus(reason='deadline', returncode=-9, wall_seconds=600.002)
 """
 
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "BudgetCallback":  # imported when asked for: it brings Lightning, which takes seconds
+    if name == "BudgetCallback":  # imported on first use: importing Lightning takes seconds
         from timing.callback import BudgetCallback
 
         return BudgetCallback

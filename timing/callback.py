@@ -12,22 +12,23 @@ from timing.pacer import Pacer, RecordedPacer
 
 
 class BudgetCallback(L.Callback):
-    """Stops a fit when its budget is used up, drives the learning rate by the clock, and keeps the ledger.
+    """Stops a fit when its budget is used up, drives the learning rate by the clock, and records the phases.
 
-    Lightning's own `max_time` stops a fit too, but late (it looks at the clock after a step and counts from
-    the start of the fit), and the learning-rate schedule does not know about it. This callback begins no step
-    that would not end in time, counts from the start of the process (or from `Budget.started`), and gives each
-    step its `progress`. Under a distributed strategy rank 0's clock counts for all.
+    Lightning's own `max_time` also stops a fit, but late: it checks the clock after a step and counts from the start
+    of the fit. It does not drive the learning-rate schedule either. This callback starts no step that would end too
+    late, counts from the start of the process (or from `Budget.started`), and gives each step its `progress`. Under a
+    distributed strategy, rank 0's clock counts for all ranks.
 
-    A validation in the middle counts as part of the step before it; there is none after the last step.
+    A validation between steps counts as part of the previous step. The last step is not followed by a validation.
 
     Args:
         budget: seconds from the start of this process, or a `Budget`.
-        reserve: seconds of the budget to keep for what comes after the fit; where the fit validates, at least
-            the length of a validation.
+        reserve: seconds of the budget to keep for the work after the fit. If the fit validates, at least the length
+            of a validation. Default: 0.25.
         lr_schedule: progress → factor on each parameter group's initial learning rate, set before every step.
-        ledger: where to book the phases `train` and `validate`; default: a new one, in `.ledger`.
-        pacer: where progress comes from; default: the clock.
+            Default: the callback leaves the learning rates alone.
+        ledger: records the phases `train` and `validate`. Default: a new ledger, in `.ledger`.
+        pacer: source of progress. Default: a `Pacer` on the budget.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class BudgetCallback(L.Callback):
         self.stopped = False
 
     def stop(self) -> None:
-        """Ends the fit after the step at hand. Safe to call from a signal handler."""
+        """Ends the fit after the current step. Safe to call from a signal handler."""
         self.stopped = True
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -75,13 +76,13 @@ class BudgetCallback(L.Callback):
     def _advance(self, trainer: L.Trainer) -> None:
         progress = None if self.stopped else self._pacer.next()
         if trainer.world_size > 1:
-            told = torch.tensor(math.nan if progress is None else progress, dtype=torch.float64)
-            told = told.to(trainer.strategy.root_device)
-            torch.distributed.broadcast(told, src=0)
-            progress = None if told.isnan() else told.item()
+            shared = torch.tensor(math.nan if progress is None else progress, dtype=torch.float64)
+            shared = shared.to(trainer.strategy.root_device)
+            torch.distributed.broadcast(shared, src=0)
+            progress = None if shared.isnan() else shared.item()
         if progress is None:
             trainer.should_stop = True
-            trainer.limit_val_batches = 0  # Lightning would validate once more, which may take any time
+            trainer.limit_val_batches = 0  # otherwise Lightning validates once more, for an unknown time
             return
         self.progress = progress
         if self._lr_schedule is not None:

@@ -1,4 +1,4 @@
-"""The budget: so many seconds of wall-clock time, counted from a process's start."""
+"""The budget: a number of seconds of wall-clock time, counted from the start of a process."""
 
 import os
 import time
@@ -8,14 +8,14 @@ _IMPORTED = time.monotonic()
 
 
 def process_start() -> float:
-    """When this process was started, by `time.monotonic()`, which all processes of a machine share.
+    """The time at which this process was started, in seconds of `time.monotonic()`.
 
-    Linux tells, to 10 ms. Elsewhere it is the moment this module was imported, which is late by the
-    start of the interpreter.
+    All processes of a machine share this clock. On Linux the result is exact to 10 ms. On other systems it is the
+    time at which this module was imported, later by the start of the interpreter.
     """
     try:
         with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # the name before it may hold spaces
+            fields = file.read().rpartition(b")")[2].split()  # the name before it may contain spaces
         ticks = int(fields[19])  # field 22, starttime, in clock ticks since boot
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError):
@@ -25,11 +25,11 @@ def process_start() -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """A number of seconds and the moment they began.
+    """A number of seconds and the time at which they started.
 
     Args:
         seconds: length of the budget; infinite for no limit.
-        started: when it began, by `time.monotonic()`.
+        started: start of the budget, in seconds of `time.monotonic()`.
 
     Raises:
         ValueError: seconds is not a positive number.
@@ -44,13 +44,13 @@ class Budget:
 
     @classmethod
     def since_process_start(cls, seconds: float) -> "Budget":
-        """A budget that began when this process was started: interpreter start and imports count."""
+        """A budget that started with this process: interpreter start and imports count."""
         return cls(seconds, process_start())
 
     def elapsed(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the budget started."""
         return time.monotonic() - self.started
 
     def remaining(self) -> float:
-        """Seconds to the deadline, negative past it."""
+        """Seconds to the deadline, negative after it."""
         return self.seconds - self.elapsed()

@@ -1,4 +1,4 @@
-"""Progress through a budget: where in its schedule training stands, by the clock or by a record of it."""
+"""Progress through a budget: the position of training in its schedule, by the clock or from a record."""
 
 import time
 from collections import deque
@@ -8,43 +8,46 @@ from statistics import median
 from timing.clock import Budget
 
 HICCUP = 3.0
-"""Times the median of the last few steps: what is slower is the machine's doing, not the step's. SAM takes twice."""
+"""A step slower than this many medians of the last steps is a hiccup of the machine. (A step with SAM takes two.)"""
 
 
 class Pacer:
     """Turns time into progress, from 0 at the first step to 1 at the end planned for training.
 
     Args:
-        budget: what binds.
-        reserve: seconds to keep after the last step, for saving and leaving.
+        budget: the budget in which training must end.
+        reserve: seconds to keep after the last step, for saving and exit. Default: 0.25.
     """
 
     def __init__(self, budget: Budget, reserve: float = 0.25) -> None:
         self.budget = budget
         self.reserve = reserve
-        self._begun: float | None = None
+        self._started: float | None = None
         self._last = 0.0
         self._steps: deque[float] = deque(maxlen=8)
 
     def next(self) -> float | None:
-        """Progress of the step about to begin, or None if no further step would end in time.
+        """Progress of the next step, or None if it would not end in time.
 
-        The first step is always granted while there is time at all: how long it takes is not known yet.
+        While any time is left, the first step is always granted, because its length is not known yet.
         """
         now = time.monotonic()
         end = self.budget.started + self.budget.seconds - self.reserve
-        if self._begun is None:
-            self._begun = self._last = now
+        if self._started is None:
+            self._started = self._last = now
         else:
             self._steps.append(now - self._last)
             self._last = now
         if now + self._slowest() > end:
             return None
-        return (now - self._begun) / (end - self._begun)
+        return (now - self._started) / (end - self._started)
 
     def _slowest(self) -> float:
-        """Seconds of the slowest of the last few steps: they vary, and one too many is a kill. A lone hiccup does
-        not count, though: it would end a run un-annealed, with time left for many steps."""
+        """Seconds of the slowest of the last few steps, without hiccups.
+
+        The slowest, because steps vary and a step that ends too late means a kill. Without hiccups, because one of
+        them would end a run before its learning rate has annealed, with time left for many steps.
+        """
         if not self._steps:
             return 0.0
         usual = HICCUP * median(self._steps)
@@ -52,15 +55,15 @@ class Pacer:
 
 
 class RecordedPacer:
-    """Plays back the progress that a `Pacer` gave, whatever time it takes now.
+    """Repeats the progress that a `Pacer` gave, independently of the clock.
 
     Args:
-        progress: of each step, in order.
+        progress: progress of each step, in order.
     """
 
     def __init__(self, progress: Sequence[float]) -> None:
         self._progress = iter(progress)
 
     def next(self) -> float | None:
-        """Progress of the step about to begin, or None after the last recorded one."""
+        """Progress of the next step, or None after the last recorded one."""
         return next(self._progress, None)

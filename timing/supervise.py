@@ -1,4 +1,4 @@
-"""Run a command under a wall-clock budget that truly binds."""
+"""Run a command under a wall-clock budget that is enforced by a kill."""
 
 import contextlib
 import json
@@ -18,13 +18,13 @@ from typing import IO, Any, Literal
 Event = dict[str, Any]
 
 EVENTS_VARIABLE = "TIMING_EVENTS"
-"""Environment variable that tells a guarded command the file descriptor for its events."""
+"""Environment variable with the file descriptor to which a guarded command writes its events."""
 
 EVENT_BYTES = 4096
 _unsent = b""
 
 GUARD_IS_LATE = 2.0
-"""Seconds after which a guard that has said nothing is taken to be stopped, and done without."""
+"""Seconds after the deadline at which a guard that has not answered counts as stopped, and is killed."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Guarded:
         cwd: folder to run in.
         output: where its standard output and error go; default: to this process's standard error.
         on_event: called, from within `wait`, with each event that the command sends with `send_event`. Without
-            it the command is given no way to send any: one that is not trusted cannot send what is no event.
+            it the command gets no pipe, so an untrusted command cannot send anything.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Guarded:
     ) -> None:
         self._on_event = on_event
         self._seconds = seconds
-        self._death: ExitStatus | None = None
+        self._exit_status: ExitStatus | None = None
         self._events, theirs = os.pipe()
         guard = str(Path(__file__).with_name("guard.py"))
         env = dict(os.environ if env is None else env)
@@ -110,23 +110,23 @@ class Guarded:
         self.pid, self.started = (json.loads(start)[key] for key in ("pid", "started"))
 
     def wait(self) -> ExitStatus:
-        """Blocks until nothing of the command is left, passing on its events as they come."""
+        """Blocks until no process of the command is left. Passes on its events as they arrive."""
         assert self._guard.stdout is not None
-        if self._death is not None:
-            return self._death
+        if self._exit_status is not None:
+            return self._exit_status
         late = self.started + self._seconds + GUARD_IS_LATE
-        said, buffer, verdict = self._guard.stdout.fileno(), b"", b""
-        open_pipes = {self._events, said}
+        answer, buffer, verdict = self._guard.stdout.fileno(), b"", b""
+        open_pipes = {self._events, answer}
         while open_pipes:
             ready = select.select(list(open_pipes), [], [], min(max(0.0, late - time.monotonic()), 3600.0))[0]
             if not ready and time.monotonic() >= late:  # the guard itself is stopped
-                self._death = ExitStatus("deadline", -signal.SIGKILL, self._kill_without_guard())
-                return self._death
+                self._exit_status = ExitStatus("deadline", -signal.SIGKILL, self._kill_without_guard())
+                return self._exit_status
             for pipe in ready:
                 chunk = os.read(pipe, 1 << 16)
                 if not chunk:
                     open_pipes.remove(pipe)
-                elif pipe == said:
+                elif pipe == answer:
                     verdict += chunk
                 else:
                     *lines, buffer = (buffer + chunk).split(b"\n")
@@ -135,19 +135,19 @@ class Guarded:
                         self._on_event(json.loads(line))
         if verdict:
             self._guard.wait()
-            self._death = ExitStatus(**json.loads(verdict))
+            self._exit_status = ExitStatus(**json.loads(verdict))
         else:  # the guard itself was killed
-            self._death = ExitStatus("exited", -signal.SIGKILL, self._kill_without_guard())
-        return self._death
+            self._exit_status = ExitStatus("exited", -signal.SIGKILL, self._kill_without_guard())
+        return self._exit_status
 
     def _kill_without_guard(self) -> float:
-        """Returns the command's age at the kill."""
+        """Kills the command and the guard; returns the seconds from the command's start to the kill."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._guard.kill()
         self._guard.wait()
         age = time.monotonic() - self.started
-        # SIGKILL is sent before it is obeyed; nobody else waits for the group now, and `init` may never bury it
+        # SIGKILL takes effect later; nobody else waits for the group now, and `init` may never reap it
         gone_by = time.monotonic() + GUARD_IS_LATE
         with contextlib.suppress(ProcessLookupError, PermissionError):
             while time.monotonic() < gone_by:
@@ -193,14 +193,14 @@ def send_event(event: Event) -> None:
     Raises:
         ValueError: the event is longer.
     """
-    told = os.environ.get(EVENTS_VARIABLE)
-    if told is None:
+    variable = os.environ.get(EVENTS_VARIABLE)
+    if variable is None:
         return
     line = json.dumps(event).encode() + b"\n"
     if len(line) > EVENT_BYTES:
         raise ValueError(f"an event of {len(line)} bytes is longer than {EVENT_BYTES}")
     global _unsent
-    descriptor = int(told)
+    descriptor = int(variable)
     with contextlib.suppress(OSError):
         # a child of the command inherits the variable, but not the pipe
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):

@@ -1,8 +1,9 @@
 """The budget callback in a plain Lightning project that knows nothing of speedtrain."""
 
+import os
+import socket
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -96,30 +97,21 @@ def test_stop_ends_the_fit_after_the_step_at_hand(tmp_path: Path) -> None:
 
 def test_two_ranks_follow_one_clock(tmp_path: Path) -> None:
     """Rank 1 is slow and was started later; both must take the same steps at the same learning rates."""
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import json, os, time
-        import lightning as L, torch
-        from lightning.pytorch.strategies import DDPStrategy
-        from torch.utils.data import DataLoader, TensorDataset
-        from timing import Budget, BudgetCallback
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_callback import Slow
-
-        rank = int(os.environ.get("LOCAL_RANK", 0))
-        clock = BudgetCallback(Budget(40.0 if rank else 8.0, time.monotonic()), lr_schedule=lambda p: 1 - p)
-        module = Slow(0.03 if rank else 0.01)
-        trainer = L.Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(process_group_backend="gloo"),
-            max_epochs=-1, callbacks=[clock], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, limit_val_batches=0)
-        torch.manual_seed(0)
-        trainer.fit(module, DataLoader(TensorDataset(torch.randn(40, 2)), batch_size=4))
-        json.dump([module.lrs, module.layer.weight.tolist()], open(f"{tmp_path}/rank{{rank}}.json", "w"))
-        """)
-    )
-    subprocess.run([sys.executable, str(script)], check=True, cwd=tmp_path, timeout=120, capture_output=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(tmp_path)]
+    ranks = [
+        subprocess.Popen(command, env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank}, cwd=tmp_path)
+        for rank in ("0", "1")
+    ]
+    try:
+        assert [rank.wait(120) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
     first, second = ((tmp_path / f"rank{rank}.json").read_text() for rank in (0, 1))
     assert first == second
     assert len(first) > 100

@@ -10,15 +10,15 @@ import pytest
 from timing import Budget, Ledger, Pacer, RecordedPacer, process_start
 
 
-def test_birth_is_when_the_process_was_started_not_when_it_asks() -> None:
+def test_process_start_is_when_the_process_started_not_when_it_asks() -> None:
     code = "import time; time.sleep(0.5); from timing import process_start; print(repr(process_start()))"
     before = time.monotonic()
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     # Linux gives the start in ticks of 10 ms
-    assert before - 0.02 <= float(told) < before + 0.4
+    assert before - 0.02 <= float(printed) < before + 0.4
 
 
-def test_birth_does_not_move() -> None:
+def test_process_start_does_not_move() -> None:
     first = process_start()
     time.sleep(0.05)
     assert process_start() == pytest.approx(first, abs=0.002)
@@ -36,7 +36,7 @@ def test_elapsed_and_remaining_make_up_the_budget() -> None:
     assert budget.elapsed() + budget.remaining() == pytest.approx(10, abs=0.001)
 
 
-def test_ledger_books_every_second_once() -> None:
+def test_ledger_counts_every_second_once() -> None:
     started = time.monotonic()
     ledger = Ledger(started)
     time.sleep(0.02)
@@ -56,7 +56,7 @@ def test_ledger_books_every_second_once() -> None:
     assert 0.03 <= phases["save"] < 0.12
 
 
-def test_a_phase_ended_by_an_error_is_booked() -> None:
+def test_a_phase_ended_by_an_error_is_counted() -> None:
     ledger = Ledger(time.monotonic())
     with contextlib.suppress(RuntimeError), ledger.phase("train"):
         time.sleep(0.02)

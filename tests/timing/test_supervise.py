@@ -54,34 +54,34 @@ STUCK = {
 
 @pytest.mark.parametrize("stuck", list(STUCK))
 def test_the_deadline_kills_whatever_the_command_does_and_all_its_children(stuck: str) -> None:
-    heard: list[dict] = []
-    with Guarded(python(STUBBORN.replace("STUCK", STUCK[stuck])), 1.5, on_event=heard.append) as job:
+    events: list[dict] = []
+    with Guarded(python(STUBBORN.replace("STUCK", STUCK[stuck])), 1.5, on_event=events.append) as job:
         exit_status = job.wait()
     assert exit_status.reason == "deadline"
     assert exit_status.returncode == -signal.SIGKILL
     assert 1.5 <= exit_status.wall_seconds < 3.0  # a kill is late by milliseconds; a busy machine may add some
-    assert not any(map(alive, heard[0]["pids"]))
+    assert not any(map(alive, events[0]["pids"]))
 
 
 def test_a_daemon_left_behind_dies_with_the_command() -> None:
-    heard: list[dict] = []
+    events: list[dict] = []
     code = """
         import os, sys, time
         from timing import send_event
         if os.fork() == 0:
             os.setsid()
-            if os.fork() == 0:  # a daemon by the book: its parent is gone, its session is its own
+            if os.fork() == 0:  # a daemon: its parent has ended, and it has a session of its own
                 send_event({"pid": os.getpid()})
                 time.sleep(600)
             os._exit(0)
         os.wait()
         time.sleep(0.3)
     """
-    with Guarded(python(code), 30, on_event=heard.append) as job:
+    with Guarded(python(code), 30, on_event=events.append) as job:
         exit_status = job.wait()
     assert exit_status.reason == "exited"
     assert exit_status.wall_seconds < 20
-    assert not alive(heard[0]["pid"])
+    assert not alive(events[0]["pid"])
 
 
 def test_exit_status_and_wall_time_are_the_commands() -> None:
@@ -106,16 +106,16 @@ def test_an_interrupt_is_a_sigterm_that_the_command_may_act_on() -> None:
 
 
 def test_an_interrupt_that_is_ignored_becomes_a_kill_after_the_grace() -> None:
-    heard: list[dict] = []
+    events: list[dict] = []
     with Guarded(
         python(STUBBORN.replace("STUCK", "time.sleep(600)")),
         600,
         grace=0.5,
-        on_event=lambda event: (heard.append(event), job.interrupt()),
+        on_event=lambda event: (events.append(event), job.interrupt()),
     ) as job:
         exit_status = job.wait()
     assert (exit_status.reason, exit_status.returncode) == ("interrupted", -signal.SIGKILL)
-    assert not any(map(alive, heard[0]["pids"]))
+    assert not any(map(alive, events[0]["pids"]))
 
 
 def test_leaving_the_context_kills_at_once() -> None:
@@ -126,7 +126,7 @@ def test_leaving_the_context_kills_at_once() -> None:
     assert not alive(job.pid)
 
 
-FRONT = """
+PARENT = """
     import sys
     from timing import Guarded
     job = Guarded([sys.executable, "-c", sys.argv[1]], 600, on_event=lambda event: print(*event["pids"], flush=True))
@@ -135,21 +135,21 @@ FRONT = """
 """
 
 
-@pytest.mark.parametrize("victim", ["front", "guard"])
-def test_nothing_outlives_a_killed_front_or_a_killed_guard(victim: str) -> None:
-    command = [*python(FRONT), textwrap.dedent(STUBBORN.replace("STUCK", "time.sleep(600)"))]
-    front = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert front.stdout is not None
-    guard = int(front.stdout.readline())
-    worker, same, own = map(int, front.stdout.readline().split())
-    os.kill(front.pid if victim == "front" else guard, signal.SIGKILL)
-    front.wait(20)
+@pytest.mark.parametrize("victim", ["parent", "guard"])
+def test_nothing_outlives_a_killed_parent_or_a_killed_guard(victim: str) -> None:
+    command = [*python(PARENT), textwrap.dedent(STUBBORN.replace("STUCK", "time.sleep(600)"))]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    guard = int(parent.stdout.readline())
+    worker, same, own = map(int, parent.stdout.readline().split())
+    os.kill(parent.pid if victim == "parent" else guard, signal.SIGKILL)
+    parent.wait(20)
     wait_until(lambda: not alive(guard) and not alive(worker) and not alive(same))
-    if victim == "front":  # the guard was there to find those that had left the group as well
+    if victim == "parent":  # the guard was there to find those that had left the group as well
         wait_until(lambda: not alive(own))
     elif alive(own):
         os.kill(own, signal.SIGKILL)
-    front.stdout.close()
+    parent.stdout.close()
 
 
 def test_a_stopped_guard_does_not_stop_the_deadline() -> None:
@@ -170,13 +170,13 @@ def test_an_event_too_long_to_be_sent_whole_is_refused() -> None:
         except ValueError:
             send_event({"refused": True})
     """
-    heard: list[dict] = []
-    with Guarded(python(code), 60, on_event=heard.append) as job:
+    events: list[dict] = []
+    with Guarded(python(code), 60, on_event=events.append) as job:
         job.wait()
-    assert heard == [{"refused": True}]
+    assert events == [{"refused": True}]
 
 
-def test_a_reader_who_sleeps_does_not_hold_up_the_command() -> None:
+def test_a_reader_that_sleeps_does_not_block_the_command() -> None:
     code = """
         from timing import send_event
         for number in range(5000):
