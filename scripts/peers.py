@@ -7,6 +7,8 @@ loop below, on a clock that counts from the start of its process as ours does, a
 and, through the harness, the paper's recipe. Each peer is given what its description says. What they get that they did
 not have is a schedule that follows the clock, so that they are annealed when it stops, and the precision that is
 fastest here. A run that was cut off goes on where it was; a peer that fails is recorded and the others go on.
+
+One file because every peer runs it as a program of its own, and a reader compares the peers line by line.
 """
 
 import argparse
