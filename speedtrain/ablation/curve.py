@@ -16,7 +16,7 @@ from speedtrain.ablation.design import Comparison, Design, with_threads
 from speedtrain.ablation.report import COLUMNS, markdown_table, page, save_figure, sortable
 from speedtrain.ablation.statistics import ALPHA, records
 from speedtrain.ablation.sweep import Source, Sweep, check_counts, load, make_engine, run_sweep
-from speedtrain.ablation.trials import SCHEMA, Row
+from speedtrain.ablation.trial import SCHEMA, Row
 from speedtrain.config import resolve
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic

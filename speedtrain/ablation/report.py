@@ -12,7 +12,7 @@ import pandas as pd
 
 from speedtrain.ablation.design import Comparison
 from speedtrain.ablation.statistics import ENOUGH, compare, records, summarise
-from speedtrain.ablation.trials import SCHEMA, Row
+from speedtrain.ablation.trial import SCHEMA, Row
 from speedtrain.files import write_atomic
 from speedtrain.run.report import BLUE, STYLE, VERMILION, Html, data_uri, tag
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from speedtrain.ablation.design import Design, make_design, with_threads
 from speedtrain.ablation.report import write_tables
-from speedtrain.ablation.trials import Engine, Local, make_trials, settle, sole_owner
+from speedtrain.ablation.trial import Engine, Local, make_trials, settle, sole_owner
 from speedtrain.config import Config, nearest
 from speedtrain.data import Data, Images, load_data
 from speedtrain.errors import UserError
@@ -154,7 +154,7 @@ def make_engine(name: str, config: Config, workers: int, address: str | None) ->
     elif name == "ray":
         if workers != 1:
             raise UserError("--workers is for --engine local; Ray runs as many trials as fit, of --threads cores each")
-        from speedtrain.ablation.cluster import RayCluster
+        from speedtrain.ablation.ray_engine import RayCluster
 
         with RayCluster(config, address) as cluster:
             yield cluster

@@ -17,7 +17,7 @@ from rich.console import Console
 from speedtrain.ablation.design import Comparison, Design, with_threads
 from speedtrain.ablation.report import markdown_table, save_figure
 from speedtrain.ablation.sweep import Source, Sweep, check_counts, load, make_engine, pinned, run_sweep, write_images
-from speedtrain.ablation.trials import Engine, Trial, settle, sole_owner
+from speedtrain.ablation.trial import Engine, Trial, settle, sole_owner
 from speedtrain.config import Config, resolve
 from speedtrain.data import Data, load_data
 from speedtrain.errors import UserError

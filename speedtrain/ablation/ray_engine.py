@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from speedtrain.ablation.trials import Row, Trial, failed_row, run_trial
+from speedtrain.ablation.trial import Row, Trial, failed_row, run_trial
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError

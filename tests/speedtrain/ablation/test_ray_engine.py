@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from speedtrain import UserError, ablate
-from speedtrain.ablation.cluster import RayCluster
+from speedtrain.ablation.ray_engine import RayCluster
 from speedtrain.config import resolve
 
 ray = pytest.importorskip("ray")
