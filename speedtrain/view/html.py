@@ -180,7 +180,8 @@ ul { padding-left: 1.2rem }
 a { color: var(--blue) }
 .good { color: var(--good) } .bad { color: var(--bad) }
 .faint, dt, caption { color: var(--faint); font-size: .875rem }
-.unseen { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden; clip-path: inset(50%) }
+.unseen { position: absolute; top: 0; left: 0; width: 1px; height: 1px; margin: 0; overflow: hidden;
+  clip-path: inset(50%) }
 .curve { display: block; width: 100%; height: auto; margin: 1.5rem 0; border-radius: 6px }
 dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem }
 dd { margin: 0 }
