@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from speedtrain.errors import UserError
 
 if TYPE_CHECKING:
+    from speedtrain.ablation.ablate import ablate
     from speedtrain.ablation.curve import curve
-    from speedtrain.ablation.sweep import ablate
     from speedtrain.ablation.tune import tune
     from speedtrain.run.api import train
 
@@ -21,7 +21,7 @@ __all__ = ["UserError", "ablate", "curve", "train", "tune"]
 __version__ = "0.1.0"
 
 
-_PLACES = {"ablate": "ablation.sweep", "curve": "ablation.curve", "train": "run.api", "tune": "ablation.tune"}
+_PLACES = {"ablate": "ablation.ablate", "curve": "ablation.curve", "train": "run.api", "tune": "ablation.tune"}
 
 
 def __getattr__(name: str) -> Any:

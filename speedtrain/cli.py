@@ -13,7 +13,8 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from speedtrain import __version__
-from speedtrain.ablation import options as ablation
+from speedtrain.ablation import commands as ablation
+from speedtrain.ablation import options as ablation_options
 from speedtrain.config import DATA_SETS, nearest
 from speedtrain.errors import UserError
 from speedtrain.judge import cli as judging
@@ -61,9 +62,9 @@ def build_parser() -> ArgumentParser:
     parsers = {verb: _Parser(description=help[0].upper() + help[1:] + ".") for verb, help in VERBS.items()}
     for verb in ("train", "plan", "ablate", "tune", "curve", "bench"):
         _add_run_options(parsers[verb])
-    ablation.add_ablate_options(parsers["ablate"])
-    ablation.add_tune_options(parsers["tune"])
-    ablation.add_curve_options(parsers["curve"])
+    ablation_options.add_ablate_options(parsers["ablate"])
+    ablation_options.add_tune_options(parsers["tune"])
+    ablation_options.add_curve_options(parsers["curve"])
     bench = parsers["bench"].add_argument
     bench(
         "--budgets",
@@ -291,7 +292,7 @@ def _bench(options: Namespace) -> int:
     arguments = _run_options(options)
     if arguments.pop("budget") is not None:
         raise UserError("bench takes --budgets, as in --budgets 60,600")
-    budgets = ablation.parse_budgets(options.budgets)
+    budgets = ablation_options.parse_budgets(options.budgets)
     bench(budgets, **arguments, out=options.out, quiet=options.quiet)
     _print(Path(options.out, "bench.md").read_text(encoding="utf-8").rstrip())
     return 0

@@ -1,1 +1,1 @@
-"""Ablation: does this trick help, at this budget, on this machine, with this data, and how sure is that?"""
+"""Ablation, tuning and curves: which trick or setting helps at this budget, on this machine, and how sure that is."""

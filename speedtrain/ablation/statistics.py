@@ -1,4 +1,4 @@
-"""What the trials say, and how sure they are. The statistics are scipy's and statsmodels'."""
+"""The statistics of an ablation: means, paired differences, intervals, Holm's correction; by scipy and statsmodels."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,16 @@ from statsmodels.stats.multitest import multipletests
 from speedtrain.ablation.design import Comparison
 
 ENOUGH = 3
-"""Seeds below which an interval by Student's t says nothing that one would act on."""
+"""Fewer seeds than this conclude nothing: the interval by Student's t is too wide."""
 ALPHA = 0.05
+"""The level of the tests; the intervals cover 1 − ALPHA."""
 
 
 def summarise(trials: pd.DataFrame) -> pd.DataFrame:
-    """Each variant's trials in one row.
+    """The trials of each variant in one row.
 
     Args:
-        trials: a row a trial, as `ablation.csv`.
+        trials: a row per trial, as in `ablation.csv`.
 
     Returns:
         By variant, in order of appearance: `seeds` (scored), `failed`, `accuracy` (mean, 0..1), `sd` (sample
@@ -45,13 +46,17 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def compare(trials: pd.DataFrame, comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """Answers each comparison from the seeds that all its variants share.
+    """Answers each comparison from the seeds that all its variants finished.
 
-    The p-value is that of the two-sided paired t-test, the interval the same test's at 95 %; `p_holm` is the
-    p-value after Holm's correction for all comparisons that have one.
+    The p-value is from the two-sided paired t-test, and so is the 95 % interval. `p_holm` is the p-value after Holm's
+    correction for all comparisons with a p-value (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979).
+
+    Args:
+        trials: a row per trial, as in `ablation.csv`.
+        comparisons: the questions.
 
     Returns:
-        A row a comparison: `label`, `seeds`, `difference`, `low`, `high` (of accuracy, 0..1), `p`, `p_holm`,
+        A row per comparison: `label`, `seeds`, `difference`, `low`, `high` (of accuracy, 0..1), `p`, `p_holm`,
         `speed` and `epochs` (ratios: with it ÷ without it; nan for an interaction), `verdict`.
     """
     scores = trials.pivot(index="seed", columns="variant", values="accuracy") if len(trials) else pd.DataFrame()
@@ -86,7 +91,7 @@ def _answer(comparison: Comparison, scores: pd.DataFrame, costs: pd.DataFrame) -
 
 
 def _t_interval(more: np.ndarray, less: np.ndarray) -> dict[str, float]:
-    """Paired t-test of [seeds] against [seeds]; where every difference is the same there is no spread to go by."""
+    """Paired t-test of two accuracies per seed, both [seeds]. Empty where all differences are equal: no spread."""
     if np.ptp(more - less) < 1e-12:
         return {}
     with warnings.catch_warnings():

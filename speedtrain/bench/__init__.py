@@ -1,1 +1,1 @@
-"""What this machine can do, what each trick costs on it, and what the harness costs: `python -m speedtrain bench`."""
+"""The bench: what this machine can do, what each trick costs on it, and what the harness costs."""

@@ -1,16 +1,16 @@
-"""The front of `bench`: measures in a process like the one that trains, runs real budgets, writes what came out."""
+"""`bench`: measures this machine in a process like the one that trains, then trains for real, and writes the report."""
 
 import json
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speedtrain import __version__
 from speedtrain.bench.report import write_report
-from speedtrain.config import resolve
+from speedtrain.config import Config, resolve
 from speedtrain.data.configured import load_configured
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
@@ -31,80 +31,108 @@ def bench(
     *,
     out: str | Path = "bench",
     quiet: bool = True,
-    **told: Any,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Measures this machine, the tricks and the harness on it: `python -m speedtrain bench`.
+    """Measures this machine, the tricks and the harness: `python -m speedtrain bench`.
 
-    Takes three to four minutes on two cores, and the budgets on top.
+    On two cores the measurements take three to four minutes; the budgets add to that.
 
     Args:
-        budgets: seconds; one run of each, for the share that is spent training. The first one's plan says with
-            which width, batch size and precision tricks and harness are measured.
-        data, test: as for `train`, but by name or path.
-        out: directory, new or empty.
-        quiet: show no progress.
-        told: as for `train`: recipe, settings, device, threads, …
+        budgets: seconds. One run of each budget shows how much of it is spent on training. The plan for the first
+            budget sets the width, batch size and precision of all measurements. Default: 60.
+        data: training images by name or path, as for `train`.
+        test: test images by name or path, as for `train`.
+        out: directory, new or empty. Default: `bench`.
+        quiet: show no progress. Default: yes.
+        options: as for `train`: recipe, settings, device, threads, …
 
     Returns:
-        What `bench.json` holds: `plan`, `products` (billions of operations a second), `convolutions` (rate of each
-        stage and width, and its share of the product's), `tricks` (percent that each adds to a step), `overhead`
-        (percent that the harness adds to a bare loop's step), and `budgets` (seconds and shares of each phase).
+        The content of `bench.json`: `plan`, `products` (billions of operations per second), `convolutions` (rate for
+        each stage and width, and its share of the rate of a matrix product), `tricks` (percent that each adds to a
+        step), `overhead` (percent that the harness adds to a step of a bare loop), and `budgets` (seconds and shares
+        of each phase).
 
     Raises:
-        UserError: bad input, or a measurement failed.
+        UserError: bad input, or a measurement or a run failed.
     """
     if not budgets:
         raise UserError("no budget; say which, as in --budgets 60,600")
-    configs = [resolve(budget=budget, data=data, test=test, **told) for budget in dict.fromkeys(budgets)]
-    loaded = load_configured(configs[0])
-    resolve_machine(configs[0])
-    check_network(configs[0], loaded.train)
+    configs = [resolve(budget=budget, data=data, test=test, **options) for budget in dict.fromkeys(budgets)]
+    config = configs[0]
+    loaded = load_configured(config)
+    resolve_machine(config)
+    check_network(config, loaded.train)
     folder = new_run_directory(out)
-    write_atomic(folder / "config.yaml", configs[0].as_yaml().encode())
-    if not quiet:
-        print("planning …", flush=True)
-    plan = measure_plan(configs[0], loaded.train)
-    planned, measured = folder / "plan.json", folder / "measured.json"
-    write_atomic(planned, json.dumps(plan).encode())
-    command = [sys.executable, "-P", "-m", "speedtrain.bench.measure", str(folder / "config.yaml")]
+    write_atomic(folder / "config.yaml", config.as_yaml().encode())
 
-    def hear(event: Mapping[str, Any]) -> None:
-        if event["event"] == "message" and not quiet:
-            print(event["text"], flush=True)
-
-    told_file = folder / "log.txt"
-    with (
-        open(told_file, "wb") as log,
-        Guarded(
-            [*command, str(planned), str(measured)],
-            math.inf,
-            env=worker_environment(configs[0]),
-            output=log,
-            on_event=hear,
-        ) as job,
-    ):
-        exit_status = job.wait()
-    if exit_status.returncode or not measured.exists():
-        lines = told_file.read_text("utf-8", errors="replace").strip().splitlines()
-        raise UserError(f"a measurement fails here: {(lines or [f'exit code {exit_status.returncode}'])[-1][:300]}")
-    told_file.unlink()
-    told_by = {"data": configs[0].data, "command": " ".join(map(shlex.quote, sys.orig_argv)), "version": __version__}
-    result: dict[str, Any] = {"schema": SCHEMA, **told_by, "plan": plan, **json.loads(measured.read_text("utf-8"))}
-    measured.unlink()
-    planned.unlink()
-    result["budgets"] = []
-    for config in configs:
+    def show(line: str) -> None:
         if not quiet:
-            print(f"a run of {config.budget:g} s …", flush=True)
-        name = folder / f"run-{config.budget:g}"
-        run = train(budget=config.budget, data=data, test=test, out=name, quiet=True, **told)
-        if run["status"] == "interrupted":
-            raise KeyboardInterrupt(run["signal"])
-        if run["status"] == "failed":
-            raise UserError(f"a run of {config.budget:g} s fails here: {run['error']}")
-        phases = run["phases"]
-        facts = {key: run[key] for key in ("budget_seconds", "wall_seconds", "accuracy", "status", "epochs")}
-        facts |= {"device": run["device"], "width": run["plan"]["width"], "seconds": phases}
-        result["budgets"].append({**facts, "train_share": round(phases.get("train", 0.0) / config.budget, 4)})
+            print(line, flush=True)
+
+    show("planning …")
+    plan = measure_plan(config, loaded.train)
+    command = " ".join(map(shlex.quote, sys.orig_argv))
+    result: dict[str, Any] = {"schema": SCHEMA, "data": config.data, "command": command, "version": __version__}
+    result |= {"plan": plan, **_measure(config, plan, folder, show), "budgets": []}
+    for each in configs:
+        show(f"a run of {each.budget:g} s …")
+        run_directory = folder / f"run-{each.budget:g}"
+        run = train(budget=each.budget, data=data, test=test, out=run_directory, quiet=True, **options)
+        result["budgets"].append(_summary(run, each.budget))
     write_report(folder, result)
     return result
+
+
+def _measure(config: Config, plan: Mapping[str, Any], folder: Path, show: Callable[[str], None]) -> dict[str, Any]:
+    """Runs `speedtrain.bench.measure` in a process of its own, with the environment of a process that trains.
+
+    Args:
+        config: the configuration, its device and threads resolved; already written to `folder`.
+        plan: what the planner chose.
+        folder: for the files that the two processes exchange; they are deleted.
+        show: called with each line of progress.
+
+    Returns:
+        What the process measured.
+
+    Raises:
+        UserError: the process failed.
+    """
+    plan_file, measured_file, log_file = (folder / name for name in ("plan.json", "measured.json", "log.txt"))
+    write_atomic(plan_file, json.dumps(plan).encode())
+    command = [sys.executable, "-P", "-m", "speedtrain.bench.measure"]
+    command += [str(folder / "config.yaml"), str(plan_file), str(measured_file)]
+
+    def on_event(event: Mapping[str, Any]) -> None:
+        if event["event"] == "message":
+            show(event["text"])
+
+    environment = worker_environment(config)
+    with (
+        open(log_file, "wb") as log,
+        Guarded(command, math.inf, env=environment, output=log, on_event=on_event) as process,
+    ):
+        exit_status = process.wait()
+    if exit_status.returncode or not measured_file.exists():
+        lines = log_file.read_text("utf-8", errors="replace").strip().splitlines()
+        raise UserError(f"a measurement fails here: {(lines or [f'exit code {exit_status.returncode}'])[-1][:300]}")
+    measured: dict[str, Any] = json.loads(measured_file.read_text("utf-8"))
+    for path in (plan_file, measured_file, log_file):
+        path.unlink()
+    return measured
+
+
+def _summary(run: Mapping[str, Any], budget: float) -> dict[str, Any]:
+    """What the report shows of a real run.
+
+    Raises:
+        UserError: the run failed.
+        KeyboardInterrupt: a person ended it.
+    """
+    if run["status"] == "interrupted":
+        raise KeyboardInterrupt(run["signal"])
+    if run["status"] == "failed":
+        raise UserError(f"a run of {budget:g} s fails here: {run['error']}")
+    facts = {key: run[key] for key in ("budget_seconds", "wall_seconds", "accuracy", "status", "epochs", "device")}
+    facts |= {"width": run["plan"]["width"], "seconds": run["phases"]}
+    return {**facts, "train_share": round(run["phases"].get("train", 0.0) / budget, 4)}

@@ -1,8 +1,8 @@
 """What this machine can do, and what each part of a training step costs on it.
 
-Run by `speedtrain bench` as `python -m speedtrain.bench.measure CONFIG PLAN OUT`, in a process with the environment of
-a training one. Everything is compared within rounds, one after the other, since machines change their pace; what is
-reported is the median over rounds.
+`speedtrain bench` runs it as `python -m speedtrain.bench.measure CONFIG PLAN OUT`, with the environment of a process
+that trains. The speed of a machine changes with time, so each comparison is made within short rounds; the results are
+medians over rounds.
 """
 
 import json
@@ -36,25 +36,30 @@ from timing import Ledger
 from tricks import TRICKS, TrickError
 
 ROUNDS = 5
-LONG_ENOUGH = 0.25  # seconds, to time something that is repeated
-PAIRS = 20  # of the harness and a bare loop
-CHUNK = 2.0  # seconds of training, of each of the two
-MOMENTS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the schedule, at which a trick's cost is taken
+"""Rounds in which every trick is compared with the plain network."""
+LONG_ENOUGH = 0.25
+"""Seconds for which an operation is repeated to time it."""
+PAIRS = 20
+"""Pairs of the harness and a bare loop."""
+CHUNK = 2.0
+"""Seconds of training in each half of a pair."""
+MOMENTS = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Progress at which a trick's cost is measured: tricks may do more at some times than at others."""
 OPERATIONS = 2  # a multiplication and an addition
 
 Rows = list[dict[str, Any]]
 
 
-def seconds_each(work: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of some work, done at least three times after a first one."""
+def seconds_per_call(work: Callable[[], object], device: torch.device) -> float:
+    """Median seconds of a call, over at least three calls after a first one that is not timed."""
     work()
     _wait(device)
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < LONG_ENOUGH:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         work()
         _wait(device)
-        taken.append(time.perf_counter() - begun)
+        taken.append(time.perf_counter() - started)
     return median(taken)
 
 
@@ -64,16 +69,20 @@ def _wait(device: torch.device) -> None:
 
 
 def products(device: torch.device, precisions: Sequence[str]) -> Rows:
-    """The fastest of square matrix products of several sizes, in billions of operations a second."""
+    """The fastest product of square matrices for each precision.
+
+    Returns:
+        A row per precision: `precision`, `gflops` (billions of operations per second) and `size`.
+    """
     rows = []
     for precision in precisions:
         best = {"gflops": 0.0, "size": 0}
         for size in (512, 1024, 2048) if device.type == "cpu" else (4096, 8192):
             matrix = torch.randn(size, size, device=device).to(PRECISIONS[precision])
-            seconds = seconds_each(partial(torch.matmul, matrix, matrix), device)
+            seconds = seconds_per_call(partial(torch.matmul, matrix, matrix), device)
             rate = OPERATIONS * size**3 / seconds / 1e9
             best = max(best, {"gflops": round(rate, 1), "size": size}, key=lambda row: row["gflops"])
-            if seconds > LONG_ENOUGH:  # bf16 without support for it: a larger one would take minutes, and be no faster
+            if seconds > LONG_ENOUGH:  # bf16 on a CPU without support for it: a larger product would take minutes
                 break
         rows.append({"precision": precision, **best})
     return rows
@@ -82,20 +91,27 @@ def products(device: torch.device, precisions: Sequence[str]) -> Rows:
 def convolutions(device: torch.device, precision: str, peak: float, batch_size: int) -> Rows:
     """Every convolution of ResNet-9 at every width, forwards and backwards, channels last.
 
-    Operations are those of the sum that a convolution is; Winograd's way to it has fewer, so that its rate may lie
-    above the peak.
+    Operations are counted by the definition of a convolution. Winograd's algorithm needs fewer, so its rate may exceed
+    the peak.
 
     Args:
-        peak: billions of operations a second, of which the rates are shares.
+        device: where to measure.
+        precision: fp32, bf16 or fp16.
+        peak: billions of operations per second, the rate of a matrix product.
+        batch_size: images per batch.
+
+    Returns:
+        A row per width and stage: `width`, `stage`, `side` (pixels of the inputs), `channels` (in and out), `ms`,
+        `gflops` and `share_of_peak`.
     """
     rows = []
     for width in WIDTHS:
         for stage, layer, inputs in _layers(width, device, precision, batch_size):
-            first = stage == "prep"  # whose input needs no gradient
+            first = stage == "prep"  # the images need no gradient
             passes = 2 if first else 3
             operations = passes * OPERATIONS * layer.weight.numel() * batch_size * inputs.shape[2] * inputs.shape[3]
-            given = inputs.to(PRECISIONS[precision], memory_format=torch.channels_last).requires_grad_(not first)
-            seconds = seconds_each(partial(_forwards_and_backwards, layer, given, precision), device)
+            batch = inputs.to(PRECISIONS[precision], memory_format=torch.channels_last).requires_grad_(not first)
+            seconds = seconds_per_call(partial(_forwards_and_backwards, layer, batch, precision), device)
             rate = operations / seconds / 1e9
             row: dict[str, Any] = {"width": width, "stage": stage, "side": inputs.shape[2]}
             row |= {"channels": [layer.in_channels, layer.out_channels], "ms": round(1000 * seconds, 3)}
@@ -104,37 +120,37 @@ def convolutions(device: torch.device, precision: str, peak: float, batch_size: 
 
 
 def _layers(width: int, device: torch.device, precision: str, batch_size: int) -> list[tuple[str, nn.Conv2d, Tensor]]:
-    """Stage, layer and input of each convolution of ResNet-9 that has a shape of its own."""
+    """Stage, layer and input of every convolution of ResNet-9; one for convolutions of the same shape."""
     network = ResNet9(10, width).to(device).to(memory_format=torch.channels_last)
-    seen: dict[str, tuple[str, nn.Conv2d, Tensor]] = {}
+    found: dict[str, tuple[str, nn.Conv2d, Tensor]] = {}
 
-    def see(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...], _: object) -> None:
-        seen.setdefault(_stage(name), (_stage(name), layer, inputs[0].detach()))
+    def record(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...], _: object) -> None:
+        found.setdefault(_stage(name), (_stage(name), layer, inputs[0].detach()))
 
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
-    hooks = [layer.register_forward_hook(partial(see, name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_hook(partial(record, name)) for name, layer in layers.items()]
     with autocast(device, precision):
         network(torch.randn(batch_size, 3, 32, 32, device=device).to(memory_format=torch.channels_last))
     for hook in hooks:
         hook.remove()
-    return list(seen.values())
+    return list(found.values())
 
 
 def _stage(name: str) -> str:
-    """`stage1.1.body.0.0` → residual1: both convolutions of a residual block have one shape."""
-    head, *rest = name.split(".")
-    return head.replace("stage", "residual") if rest[0] == "1" else head
+    """`stage1.1.body.0.0` → residual1. Both convolutions of a residual block have the same shape and one name."""
+    stage, *rest = name.split(".")
+    return stage.replace("stage", "residual") if rest[0] == "1" else stage
 
 
 def _forwards_and_backwards(layer: nn.Module, inputs: Tensor, precision: str) -> None:
     with autocast(inputs.device, precision):
         outputs = layer(inputs)
-    wanted = [*layer.parameters(), inputs] if inputs.requires_grad else [*layer.parameters()]
-    torch.autograd.grad(outputs, wanted, torch.ones_like(outputs))
+    variables = [*layer.parameters(), inputs] if inputs.requires_grad else [*layer.parameters()]
+    torch.autograd.grad(outputs, variables, torch.ones_like(outputs))
 
 
 class _Loop:
-    """Steps of a configuration's network and tricks, without the harness around them."""
+    """Training steps of a network with its tricks, without the harness."""
 
     def __init__(self, config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int):
         self.batch_size, self.images = plan.batch_size, images
@@ -143,12 +159,12 @@ class _Loop:
         self.training.differentiate = Tensor.backward
         self.optimizer = self.training.configure_optimizers()
         for group in self.optimizer.param_groups:
-            group["lr"] *= 0.01  # the cost does not depend on it, and nothing blows up
+            group["lr"] *= 0.01  # the cost does not depend on it, and training does not diverge
         self.state = dict(self.training.classifier.state_dict())
 
     def seconds(self) -> float:
-        """Of a mean step, over the moments of the schedule."""
-        begun = time.perf_counter()
+        """Seconds of a step, the mean over the moments of the schedule."""
+        started = time.perf_counter()
         for progress in MOMENTS:
             chosen = torch.randint(len(self.images), (self.batch_size,), device=self.images.device)
             self.training.progress = progress
@@ -156,27 +172,34 @@ class _Loop:
             for trick in self.tricks:
                 trick.weights(self.state, self.training.num_steps)
         _wait(self.images.device)
-        return (time.perf_counter() - begun) / len(MOMENTS)
+        return (time.perf_counter() - started) / len(MOMENTS)
 
 
 def trick_costs(config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int) -> Rows:
-    """What each trick alone adds to a step of the plain network, and what all of the recipe's add together.
+    """What each trick alone adds to a step of the plain network, and what the recipe's tricks add together.
+
+    Args:
+        config: the recipe.
+        plan: width, batch size and precision.
+        images: uint8 [N, H, W, C].
+        labels: int [N].
+        classes: how many.
 
     Returns:
-        First the plain step, `trick` none and its `ms`; then a row a trick that can act on this model: `ms` and
-        `percent` that it adds (medians), `low` and `high` percent of the rounds, and whether it is `in_recipe`.
+        First the plain step: `trick` none and its `ms`. Then a row per trick that works on this model: `ms` and
+        `percent` that it adds (medians), `low` and `high` percent over the rounds, and whether it is `in_recipe`.
     """
     sets = {name: {name: config.tricks.get(name, {})} for name in TRICKS} | {"all of the recipe": config.tricks}
     loops = {}
     for name, tricks in {"none": {}, **sets}.items():
-        with suppress(TrickError):  # not on this model
+        with suppress(TrickError):  # it does not work on this model
             loops[name] = _Loop(replace(config, tricks=tricks), plan, images, labels, classes)
     for loop in loops.values():
-        loop.seconds()  # makes kernels
+        loop.seconds()  # the first call makes kernels
     ratios: dict[str, list[float]] = {name: [] for name in loops if name != "none"}
     plain = []
     for _ in range(ROUNDS):
-        for name in ratios:  # each beside a plain one
+        for name in ratios:  # each right after a plain step
             plain.append(loops["none"].seconds())
             ratios[name].append(loops[name].seconds() / plain[-1])
     step = median(plain)
@@ -190,19 +213,26 @@ def trick_costs(config: Config, plan: Plan, images: Tensor, labels: Tensor, clas
 
 
 def overhead(config: Config, plan: Plan, images: Tensor, labels: Tensor, classes: int) -> dict[str, Any]:
-    """Time of a step in the harness over that of a step in a bare PyTorch loop, on the same network and images.
+    """What the harness adds to a step of a bare PyTorch loop, on the same network and images.
 
-    Without what the harness saves, which takes at most half a percent of a run.
+    Saving the weights is not counted; it takes at most half a percent of a run.
+
+    Args:
+        config: the recipe; its tricks are left out.
+        plan: width, batch size and precision.
+        images: uint8 [N, H, W, C].
+        labels: int [N].
+        classes: how many.
 
     Returns:
         `percent` that the harness adds (median of the pairs), `low` and `high` of its 95 % interval, `ms` of a bare
-        step, `steps` of each of a pair and the number of `pairs`.
+        step, `steps` in each half of a pair, and the number of `pairs`.
     """
     plain = replace(config, tricks={}, batch_size=plan.batch_size, precision=plan.precision)
     plain.width = plan.width or config.width
-    bare_loop(plain, images, labels, classes, 5)  # makes kernels
-    trial = bare_loop(plain, images, labels, classes, 5)
-    steps = max(10, int(CHUNK / trial))
+    bare_loop(plain, images, labels, classes, 5)  # the first call makes kernels
+    seconds_per_step = bare_loop(plain, images, labels, classes, 5)
+    steps = max(10, int(CHUNK / seconds_per_step))
     arrays, targets = images.cpu().numpy(), labels.cpu().numpy()
 
     def in_harness() -> float:
@@ -215,9 +245,9 @@ def overhead(config: Config, plan: Plan, images: Tensor, labels: Tensor, classes
     def bare() -> float:
         return bare_loop(plain, images, labels, classes, steps)
 
-    in_harness()  # makes kernels
+    in_harness()  # the first call makes kernels
     pairs = []
-    for pair in range(PAIRS):  # each comes first in half of them: a machine that slows down favours neither
+    for pair in range(PAIRS):  # each is first in half of the pairs: a machine that slows down favours neither
         ours, theirs = (in_harness(), bare()) if pair % 2 else (bare(), in_harness())[::-1]
         pairs.append((ours, theirs))
     ratios = [100 * (ours / theirs - 1) for ours, theirs in pairs]
@@ -233,15 +263,17 @@ def overhead(config: Config, plan: Plan, images: Tensor, labels: Tensor, classes
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the median, by the sign test: from the k-th value to the k-th from above; all of them where
-    they are too few to say more."""
+    """The 95 % interval of the median, by the sign test: from the k-th smallest to the k-th largest value.
+
+    With fewer than nine values it is the whole range.
+    """
     below = max(0, int(stats.binom.ppf(0.025, len(values), 0.5)) - 1)
     ordered = sorted(values)
     return ordered[below], ordered[-1 - below]
 
 
 def bare_loop(config: Config, images: Tensor, labels: Tensor, classes: int, steps: int) -> float:
-    """Seconds a step of the plainest loop that does the same work: what the harness is measured against."""
+    """Seconds per step of the plainest PyTorch loop that does the same work as the harness."""
     assert isinstance(config.batch_size, int)
     assert isinstance(config.width, int) or config.model != "resnet9"
     width = config.width if isinstance(config.width, int) else 0
@@ -257,7 +289,7 @@ def bare_loop(config: Config, images: Tensor, labels: Tensor, classes: int, step
     optimizer = torch.optim.SGD(groups, lr=config.lr, **sgd)
     order = torch.randint(len(images), (steps, config.batch_size), device=images.device)
     torch.set_num_threads(config.threads or available_cores())
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for step, chosen in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * config.lr_factor(step / steps)
@@ -269,11 +301,17 @@ def bare_loop(config: Config, images: Tensor, labels: Tensor, classes: int, step
         loss.backward()
         optimizer.step()
     _wait(images.device)
-    return (time.perf_counter() - begun) / steps
+    return (time.perf_counter() - started) / steps
 
 
 def main(config_file: Path, plan_file: Path, out: Path) -> None:
-    """Measures everything and writes it to `out`, as JSON."""
+    """Measures everything.
+
+    Args:
+        config_file: the recipe, device and threads included.
+        plan_file: the plan, as JSON.
+        out: the JSON file to write.
+    """
     config, plan = resolve(recipe=config_file), Plan(**json.loads(plan_file.read_text("utf-8")))
     device = torch.device(config.device)
     configure_device(device)
@@ -289,9 +327,9 @@ def main(config_file: Path, plan_file: Path, out: Path) -> None:
     send_message(f"cost of each trick at width {plan.width} …")
     costs = trick_costs(config, plan, images, labels, classes)
     send_message("the harness against a bare loop …")
-    beyond = overhead(config, plan, images, labels, classes)
-    told = {"products": peaks, "convolutions": stages, "tricks": costs, "overhead": beyond}
-    write_atomic(out, json.dumps({"threads": config.threads, **told}).encode())
+    harness = overhead(config, plan, images, labels, classes)
+    measured = {"products": peaks, "convolutions": stages, "tricks": costs, "overhead": harness}
+    write_atomic(out, json.dumps({"threads": config.threads, **measured}).encode())
 
 
 if __name__ == "__main__":

@@ -1,40 +1,60 @@
-"""What a person sees of a bench: `bench.json`, `.md`, `.png` and `.html`."""
+"""The report of a bench: `bench.json`, `.md`, `.png` and `.html`."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from speedtrain.ablation.report import markdown_table, page, save_figure, sortable
 from speedtrain.files import write_atomic
-from speedtrain.run.report import BLUE, OTHER_PHASES, data_uri, tag
+from speedtrain.view import html, markdown
+from speedtrain.view.figures import BLUE, LIGHT_GREY, SERIES, figure, phase_colours
+from speedtrain.view.html import tag
 
-GREY = "#b8bec6"
-COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 PHASES = ("start", "import", "data", "plan", "build", "train", "save", "exit")
+BESIDE_TRAINING = ("start", "import", "data", "plan", "build", "save")
+"""Phases with a column of their own in the table of budgets."""
 
-Table = tuple[str, str, Sequence[str], list[list[str]]]
-"""Title, what it says, heads, rows of cells."""
+
+class Table(NamedTuple):
+    """A table of the report, for Markdown and HTML alike."""
+
+    title: str
+    text: str
+    head: Sequence[str]
+    rows: list[list[str]]
 
 
 def write_report(out: Path, result: Mapping[str, Any]) -> None:
-    """Writes all four files from what `bench` returns."""
+    """Writes all files.
+
+    Args:
+        out: the directory.
+        result: what `bench` returns.
+    """
     write_atomic(out / "bench.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
     _draw(out / "bench.png", result)
-    tables, place = _tables(result), _place(result)
-    lines = [f"{place}.", ""]
-    for title, words, head, rows in tables:
-        lines += [f"**{title}.** {words}", "", *markdown_table(head, rows), ""]
+    conditions = f"{_conditions(result)}."
+    tables = [make(result) for make in (_products, _convolutions, _tricks, _harness, _budgets)]
+
+    lines = [conditions, ""]
+    for table in tables:
+        lines += [f"**{table.title}.** {table.text}", "", *markdown.table(table.head, table.rows), ""]
     write_atomic(out / "bench.md", "\n".join(lines).encode())
+
     alt = "Efficiency of the convolutions, cost of the tricks, phases of the budgets; the tables hold the same numbers."
-    picture = tag("img", src=data_uri((out / "bench.png").read_bytes()), alt=alt, class_="curve")
-    parts = [tag("h1", "This machine, the tricks and the harness"), tag("p", f"{place}."), picture]
-    for title, words, head, rows in tables:
-        parts += [tag("h2", title), tag("p", words), sortable(title, head, rows)]
-    write_atomic(out / "bench.html", page("Bench", *parts).encode())
+    picture = html.picture((out / "bench.png").read_bytes(), alt, class_="curve")
+    parts = [tag("h1", "This machine, the tricks and the harness"), tag("p", conditions), picture]
+    for table in tables:
+        parts += [tag("h2", table.title), tag("p", table.text)]
+        parts.append(html.sortable_table(table.title, table.head, table.rows))
+    write_atomic(out / "bench.html", html.page("Bench", *parts).encode())
 
 
-def _place(result: Mapping[str, Any]) -> str:
+def _conditions(result: Mapping[str, Any]) -> str:
+    """The machine, and the plan that everything was measured with."""
     plan, first = result["plan"], result["budgets"][0]
     width = "" if plan["width"] is None else f" width {plan['width']},"
     return (
@@ -43,91 +63,114 @@ def _place(result: Mapping[str, Any]) -> str:
     )
 
 
-def _tables(result: Mapping[str, Any]) -> list[Table]:
-    plan, beyond = result["plan"], result["overhead"]
-    stages = list(dict.fromkeys(row["stage"] for row in result["convolutions"]))
-    widths = list(dict.fromkeys(row["width"] for row in result["convolutions"]))
-    known = {(row["width"], row["stage"]): row for row in result["convolutions"]}
-    efficiency = [
-        [str(width), *(f"{100 * known[width, stage]['share_of_peak']:.0f} %" for stage in stages)] for width in widths
-    ]
-    costs = [
+# ---- tables ----
+
+
+def _products(result: Mapping[str, Any]) -> Table:
+    rows = [[row["precision"], f"{row['gflops']:,.0f}", str(row["size"])] for row in result["products"]]
+    text = "The fastest product of square matrices. The convolutions are compared with this peak."
+    return Table("Matrix products", text, ("precision", "GFLOP/s", "size"), rows)
+
+
+def _convolutions(result: Mapping[str, Any]) -> Table:
+    plan, measured = result["plan"], result["convolutions"]
+    stages = list(dict.fromkeys(row["stage"] for row in measured))
+    share = {(row["width"], row["stage"]): row["share_of_peak"] for row in measured}
+    widths = dict.fromkeys(row["width"] for row in measured)
+    rows = [[str(width), *(f"{100 * share[width, stage]:.0f} %" for stage in stages)] for width in widths]
+    text = (
+        f"Forwards and backwards in {plan['precision']}, batches of {plan['batch_size']}, as a share of that peak. "
+        "Winograd's algorithm needs fewer multiplications than are counted, so the share may exceed 100 %."
+    )
+    return Table("Convolutions", text, ("width", *stages), rows)
+
+
+def _tricks(result: Mapping[str, Any]) -> Table:
+    plain, *costs = result["tricks"]
+    rows = [
         [row["trick"], f"{row['ms']:+.2f}", f"{row['percent']:+.1f} %", f"{row['low']:+.1f} to {row['high']:+.1f} %",
          "yes" if row["in_recipe"] else "no"]
-        for row in result["tricks"][1:]
+        for row in costs
     ]  # fmt: skip
-    shares = []
+    text = f"What each alone adds to a step of the plain network ({plain['ms']:.1f} ms); median and range of rounds."
+    return Table("Tricks", text, ("trick", "ms", "percent", "range", "in the recipe"), rows)
+
+
+def _harness(result: Mapping[str, Any]) -> Table:
+    cost = result["overhead"]
+    interval = f"{cost['low']:+.2f} to {cost['high']:+.2f} %"
+    text = (
+        "What the harness adds to a step of a bare PyTorch loop on the same network and images, without tricks; "
+        "median of pairs."
+    )
+    head = ("percent", "95 % interval", "bare step (ms)")
+    return Table("Harness", text, head, [[f"{cost['percent']:+.2f} %", interval, f"{cost['ms']:.1f}"]])
+
+
+def _budgets(result: Mapping[str, Any]) -> Table:
+    rows = []
     for row in result["budgets"]:
-        seconds = row["seconds"]
-        told = (f"{seconds.get(phase, 0.0):.2f}" for phase in PHASES if phase not in ("train", "exit"))
-        shares.append([f"{row['budget_seconds']:g}", f"{100 * row['train_share']:.1f} %", *told])
-    return [
-        ("Matrix products", "The fastest square product: what convolutions are compared with.",
-         ("precision", "GFLOP/s", "size"),
-         [[row["precision"], f"{row['gflops']:,.0f}", str(row["size"])] for row in result["products"]]),
-        ("Convolutions", f"Forwards and backwards in {plan['precision']}, batches of {plan['batch_size']}, as a share "
-         "of that peak. Winograd's way has fewer multiplications than are counted: it may take more than 100 %.",
-         ("width", *stages), efficiency),
-        ("Tricks", f"What each alone adds to a step of the plain network ({result['tricks'][0]['ms']:.1f} ms); "
-         "median and range of rounds.", ("trick", "ms", "percent", "range", "in the recipe"), costs),
-        ("Harness", "What it adds to a step of a bare PyTorch loop on the same network and images, without tricks; "
-         "median of pairs.",
-         ("percent", "95 % interval", "bare step (ms)"),
-         [[f"{beyond['percent']:+.2f} %", f"{beyond['low']:+.2f} to {beyond['high']:+.2f} %", f"{beyond['ms']:.1f}"]]),
-        ("Budgets", "Where the seconds of a real run went.",
-         ("budget (s)", "training", *(phase for phase in PHASES if phase not in ("train", "exit"))), shares),
-    ]  # fmt: skip
+        seconds = (f"{row['seconds'].get(phase, 0.0):.2f}" for phase in BESIDE_TRAINING)
+        rows.append([f"{row['budget_seconds']:g}", f"{100 * row['train_share']:.1f} %", *seconds])
+    text = "How a real run spent its seconds."
+    return Table("Budgets", text, ("budget (s)", "training", *BESIDE_TRAINING), rows)
+
+
+# ---- the figure ----
 
 
 def _draw(path: Path, result: Mapping[str, Any]) -> None:
     """Three panels: convolutions by stage and width, cost of each trick, phases of each budget."""
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
     costs = result["tricks"][1:]
-    with matplotlib.style.context(["default", {"axes.spines.top": False, "axes.spines.right": False}]):
-        figure = Figure(figsize=(13, 2.2 + 0.24 * len(costs)), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
-        stages = list(dict.fromkeys(row["stage"] for row in result["convolutions"]))
-        for stage, colour in zip(stages, COLOURS, strict=False):
-            rows = [row for row in result["convolutions"] if row["stage"] == stage]
-            shares = [100 * row["share_of_peak"] for row in rows]
-            left.plot([row["width"] for row in rows], shares, "o-", color=colour, label=stage)
-        widths = sorted({row["width"] for row in result["convolutions"]})
-        left.set_xscale("log")
-        left.set_xticks(widths, [str(width) for width in widths])
-        left.minorticks_off()
-        left.set_ylim(bottom=0)
-        left.set_xlabel("width")
-        left.set_title("convolutions, % of the product's peak", fontsize=11)
-        left.grid(color="#e0e0e0")
-        left.legend(frameon=False, fontsize=9)
+    with figure(path, 13, 2.2 + 0.24 * len(costs)) as drawing:
+        left, middle, right = drawing.subplots(1, 3)
+        _draw_convolutions(left, result["convolutions"])
+        _draw_costs(middle, costs)
+        _draw_phases(right, result["budgets"])
+        drawing.suptitle(_conditions(result), x=0.01, ha="left", fontsize=10)
 
-        for place, row in enumerate(costs):
-            colour = BLUE if row["in_recipe"] else GREY
-            middle.barh(place, row["percent"], color=colour, height=0.7)
-            middle.plot([row["low"], row["high"]], [place, place], color="black", linewidth=1)
-        middle.axvline(0, color="black", linewidth=1)
-        middle.set_yticks(range(len(costs)), [row["trick"] for row in costs], fontsize=9)
-        middle.invert_yaxis()
-        middle.set_title("added to a plain step, % (blue: in the recipe)", fontsize=11)
-        middle.grid(axis="x", color="#e0e0e0")
-        middle.set_axisbelow(True)
 
-        colours = dict(zip((phase for phase in PHASES if phase != "train"), OTHER_PHASES, strict=False))
-        budgets = result["budgets"]
-        for place, row in enumerate(budgets):
-            reached = 0.0
-            for phase in PHASES:
-                share = 100 * row["seconds"].get(phase, 0.0) / row["budget_seconds"]
-                label = phase if place == 0 else None
-                right.barh(place, share, left=reached, color=colours.get(phase, BLUE), height=0.6, label=label)
-                reached += share
-            right.annotate(f"{100 * row['train_share']:.1f} % training", (50, place), color="white", ha="center")
-        right.set_yticks(range(len(budgets)), [f"{row['budget_seconds']:g} s" for row in budgets])
-        right.set_ylim(max(len(budgets), 3) - 0.4, -0.6)
-        right.set_xlim(0, 100)
-        right.set_title("where a budget goes, %", fontsize=11)
-        right.legend(frameon=False, fontsize=8, ncols=4, loc="lower center")
-        figure.suptitle(_place(result), x=0.01, ha="left", fontsize=10)
-        save_figure(figure, path)
+def _draw_convolutions(axes: "Axes", measured: Sequence[Mapping[str, Any]]) -> None:
+    stages = list(dict.fromkeys(row["stage"] for row in measured))
+    for number, stage in enumerate(stages):
+        rows = [row for row in measured if row["stage"] == stage]
+        shares = [100 * row["share_of_peak"] for row in rows]
+        colour = SERIES[number % len(SERIES)]
+        axes.plot([row["width"] for row in rows], shares, "o-", color=colour, label=stage)
+    widths = sorted({row["width"] for row in measured})
+    axes.set_xscale("log")
+    axes.set_xticks(widths, [str(width) for width in widths])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("width")
+    axes.set_title("convolutions, % of the product's peak", fontsize=11)
+    axes.grid()
+    axes.legend(fontsize=9)
+
+
+def _draw_costs(axes: "Axes", costs: Sequence[Mapping[str, Any]]) -> None:
+    for position, row in enumerate(costs):
+        axes.barh(position, row["percent"], color=BLUE if row["in_recipe"] else LIGHT_GREY, height=0.7)
+        axes.plot([row["low"], row["high"]], [position, position], color="black", linewidth=1)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(costs)), [row["trick"] for row in costs], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_title("added to a plain step, % (blue: in the recipe)", fontsize=11)
+    axes.grid(axis="x")
+
+
+def _draw_phases(axes: "Axes", budgets: Sequence[Mapping[str, Any]]) -> None:
+    colours = phase_colours(PHASES)
+    for position, row in enumerate(budgets):
+        left = 0.0
+        for phase in PHASES:
+            share = 100 * row["seconds"].get(phase, 0.0) / row["budget_seconds"]
+            label = phase if position == 0 else None
+            axes.barh(position, share, left=left, color=colours[phase], height=0.6, label=label)
+            left += share
+        axes.annotate(f"{100 * row['train_share']:.1f} % training", (50, position), color="white", ha="center")
+    axes.set_yticks(range(len(budgets)), [f"{row['budget_seconds']:g} s" for row in budgets])
+    axes.set_ylim(max(len(budgets), 3) - 0.4, -0.6)
+    axes.set_xlim(0, 100)
+    axes.set_title("where a budget goes, %", fontsize=11)
+    axes.legend(fontsize=8, ncols=4, loc="lower center")

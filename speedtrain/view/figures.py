@@ -4,7 +4,7 @@ matplotlib is slow to import, so it is imported when the first figure is drawn.
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ LEMON = "#f0e442"
 GREY, LIGHT_GREY = "#5b6570", "#b8bec6"
 SERIES = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY)
 """Colours of lines in one plot, in this order."""
+_PHASES = (YELLOW, SKY, GREEN, PINK, ORANGE, LEMON, LIGHT_GREY)
 
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -28,6 +29,12 @@ STYLE: dict[str, Any] = {
     "grid.color": "#e0e0e0",
     "legend.frameon": False,
 }
+
+
+def phase_colours(phases: Iterable[str]) -> dict[str, str]:
+    """A colour for each phase of a run: blue for `train`, the other colours in order for the rest."""
+    others = [phase for phase in phases if phase != "train"]
+    return {phase: _PHASES[number % len(_PHASES)] for number, phase in enumerate(others)} | {"train": BLUE}
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from speedtrain import UserError
-from speedtrain.ablation.curve import _table as table_of
 from speedtrain.ablation.curve import curve
+from speedtrain.ablation.curve_report import Point, summarise_points
 from speedtrain.cli import main
 
 
@@ -38,7 +38,7 @@ def test_the_interval_is_student_s() -> None:
     scores = [0.70, 0.74, 0.72, 0.71]
     rows = [{"variant": "a", "seed": seed, "accuracy": score, "width": 8} for seed, score in enumerate(scores)]
     columns = ["variant", "seed", "accuracy", "width", "epochs", "images_per_second"]
-    (row,) = table_of(pd.DataFrame(rows, columns=columns), {"a": ("a", 9.0)}).to_dict("records")
+    (row,) = summarise_points(pd.DataFrame(rows, columns=columns), {"a": Point("a", 9.0)}).to_dict("records")
     expected = stats.ttest_1samp(scores, 0.0).confidence_interval(0.95)
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
     assert row["sd"] == pytest.approx(np.std(scores, ddof=1))

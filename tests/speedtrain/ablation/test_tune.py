@@ -15,7 +15,7 @@ import yaml
 from sklearn.datasets import load_digits
 
 from speedtrain import UserError, tune
-from speedtrain.ablation.tune import Dimension
+from speedtrain.ablation.search_space import Dimension
 from speedtrain.cli import main
 
 SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}

@@ -1,4 +1,7 @@
-"""Trials on a Ray cluster: each asks for its cores, or its GPU; results come back by Ray, not by a shared disk."""
+"""The Ray engine: trials on a Ray cluster. Each asks Ray for its cores, or for a GPU.
+
+Images and results travel through Ray; the nodes need no shared disk.
+"""
 
 import logging
 import socket
@@ -11,29 +14,32 @@ from typing import Any
 
 import numpy as np
 
-from speedtrain.ablation.trials import Row, Trial, failed_row, run_trial
+from speedtrain.ablation.trial import Row, Trial, failed_row, run_trial
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.run.plan import measure_plan
 
-TRIES = 5
-"""Times that a trial is begun again elsewhere because the machine below it went away."""
+GPUS_PER_TRIAL = 1
+"""GPUs that a trial asks for where the cluster has any. A run trains on one GPU."""
 
-PATIENCE = 10.0
+MAX_RETRIES = 5
+"""How often Ray starts a trial again on another node because its node was lost."""
+
+CONNECT_TIMEOUT = 10.0
 """Seconds to wait for the cluster's address to answer."""
 
 
-class RayCluster:
-    """A Ray cluster whose nodes have speedtrain installed. Which trial runs where and when is Ray's business.
+class RayEngine:
+    """A Ray cluster whose nodes have speedtrain installed. Ray decides where and when each trial runs. An `Engine`.
 
     Args:
-        config: of a trial; `threads` is how many cores each asks for, by default all of the smallest node.
-        address: as `ray.init` takes it; default: $RAY_ADDRESS, or a cluster of this machine alone.
+        config: of a trial. Its `threads` is the number of cores per trial; None: all cores of the smallest node.
+        address: as for `ray.init`. Default: $RAY_ADDRESS, or a new cluster of this machine alone.
 
     Raises:
-        UserError: Ray is not installed, there is no cluster at that address, or no node is large enough.
+        UserError: Ray is not installed, no cluster answers at the address, or no node is large enough.
     """
 
     def __init__(self, config: Config, address: str | None = None) -> None:
@@ -42,41 +48,46 @@ class RayCluster:
         except ImportError:
             raise UserError('--engine ray: Ray is not installed; pip install "speedtrain[ray]"') from None
         self._ray: Any = ray
-        self._ours = not ray.is_initialized()
-        if self._ours:
+        self._started_here = not ray.is_initialized()
+        if self._started_here:
             try:
-                _knock(address)
+                _check_address(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
                 reason = str(error).partition("\n")[0]
                 raise UserError(f"--address {address}: no Ray cluster can be reached there ({reason})") from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-        gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
-        if config.device == "cuda" and not gpus:
+        gpu_nodes = [node for node in nodes if node.get("GPU", 0) >= GPUS_PER_TRIAL]
+        if config.device == "cuda" and not gpu_nodes:
             raise UserError("--device cuda: no node of the Ray cluster has a GPU")
-        on_gpu = bool(gpus) and config.device != "cpu"
-        nodes = gpus if on_gpu else nodes
+        on_gpu = bool(gpu_nodes) and config.device != "cpu"
+        nodes = gpu_nodes if on_gpu else nodes
         if not nodes:
             raise UserError("--engine ray: no node of the cluster has a core to give")
-        cores = [int(node["CPU"] / node["GPU"] if on_gpu else node["CPU"]) for node in nodes]
+        gpus = GPUS_PER_TRIAL if on_gpu else 0
+        cores = [int(node["CPU"] * gpus / node["GPU"] if on_gpu else node["CPU"]) for node in nodes]
         self.threads = config.threads or max(1, min(cores))
-        slots = [min(node["CPU"] // self.threads, node.get("GPU", 0) if on_gpu else np.inf) for node in nodes]
+        slots = [min(node["CPU"] // self.threads, node["GPU"] // gpus if on_gpu else np.inf) for node in nodes]
         self.at_once = int(sum(slots))
         if self.at_once == 0:
             raise UserError(f"--threads {self.threads}: the largest node of the Ray cluster has {max(cores)} cores")
         gpu = " and a GPU" if on_gpu else ""
         self.where = f"on a Ray cluster of {len(nodes)} nodes, each with {self.threads} cores{gpu} to itself"
-        self._needs: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": int(on_gpu), "max_retries": TRIES}
+        self._resources: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": gpus, "max_retries": MAX_RETRIES}
         self._stored: dict[str, Any] = {}
 
     def plan(self, config: Config, train: Images) -> dict[str, Any]:
-        """What the planner makes of a configuration, on a node of the cluster."""
-        told = replace(config, threads=self.threads)
-        return self._ray.get(self._ray.remote(**self._needs)(_plan_there).remote(asdict(told), train))
+        """The planner's choices for a configuration, measured on a node of the cluster."""
+        settings = asdict(replace(config, threads=self.threads))
+        return self._ray.get(self._ray.remote(**self._resources)(_plan_on_node).remote(settings, train))
 
     def run(self, trials: Sequence[Trial]) -> Generator[Row, None, None]:
-        """Runs trials; yields results as they come. What runs when the generator is closed is ended."""
-        task = self._ray.remote(**self._needs)(_run_there)
+        """Runs trials and saves each result.
+
+        Yields:
+            The results as they come. Closing the generator ends the trials that still run.
+        """
+        task = self._ray.remote(**self._resources)(_run_on_node)
         waiting = {
             task.remote(
                 trial.variant,
@@ -89,10 +100,10 @@ class RayCluster:
         }
         try:
             while waiting:
-                (ended,), _ = self._ray.wait(list(waiting), num_returns=1)
-                trial = waiting.pop(ended)
+                (finished,), _ = self._ray.wait(list(waiting), num_returns=1)
+                trial = waiting.pop(finished)
                 try:
-                    row, files = self._ray.get(ended)
+                    row, files = self._ray.get(finished)
                 except self._ray.exceptions.RayError as error:
                     row, files = failed_row(trial, f"Ray: {str(error).strip().splitlines()[-1]}"), {}
                 for name, content in files.items():
@@ -100,51 +111,56 @@ class RayCluster:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_atomic(path, content)
                 trial.folder.mkdir(parents=True, exist_ok=True)
-                yield trial.finish(row)
+                yield trial.save_result(row)
         finally:
-            for ended in waiting:
-                self._ray.cancel(ended)
+            for reference in waiting:
+                self._ray.cancel(reference)
 
     def _store(self, path: str) -> Any:
-        """A reference to a file's content, which every node fetches once."""
+        """A reference to a file's content in Ray's object store. Every node fetches the content once."""
         if path not in self._stored:
             self._stored[path] = self._ray.put(Path(path).read_bytes())
         return self._stored[path]
 
-    def __enter__(self) -> "RayCluster":
+    def __enter__(self) -> "RayEngine":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._ours:
+        if self._started_here:
             self._ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Raises OSError where nobody listens: Ray itself would go on trying for a quarter of an hour."""
+def _check_address(address: str | None) -> None:
+    """Raises OSError where nothing listens at the address. Ray itself would go on trying for a quarter of an hour."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT).close()
 
 
-def _plan_there(told: Mapping[str, Any], train: Images) -> dict[str, Any]:
-    """On a node: the plan."""
-    # Ray hands arrays over as read-only memory
-    return measure_plan(Config(**told), replace(train, images=train.images.copy(), labels=train.labels.copy()))
+def _plan_on_node(settings: Mapping[str, Any], train: Images) -> dict[str, Any]:
+    """Measures the plan; runs on a node."""
+    # Ray hands over arrays as read-only memory
+    writable = replace(train, images=train.images.copy(), labels=train.labels.copy())
+    return measure_plan(Config(**settings), writable)
 
 
-def _run_there(
-    variant: str, place: Sequence[str], told: Mapping[str, Any], train: bytes, test: bytes
+def _run_on_node(
+    variant: str, folder_names: Sequence[str], settings: Mapping[str, Any], train: bytes, test: bytes
 ) -> tuple[Row, dict[str, bytes]]:
-    """On a node: one trial from the start, in a folder of its own; returns its row and its files."""
+    """Runs one trial in a temporary folder; runs on a node.
+
+    Returns:
+        The result, and the content of the trial's files by their relative paths.
+    """
     with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as scratch:
         data = Path(scratch, "data")
         data.mkdir()
         (data / "train.npz").write_bytes(train)
         (data / "test.npz").write_bytes(test)
-        config = replace(Config(**told), data=str(data / "train.npz"), test=str(data / "test.npz"))
-        folder = Path(scratch, "trials", *place)
+        config = replace(Config(**settings), data=str(data / "train.npz"), test=str(data / "test.npz"))
+        folder = Path(scratch, "trials", *folder_names)
         row = run_trial(Trial(variant, folder, config))
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return row, files

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from speedtrain import UserError, ablate
-from speedtrain.ablation.cluster import RayCluster
+from speedtrain.ablation.ray_engine import RayEngine
 from speedtrain.config import resolve
 
 ray = pytest.importorskip("ray")
@@ -83,17 +83,17 @@ def test_each_trial_gets_the_cores_of_the_smallest_node(cluster) -> None:
     cluster.add_node(num_cpus=4)
     cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
-    with RayCluster(resolve(budget=9), cluster.address) as engine:
+    with RayEngine(resolve(budget=9), cluster.address) as engine:
         assert (engine.threads, engine.at_once) == (2, 3)
-    with RayCluster(resolve(budget=9, threads=3), cluster.address) as engine:
+    with RayEngine(resolve(budget=9, threads=3), cluster.address) as engine:
         assert (engine.threads, engine.at_once) == (3, 1)
     with pytest.raises(UserError, match="largest node"):
-        RayCluster(resolve(budget=9, threads=5), cluster.address)
+        RayEngine(resolve(budget=9, threads=5), cluster.address)
 
 
 def test_no_cluster_at_the_address() -> None:
     with pytest.raises(UserError, match="no Ray cluster"):
-        RayCluster(resolve(budget=9), "127.0.0.1:1")
+        RayEngine(resolve(budget=9), "127.0.0.1:1")
 
 
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
