@@ -3,6 +3,8 @@
 The folder holds what the pages call the reader's own: images and submissions. Only budgets, numbers of runs and limits
 are made small (`SMALL`, `UNSAID`). The trials of sweeps are copies of one real run; `tests/speedtrain/ablation` trains
 them. Commands for other machines (Ray, SLURM, Kubernetes) and commands inside a sentence are parsed, not run.
+
+One file because extraction, substitutions and the check of each page are read together.
 """
 
 import contextlib

@@ -1,3 +1,8 @@
+"""The report of a run, read as a browser would.
+
+One file because all its tests read one page through one parser.
+"""
+
 import base64
 import io
 import math
