@@ -2,13 +2,16 @@
 
     python scripts/peers.py --budgets 60,600 --seeds 3 --data train.npz --test test.npz --out results/peers
 
-The peers: the competition's LeNet baseline, an airbench-style network and timm's resnet18, each in a plain PyTorch
-loop below, on a clock that counts from the start of its process as ours does, and with our settings of the allocator;
-and, through the harness, the paper's recipe. Each peer is given what its description says. What they get that they did
-not have is a schedule that follows the clock, so that they are annealed when it stops, and the precision that is
-fastest here. A run that was cut off goes on where it was; a peer that fails is recorded and the others go on.
+The peers are the competition's LeNet baseline, an airbench-style network, timm's resnet18, and the paper's recipe. The
+first three train in the plain PyTorch loop below. Its clock counts from the start of the process, as ours does, and its
+memory allocator has our settings. The paper's recipe trains in our harness.
 
-One file because every peer runs it as a program of its own, and a reader compares the peers line by line.
+Each peer trains as its description says, with two additions: its schedule follows the clock, so that the learning rate
+has decayed when the time is over; and it uses the precision that is fastest on this machine.
+
+A comparison that was cut off goes on where it stopped. A peer that fails is recorded, and the others go on.
+
+One file because a reader should see on one page that all peers are treated alike.
 """
 
 import argparse
@@ -33,7 +36,7 @@ NAMES = {
     "resnet18": "timm resnet18",
     "lenet": "LeNet baseline",
 }
-RESERVE = 0.3  # seconds of the budget that the plain loops leave, as ours does for saving
+RESERVE = 0.3  # seconds of the budget in which the plain loops do not train; ours saves its weights in that time
 
 
 @dataclass
@@ -44,13 +47,13 @@ class Peer:
         network: images [B, 3, 32, 32] → logits.
         optimizer: of its parameters, at its peak learning rate.
         factor: progress → factor on the learning rate.
-        translate: pixels of the random crops' padding.
-        flip: `random`, or `alternating` from epoch to epoch.
-        smoothing: of the labels.
-        batch_size: images a step.
-        after_step: called with progress after each step.
-        at_end: called after the last.
-        views: whether it predicts with mirrored and shifted images.
+        translate: pixels of padding for random crops. Default: 4.
+        flip: `random` (the default), or `alternating` from epoch to epoch.
+        smoothing: of the labels. Default: none.
+        batch_size: images per step. Default: 128.
+        after_step: called with the progress after each step. Default: nothing.
+        at_end: called after the last step. Default: nothing.
+        views: whether it predicts from mirrored and shifted copies of the images. Default: no.
     """
 
     network: Any
@@ -70,7 +73,7 @@ def cosine(progress: float) -> float:
 
 
 def lenet(classes: int) -> Peer:
-    """The organisers' baseline: LeNet-5, SGD 0.1, momentum 0.9, decay 5e-4, cosine, crops and flips."""
+    """The organisers' baseline: LeNet-5, SGD 0.1, momentum 0.9, weight decay 5e-4, cosine, crops and flips."""
     import torch
     from torch import nn
 
@@ -82,7 +85,7 @@ def lenet(classes: int) -> Peer:
 
 
 def resnet18(classes: int) -> Peer:
-    """timm's, as it comes, without pretrained weights; the usual SGD recipe for CIFAR-10."""
+    """timm's resnet18 without pretrained weights, with the usual SGD recipe for CIFAR-10."""
     import timm
     import torch
 
@@ -92,15 +95,16 @@ def resnet18(classes: int) -> Peer:
 
 
 def airbench(classes: int, images: Any) -> Peer:
-    """After Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv 2404.00498), from its description.
+    """A network after Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (arXiv 2404.00498).
 
     Frozen whitening of 2×2 patches and their negatives with a learned bias; three blocks of 64, 256 and 256 channels,
     each of two convolutions that begin as the identity, pooling after the first, batch norm without a scale, GELU;
     head scaled by 1/9. SGD with Nesterov momentum 0.85, triangular schedule, biases of norms 64 times faster, label
-    smoothing 0.2, lookahead every 5 steps, alternating flip, shifts by 2 pixels, six views. Batches of 1,024 on a GPU;
-    of 128 on a CPU, where a minute would hold but a few of the large ones. Its rates are told per 1,024 images and so
-    say what they are for any batch; the momentum of batch norm and the steps of lookahead are scaled to span as many
-    images. SGD's own momentum stays.
+    smoothing 0.2, lookahead every 5 steps, alternating flip, shifts by 2 pixels, six views.
+
+    Batches are of 1,024 images on a GPU, and of 128 on a CPU, where a minute has time for only a few large batches. The
+    paper states its learning rates per 1,024 images, so they apply to any batch size. The momentum of batch norm and
+    the period of lookahead are scaled to span the same number of images. SGD's momentum is not changed.
     """
     import torch
     from torch import nn
@@ -108,7 +112,7 @@ def airbench(classes: int, images: Any) -> Peer:
     from tricks.patch_whitening import patch_covariance
 
     batch_size = 1024 if images.is_cuda else 128
-    share = batch_size / 1024  # of the batch that all is told for
+    share = batch_size / 1024  # of the batch size that the paper's settings are for
 
     class Block(nn.Module):
         def __init__(self, inputs: int, outputs: int) -> None:
@@ -145,7 +149,7 @@ def airbench(classes: int, images: Any) -> Peer:
         whitening, nn.GELU(), Block(24, 64), Block(64, 256), Block(256, 256), nn.MaxPool2d(3), nn.Flatten(),
         nn.Linear(256, classes, bias=False), Scale(),
     )  # fmt: skip
-    # Told with momentum's amplification undone: 11.5 on the mean loss, of which decay is 0.0153 a step.
+    # The paper's values leave out the amplification by momentum: 11.5 on the mean loss, and a decay of 0.0153 per step.
     amplified = 1 + 1 / (1 - 0.85)
     lr, decay = 11.5 * share / amplified, 0.0153 * share / amplified
     norms = [p for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in [m.bias]]
@@ -174,7 +178,7 @@ def airbench(classes: int, images: Any) -> Peer:
                     tensor.copy_(slow[name])
 
     @torch.no_grad()
-    def settle() -> None:
+    def copy_slow_weights() -> None:
         for name, tensor in network.state_dict().items():
             if name in slow:
                 tensor.copy_(slow[name])
@@ -182,11 +186,13 @@ def airbench(classes: int, images: Any) -> Peer:
     def triangle(progress: float) -> float:
         return 0.2 + 0.8 * progress / 0.23 if progress < 0.23 else 1 + (0.07 - 1) * (progress - 0.23) / 0.77
 
-    return Peer(network, optimizer, triangle, 2, "alternating", 0.2, batch_size, look_ahead, settle, views=True)
+    return Peer(
+        network, optimizer, triangle, 2, "alternating", 0.2, batch_size, look_ahead, copy_slow_weights, views=True
+    )
 
 
 def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) -> dict[str, Any]:
-    """Trains a peer in this process until its budget, counted from the process's start, is used up; then scores it."""
+    """Trains a peer in this process within its budget, which counts from the process's start; then scores it."""
     from timing import Budget
 
     clock = Budget.since_process_start(budget)
@@ -210,19 +216,19 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
         else {"lenet": lenet, "resnet18": resnet18}[peer_name](classes)
     )
     network = peer.network.to(device=device, memory_format=torch.channels_last)
-    taken = seconds_a_step(peer, network, images, labels)
-    precision = min(taken, key=lambda name: taken[name])
+    step_seconds = seconds_per_step(peer, network, images, labels)
+    precision = min(step_seconds, key=lambda name: step_seconds[name])
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     rates = [group["lr"] for group in peer.optimizer.param_groups]
     crop, slowest, seen = RandomCrop(peer.translate), 0.0, 0
     queue: list[Any] = []
-    begun, end = clock.elapsed(), budget - RESERVE
+    start, end = clock.elapsed(), budget - RESERVE
     network.train()
     order = torch.randperm(len(images))
     mirrored_next = torch.rand(len(images), device=device) < 0.5
     while clock.elapsed() + slowest < end:
         at = clock.elapsed()
-        progress = (at - begun) / (end - begun)
+        progress = (at - start) / (end - start)
         if len(order) < min(peer.batch_size, len(images)):
             order = torch.cat([order, torch.randperm(len(images))])
         chosen, order = order[: peer.batch_size].to(device), order[peer.batch_size :]
@@ -247,7 +253,9 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
             queue.append(torch.cuda.Event())
             queue[-1].record()
             if len(queue) > 2:
-                queue.pop(0).synchronize()  # two steps ahead of the GPU: the clock is to measure work, not a queue
+                queue.pop(
+                    0
+                ).synchronize()  # at most two steps ahead of the GPU: the clock must measure work, not a queue
         seen += len(chosen)
         slowest = max(slowest * 0.9, clock.elapsed() - at)
     peer.at_end()
@@ -269,15 +277,15 @@ def run_plain(peer_name: str, budget: float, seed: int, data: Path, test: Path) 
 
 
 def autocast(device: Any, precision: str) -> Any:
-    """As `speedtrain.network.precision.autocast`, which would import Lightning on a peer's clock."""
+    """As in `speedtrain.network.precision`, so that a peer needs nothing of ours."""
     import torch
 
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(device.type, half, enabled=half is not None)
 
 
-def seconds_a_step(peer: Peer, network: Any, images: Any, labels: Any) -> dict[str, float]:
-    """Precision → the fastest of three passes forwards and backwards, which the peer chooses by, as ours does."""
+def seconds_per_step(peer: Peer, network: Any, images: Any, labels: Any) -> dict[str, float]:
+    """Precision → seconds of the fastest of three passes forwards and backwards. Ours chooses alike."""
     import torch
     import torch.nn.functional as F
 
@@ -293,16 +301,16 @@ def seconds_a_step(peer: Peer, network: Any, images: Any, labels: Any) -> dict[s
     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}  # statistics of norms move
     batch, targets = images[: peer.batch_size], labels[: peer.batch_size]
     taken = dict.fromkeys(names, math.inf)
-    for turn in range(4):  # the first makes kernels
+    for turn in range(4):  # the first makes kernels and is not timed
         for name in names:
-            begun = time.monotonic()
+            started = time.monotonic()
             with autocast(device, name):
                 logits = network(batch)
             F.cross_entropy(logits.float(), targets).backward()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if turn:
-                taken[name] = min(taken[name], time.monotonic() - begun)
+                taken[name] = min(taken[name], time.monotonic() - started)
     network.zero_grad()
     network.load_state_dict(kept)
     return taken
@@ -316,48 +324,54 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="training images, .npz")
     parser.add_argument("--test", type=Path, required=True, help="test images, .npz")
     parser.add_argument("--out", type=Path, default=Path("peers"))
-    parser.add_argument("--plain", metavar="PEER", help=argparse.SUPPRESS)  # a plain loop's own process
+    parser.add_argument("--plain", metavar="PEER", help=argparse.SUPPRESS)  # this process is a plain loop's own
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    budgets = [float(text) for text in told.budgets.split(",")]
-    if unknown := set(told.peers.split(",")) - set(PEERS):
+    options = parser.parse_args()
+    budgets = [float(text) for text in options.budgets.split(",")]
+    if unknown := set(options.peers.split(",")) - set(PEERS):
         parser.error(f"no peer {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
-    if told.plain:
-        print(json.dumps(run_plain(told.plain, budgets[0], told.seed, told.data, told.test)))
+    if options.plain:
+        print(json.dumps(run_plain(options.plain, budgets[0], options.seed, options.data, options.test)))
         return
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / "peers.json"
-    facts = {"data": told.data.name, "test": told.test.name, "sha256": [digest(told.data), digest(told.test)]}
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "peers.json"
+    facts = {
+        "data": options.data.name,
+        "test": options.test.name,
+        "sha256": [digest(options.data), digest(options.test)],
+    }
     rows: list[dict[str, Any]] = []
-    if file.exists():  # goes on where it was
+    if file.exists():  # go on where it stopped
         known = json.loads(file.read_text())
         if {key: known[key] for key in facts} != facts:
             sys.exit(f"peers: {file} is of {known['data']} and {known['test']}; choose another --out")
         rows = known["rows"]
     for budget in budgets:
-        for seed in range(told.seeds):
-            for name in told.peers.split(","):
+        for seed in range(options.seeds):
+            for name in options.peers.split(","):
                 if any((row["peer"], row["budget"], row["seed"]) == (name, budget, seed) for row in rows):
                     continue
                 row = {"peer": name, "budget": budget, "seed": seed, "when": time.strftime("%Y-%m-%d %H:%M")}
-                row |= {"commit": commit(), **run_peer(name, budget, seed, told)}
+                row |= {"commit": commit(), **run_peer(name, budget, seed, options)}
                 rows.append(row)
                 got = "failed" if row["accuracy"] is None else f"{row['accuracy']:.2%}  {row['epochs']:.1f} epochs"
                 print(f"{budget:g} s  seed {seed}  {NAMES[name]:20}  {got}", flush=True)
                 file.write_text(json.dumps({"schema": 1, **facts, "rows": rows}, indent=1))
-    report(told.out, rows)
+    report(options.out, rows)
 
 
-def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> dict[str, Any]:
-    """One peer, in a process of its own."""
+def run_peer(name: str, budget: float, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains and scores one peer in a process of its own; returns its row."""
     if name in ("auto", "paper"):
         from speedtrain import train
         from speedtrain.errors import UserError
 
-        folder = told.out / f"{name}-{budget:g}-{seed}"
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
+        folder = options.out / f"{name}-{budget:g}-{seed}"
+        shutil.rmtree(folder, ignore_errors=True)  # left by a run that was cut off
         try:
-            result = train(budget=budget, data=str(told.data), test=str(told.test), recipe=name, seed=seed, out=folder)
+            result = train(
+                budget=budget, data=str(options.data), test=str(options.test), recipe=name, seed=seed, out=folder
+            )
         except UserError as error:
             return {"accuracy": None, "epochs": None, "status": str(error)[:200]}
         if result["status"] == "interrupted":
@@ -367,7 +381,7 @@ def run_peer(name: str, budget: float, seed: int, told: argparse.Namespace) -> d
     from speedtrain.training.worker import MALLOC_SETTINGS
 
     command = [sys.executable, __file__, "--plain", name, "--budgets", str(budget), "--seed", str(seed)]
-    command += ["--data", str(told.data), "--test", str(told.test)]
+    command += ["--data", str(options.data), "--test", str(options.test)]
     environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC_SETTINGS)}
     try:
         done = subprocess.run(
@@ -384,14 +398,14 @@ def digest(file: Path) -> str:
 
 
 def commit() -> str | None:
-    """Of the source that runs, `-dirty` where it was changed since; none outside a repository."""
+    """The commit of this source, with `-dirty` where the source was changed; None outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
 
 
 def report(out: Path, rows: list[dict[str, Any]]) -> None:
-    """`peers.md`: mean accuracy in percent ± standard deviation over seeds where there are several; `peers.png`."""
+    """Writes `peers.md`, mean accuracy in percent ± standard deviation over seeds, and `peers.png`."""
     from statistics import mean, stdev
 
     from matplotlib.figure import Figure

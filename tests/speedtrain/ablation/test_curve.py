@@ -1,4 +1,4 @@
-"""A real, tiny curve, and its arithmetic."""
+"""A real, small curve, and its arithmetic."""
 
 import json
 from pathlib import Path
@@ -13,25 +13,24 @@ from speedtrain.ablation.curve import curve
 from speedtrain.ablation.curve_report import Point, summarise_points
 from speedtrain.cli import main
 
+from .conftest import LONG_ENOUGH, TOO_SHORT, Resumed
 
-def test_a_curve_of_two_recipes(tmp_path: Path) -> None:
-    plain = tmp_path / "plain.yaml"
-    plain.write_text("width: 8\nbatch_size: 64\nprecision: fp32\ntricks: {flip: {}}\n")
-    bare = tmp_path / "bare.yaml"
-    bare.write_text("width: 8\nbatch_size: 64\nprecision: fp32\n")
-    out = tmp_path / "curve"
-    table = curve([9], "digits", recipes=[plain, bare], seeds=1, workers=2, out=out)
-    assert list(table["recipe"]) == ["plain", "bare"]
-    assert (table["width"] == 8).all()
-    trials = pd.read_csv(out / "trials.csv")
-    assert table["accuracy"].tolist() == pytest.approx(trials["accuracy"].tolist())
-    for run, recipe in zip(trials["run"], ("plain", "bare"), strict=True):
-        result = json.loads((out / run / "result.json").read_text())
+
+def test_a_curve_of_two_recipes(resumed: Resumed) -> None:
+    table = pd.read_csv(resumed.out / "curve.csv")
+    assert list(table["recipe"]) == ["plain", "bare"] * 2
+    assert list(table["budget"]) == [TOO_SHORT] * 2 + [LONG_ENOUGH] * 2
+    trials = pd.read_csv(resumed.out / "trials.csv")
+    assert table["accuracy"].tolist() == pytest.approx(trials["accuracy"].tolist(), nan_ok=True)
+    trained = table["budget"] == LONG_ENOUGH
+    assert (table["width"][trained] == 8).all()
+    for run, recipe in zip(trials["run"][trained], ("plain", "bare"), strict=True):
+        result = json.loads((resumed.out / run / "result.json").read_text())
         assert ("flip" in result["tricks"]) == (recipe == "plain")
-        assert result["budget_seconds"] == 9
+        assert result["budget_seconds"] == LONG_ENOUGH
         assert result["accuracy"] is not None  # without any trick too
-    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert "plain" in (out / "curve.html").read_text()
+    assert (resumed.out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "plain" in (resumed.out / "curve.html").read_text()
 
 
 def test_the_interval_is_student_s() -> None:
@@ -45,7 +44,7 @@ def test_the_interval_is_student_s() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--budgets", "a,b"], "budget must be"),
         (["--budgets", "9", "--budget", "9"], "--budgets"),
@@ -54,11 +53,11 @@ def test_the_interval_is_student_s() -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["curve", "--data", "digits", "--out", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 

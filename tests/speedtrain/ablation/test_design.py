@@ -68,7 +68,7 @@ def test_a_design_of_very_many_trials_needs_to_be_meant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--design", "drop-won"], "did you mean 'drop-one'"),
         (["--tricks", "flop"], "did you mean 'flip'"),
@@ -84,10 +84,10 @@ def test_a_design_of_very_many_trials_needs_to_be_meant() -> None:
         (["--design", "all-subsets"], "--yes"),
     ],
 )
-def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate", "--budget", "10", "--data", "digits", "--dry-run", *arguments]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 

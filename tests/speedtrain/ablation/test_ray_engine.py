@@ -1,20 +1,22 @@
-"""Trials on a real Ray cluster of several nodes on this machine, one of which is killed at work."""
+"""Trials on a real Ray cluster of several nodes on this machine. One of the nodes is killed while it trains."""
 
+import json
 import sys
 import threading
-import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from speedtrain import UserError, ablate
 from speedtrain.ablation.ray_engine import RayEngine
+from speedtrain.cli import main
 from speedtrain.config import resolve
 
 ray = pytest.importorskip("ray")
 
 SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
-SWEEP = {"budget": 11, "data": "digits", "tricks": ["flip"], "seeds": 1, "settings": SETTINGS}
+SWEEP = {"budget": 10, "data": "digits", "tricks": ["flip"], "seeds": 1, "settings": SETTINGS}
 
 
 @pytest.fixture
@@ -40,18 +42,19 @@ def training() -> set[int]:
     return found
 
 
-def test_a_node_that_dies_costs_only_the_trials_on_it(cluster, tmp_path: Path) -> None:
+@pytest.fixture
+def sweep_with_a_dead_node(cluster, tmp_path: Path) -> tuple[Path, pd.DataFrame]:
+    """A sweep on two nodes. One is killed while both train; another one joins."""
     doomed, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    begun: set[int] = set()
-    killed = threading.Event()
-    over = threading.Event()
+    started: set[int] = set()
+    killed, over = threading.Event(), threading.Event()
 
     def kill_a_node_at_work() -> None:
         while not over.wait(0.2):
-            begun.update(training())
-            if len(begun) >= 2 and not killed.is_set():
-                time.sleep(3)
+            started.update(training())
+            if len(started) >= 2 and not killed.is_set():
+                cluster.add_node(num_cpus=1)
                 cluster.remove_node(doomed, allow_graceful=False)
                 killed.set()
 
@@ -63,12 +66,19 @@ def test_a_node_that_dies_costs_only_the_trials_on_it(cluster, tmp_path: Path) -
         over.set()
         watch.join()
     assert killed.is_set()
-    assert len(begun) > len(table)  # what the dead node was at was begun again elsewhere
+    assert len(started) > len(table)  # the trial of the dead node started again on another
+    return tmp_path / "ray", table
+
+
+def test_a_node_that_dies_costs_only_the_trials_on_it(
+    sweep_with_a_dead_node: tuple[Path, pd.DataFrame], capsys
+) -> None:
+    out, table = sweep_with_a_dead_node
     assert len(table) == 2
     assert table["error"].isna().all()
     assert (table["threads"] == 1).all()
     for run in table["run"]:  # everything came back by Ray
-        assert (tmp_path / "ray" / run / "report.html").exists()
+        assert (out / run / "report.html").exists()
     assert not training()
 
     # as a sweep on this machine would be
@@ -77,6 +87,21 @@ def test_a_node_that_dies_costs_only_the_trials_on_it(cluster, tmp_path: Path) -
     assert set(table["status"]) == {"finished"}
     assert list(table["run"]) == [f"trials/{name}/seed-0/run" for name in ("000-reference", "001-without-flip")]
     assert (table["accuracy"] > 0.5).all()
+    assert table.attrs["comparisons"][0]["verdict"] == "too few seeds to conclude"
+    for row in table.to_dict("records"):
+        result = json.loads((out / str(row["run"]) / "result.json").read_text())
+        assert result["accuracy"] == pytest.approx(row["accuracy"])
+        assert result["wall_seconds"] <= SWEEP["budget"]
+        assert ("flip" in result["tricks"]) == (row["variant"] == "reference")
+
+    # a finished sweep is read again, here on this machine, without training
+    written = (out / "trials/000-reference/seed-0/done.json").stat().st_mtime
+    command = ["ablate", "--budget", "10", "--data", "digits", "--tricks", "flip", "--seeds", "1", "--threads", "1"]
+    command += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    assert main([*command, "--out", str(out), "--resume"]) == 0
+    assert "too few seeds to conclude" in capsys.readouterr().out
+    assert list(pd.read_csv(out / "ablation.csv")["accuracy"]) == pytest.approx(list(table["accuracy"]))
+    assert (out / "trials/000-reference/seed-0/done.json").stat().st_mtime == written
 
 
 def test_each_trial_gets_the_cores_of_the_smallest_node(cluster) -> None:

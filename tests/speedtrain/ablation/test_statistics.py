@@ -60,7 +60,7 @@ def test_intervals_are_paired_and_corrected(tmp_path: Path) -> None:
     assert answers["good"]["speed"] == pytest.approx(0.8)
 
 
-def test_a_trick_that_harms_is_said_to(tmp_path: Path) -> None:
+def test_a_trick_that_harms_is_reported_so(tmp_path: Path) -> None:
     turned = {**SCORES, "all": SCORES["without good"], "without good": SCORES["all"]}
     assert answers_of(write_tables(tmp_path, rows(turned), QUESTIONS[:1], FACTS, 15))["good"]["verdict"] == "harms"
 
@@ -87,8 +87,8 @@ def test_a_failed_trial_leaves_its_pair_out_and_is_shown(tmp_path: Path) -> None
     assert answer["seeds"] == 4
     expected = np.mean(np.array(SCORES["all"][1:], float) - np.array(SCORES["without good"][1:], float))
     assert answer["difference"] == pytest.approx(expected)
-    told = json.loads((tmp_path / "ablation.json").read_text())
-    assert told["failed"] == 1
+    summary = json.loads((tmp_path / "ablation.json").read_text())
+    assert summary["failed"] == 1
     assert "1 of them failed" in (tmp_path / "ablation.md").read_text()
     page = (tmp_path / "ablation.html").read_text()
     assert "it &lt;burst&gt;" in page
@@ -113,7 +113,7 @@ def test_files_agree_and_need_nothing_else(tmp_path: Path) -> None:
     markdown = (tmp_path / "ablation.md").read_text().splitlines()
     good = next(line for line in markdown if line.startswith("| good"))
     assert "+5.00" in good
-    assert "-20 %" in good  # images a second
+    assert "-20 %" in good  # images per second
     page = (tmp_path / "ablation.html").read_text()
     assert 'href="trials/all/seed-0/run/report.html"' in page
     assert not re.search(r'(src|href)="(?!data:|trials/)', page)

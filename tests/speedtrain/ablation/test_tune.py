@@ -1,11 +1,7 @@
-"""Tuning with real runs: the test images must not matter to it, and a kill must cost little."""
+"""Tuning with real runs: the search must not depend on the test images, and a kill must cost little."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +14,13 @@ from speedtrain import UserError, tune
 from speedtrain.ablation.search_space import Dimension
 from speedtrain.cli import main
 
+from .conftest import kill, start, wait_until
+
 SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("text", "expected"),
     [
         ("0.1..0.5", Dimension("k", 0.1, 0.5)),
         ("log:1e-3..0.5", Dimension("k", 0.001, 0.5, log=True)),
@@ -31,12 +29,12 @@ SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
         (["bf16", "fp32"], Dimension("k", choices=("bf16", "fp32"))),
     ],
 )
-def test_where_to_look(told: object, expected: Dimension) -> None:
-    assert Dimension.parse("k", told) == expected  # type: ignore[arg-type]
+def test_ranges_and_choices(text: object, expected: Dimension) -> None:
+    assert Dimension.parse("k", text) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "--search"),
         (["--search", "lr"], "KEY=WHERE"),
@@ -53,11 +51,11 @@ def test_where_to_look(told: object, expected: Dimension) -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["tune", "--budget", "9", "--data", "digits", "--out", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out" / "study.log").exists()
 
@@ -82,15 +80,9 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
     command += ["--without", "muon", "--workers", "2"]
     command += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
 
-    words = [sys.executable, "-m", "speedtrain", *command]
-    search = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    end = time.monotonic() + 120
-    while not list(out.glob("trials/*/*/run/config.yaml")):
-        assert search.poll() is None, search.communicate()[0].decode()
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    os.kill(search.pid, signal.SIGKILL)
-    search.wait()
+    search = start(command)
+    wait_until(lambda: list(out.glob("trials/*/*/recipe.yaml")), search)
+    kill(search)
 
     assert main([*command, "--resume"]) == 0
     table = pd.read_csv(out / "tune.csv")

@@ -1,4 +1,4 @@
-"""The bench, on this very machine but shorter: what it measures must be what it says."""
+"""The bench on this machine, but shorter: the numbers must be what the report calls them."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,8 @@ def test_rates_are_operations_over_seconds(measured: dict) -> None:
     assert {stage for _, stage in rows} == {"prep", "stage1", "residual1", "stage2", "stage3", "residual3"}
     row = rows[16, "stage2"]
     assert (row["channels"], row["side"]) == ([32, 64], 16)
-    # forwards, and backwards to the input and to the weights: three times 32 images of 16² places, 9·32 to 64
+    # forwards, and backwards to the input and to the weights: three times 32 images, 16² positions, 9·32 inputs,
+    # 64 outputs
     operations = 3 * 2 * 32 * 16**2 * 9 * 32 * 64
     assert row["gflops"] == pytest.approx(operations / row["ms"] / 1e6, rel=0.02)
     peak = next(row["gflops"] for row in measured["products"] if row["precision"] == measured["plan"]["precision"])
@@ -57,7 +58,7 @@ def test_tricks_cost_what_they_must(measured: dict) -> None:
     costs = {row["trick"]: row for row in measured["tricks"]}
     assert 20 < costs["sam"]["percent"] < 250  # a second pass
     assert costs["sam"]["low"] <= costs["sam"]["percent"] <= costs["sam"]["high"]
-    assert costs["test_time_augmentation"]["percent"] < costs["sam"]["percent"]  # nothing, but for chance
+    assert costs["test_time_augmentation"]["percent"] < costs["sam"]["percent"]  # nothing, apart from chance
     assert not costs["sam"]["in_recipe"]
     assert costs["muon"]["in_recipe"]
 
@@ -79,15 +80,15 @@ def test_the_report_holds_the_numbers(measured: dict, tmp_path: Path) -> None:
     run |= {"device": "cpu (mine)", "width": 8, "seconds": {"import": 4.0, "train": 15.0, "save": 0.5}}
     write_report(tmp_path, {"schema": 1, **measured, "budgets": [{**run, "train_share": 0.75}]})
     text, page = (tmp_path / "bench.md").read_text(), (tmp_path / "bench.html").read_text()
-    for said in ("cpu (mine)", "75.0 %", "residual3", "| sam |", "4.00"):
-        assert said in text
-        assert said.strip("| ") in page
+    for text_shown in ("cpu (mine)", "75.0 %", "residual3", "| sam |", "4.00"):
+        assert text_shown in text
+        assert text_shown.strip("| ") in page
     assert json.loads((tmp_path / "bench.json").read_text())["budgets"][0]["train_share"] == 0.75
     assert (tmp_path / "bench.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--budgets", "soon"], "budget must be"),
         (["--budget", "9"], "--budgets"),
@@ -97,9 +98,9 @@ def test_the_report_holds_the_numbers(measured: dict, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench", "--data", "digits", *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
