@@ -157,7 +157,7 @@ class Turns:
         images = self.private / "inputs" / "train.npz"
         budget = self.settings.budget
         sandbox.prepare(scratch)
-        arguments = ["--data", images, "--net_sav", scratch / "weights", "--budget", f"{budget:g}"]
+        arguments: list[str | Path] = ["--data", images, "--net_sav", scratch / "weights", "--budget", f"{budget:g}"]
         step = Step(source, "training.py", arguments, [images], scratch, seed)
         return confine.run(step, self.settings.limits(budget), self.settings.sandbox, log)
 
@@ -176,7 +176,14 @@ class Turns:
         images.chmod(0o644)
         scratch = work / "testing"
         sandbox.prepare(scratch)
-        arguments = ["--data", images, "--net_sav", weights, "--predictions", scratch / "predictions.npy"]
+        arguments: list[str | Path] = [
+            "--data",
+            images,
+            "--net_sav",
+            weights,
+            "--predictions",
+            scratch / "predictions.npy",
+        ]
         step = Step(work / "submission", "test.py", arguments, [images, weights], scratch, seed)
         # the script has seen the test images and may print them, so its log is not published
         log = self.private / "test-logs" / f"{key}-run-{run}.txt"
