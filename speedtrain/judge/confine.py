@@ -103,13 +103,18 @@ def run(step: Step, limits: Limits, kind: Kind, log: Path) -> Outcome:
                 on_event=events.append,
             )
     except OSError as error:
-        raise NotStarted(step.script, _last_line(log) or str(error)) from None
+        raise _not_started(step, log, _last_line(log) or str(error)) from None
     with job, Watch(job, step.scratch, log, limits) as watch:
         exit_status = job.wait()
     if not events:
-        raise NotStarted(step.script, watch.limit or _last_line(log))
+        raise _not_started(step, log, watch.limit or _last_line(log))
     watch.check_files()  # for what it wrote in its last moments
     return _outcome(exit_status, watch, log, limits)
+
+
+def _not_started(step: Step, log: Path, problem: str) -> NotStarted:
+    log.unlink(missing_ok=True)
+    return NotStarted(step.script, problem)
 
 
 def _outcome(exit_status: ExitStatus, watch: Watch, log: Path, limits: Limits) -> Outcome:

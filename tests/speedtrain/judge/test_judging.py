@@ -187,9 +187,12 @@ def test_a_killed_judge_is_resumed_and_repeats_and_loses_nothing(
 
 
 @needs_bwrap
-@pytest.mark.parametrize("script", ["training.py", "test.py"])
+@pytest.mark.parametrize(
+    ("script", "log"), [("training.py", "logs/02-b/run-1.txt"), ("test.py", "private/test-logs/02-b-run-1.txt")]
+)
 def test_a_machine_that_does_not_start_a_submission_stops_the_judge_and_charges_nobody(
     script: str,
+    log: str,
     data: SimpleNamespace,
     tmp_path: Path,
     steady_machine: None,
@@ -219,10 +222,12 @@ exec {shutil.which("bwrap")} "$@"
     assert f"did not start {script} in its sandbox (bwrap: no more namespaces)" in message
     assert "judge --resume" in message
     assert [run["submission"] for run in journal_of(tmp_path / "board")[1:]] == ["01-a"]
+    assert not (tmp_path / "board" / log).exists()
     broken.unlink()
     assert main([*words, "--resume"]) == 0
     entries = board_of(tmp_path / "board")["by_name"]
     assert all(entry["complete"] and entry["accuracy"] > 0.9 for entry in (entries["a"], entries["b"]))
+    assert (tmp_path / "board" / log).exists()
 
 
 def test_runs_on_a_drifting_machine_are_repeated_and_marked(
