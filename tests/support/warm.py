@@ -8,6 +8,7 @@ killed, so that a guard notices no difference. The process's clock begins at its
 Tests whose subject is the start of a process do not use this.
 """
 
+import contextlib
 import json
 import os
 import runpy
@@ -51,9 +52,12 @@ def attend(connection: socket.socket) -> None:
     if pid == 0:
         threading.Thread(target=die_with, args=(connection,), daemon=True).start()
         become(descriptors, **json.loads(request))
-    connection.send(str(pid).encode())
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    connection.send(str(status).encode())
+    for descriptor in descriptors:
+        os.close(descriptor)
+    with contextlib.suppress(OSError):  # the one that stands in was killed
+        connection.send(str(pid).encode())
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        connection.send(str(status).encode())
     os._exit(0)
 
 
