@@ -31,7 +31,7 @@ from readers_files import write_files
 
 from speedtrain.cli import VERBS, build_parser, main
 from speedtrain.config import resolve
-from speedtrain.judge.sandbox import works
+from speedtrain.judge.trial import works
 from speedtrain.machine import available_cores
 from timing import Guarded
 from tricks import TRICKS
