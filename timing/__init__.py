@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from timing.clock import Budget, process_start
 from timing.ledger import Ledger
 from timing.pacer import Pacer, RecordedPacer
-from timing.supervise import ExitStatus, Guarded, send_event
+from timing.command import ExitStatus, Guarded, send_event
 
 if TYPE_CHECKING:
     from timing.callback import BudgetCallback

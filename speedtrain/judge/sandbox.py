@@ -15,7 +15,7 @@ from pathlib import Path
 
 from speedtrain.errors import UserError
 from speedtrain.judge.settings import Kind, Limits
-from timing.supervise import EVENTS_VARIABLE
+from timing.command import EVENTS_VARIABLE
 
 NOBODY = 65534
 """The user that submissions run as where the judge is root: the kernel does not limit the processes of root."""
