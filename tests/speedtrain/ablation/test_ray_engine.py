@@ -23,7 +23,10 @@ SWEEP = {"budget": 10, "data": "digits", "tricks": ["flip"], "seeds": 1, "settin
 def cluster():
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    # a node that refuses five checks is dead: here within seconds, by default within a quarter of a minute
+    checks = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": checks}
+    made = Cluster(initialize_head=True, head_node_args=head)
     yield made
     ray.shutdown()
     made.shutdown()
@@ -42,10 +45,22 @@ def training() -> set[int]:
     return found
 
 
+def ancestors(pid: int) -> set[int]:
+    """Process ids of the parent, its parent, and so on; none where the process is gone."""
+    found: set[int] = set()
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+        found.add(pid)
+    return found
+
+
 @pytest.fixture
 def sweep_with_a_dead_node(cluster, tmp_path: Path) -> tuple[Path, pd.DataFrame]:
-    """A sweep on two nodes. One is killed while both train; another one joins."""
-    doomed, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+    """A sweep of two trials on three nodes. The node of the first one that trains is killed."""
+    nodes = {cluster.add_node(num_cpus=1) for _ in range(3)}
     cluster.wait_for_nodes()
     started: set[int] = set()
     killed, over = threading.Event(), threading.Event()
@@ -53,9 +68,11 @@ def sweep_with_a_dead_node(cluster, tmp_path: Path) -> tuple[Path, pd.DataFrame]
     def kill_a_node_at_work() -> None:
         while not over.wait(0.2):
             started.update(training())
-            if len(started) >= 2 and not killed.is_set():
-                cluster.add_node(num_cpus=1)
-                cluster.remove_node(doomed, allow_graceful=False)
+            at_work = {parent for pid in started for parent in ancestors(pid)}
+            doomed = [node for node in nodes if node.all_processes["raylet"][0].process.pid in at_work]
+            if doomed and not killed.is_set():
+                nodes.remove(doomed[0])
+                cluster.remove_node(doomed[0], allow_graceful=False)
                 killed.set()
 
     watch = threading.Thread(target=kill_a_node_at_work)
