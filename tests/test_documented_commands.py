@@ -52,7 +52,7 @@ UNSAID = {
 }  # fmt: skip
 """What a command would do at length if nothing is said."""
 
-LIGHT = {"paper": ["--set=width=8", "--set=batch_size=64"]}
+LIGHT = {"paper": ["--set=width=8", "--set=batch_size=64", "--set=precision=fp32"]}
 """Sizes of a recipe that takes half a minute for its first step on two cores."""
 
 COLD = 12
