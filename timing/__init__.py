@@ -19,9 +19,9 @@ Around any command:
 from typing import TYPE_CHECKING, Any
 
 from timing.clock import Budget, process_start
+from timing.command import ExitStatus, Guarded, send_event
 from timing.ledger import Ledger
 from timing.pacer import Pacer, RecordedPacer
-from timing.command import ExitStatus, Guarded, send_event
 
 if TYPE_CHECKING:
     from timing.callback import BudgetCallback

@@ -168,6 +168,7 @@ def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path, capsys: 
     assert "by the log" in (tmp_path / "again" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_replay_tells_when_the_bits_differ(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     altered = tmp_path / "altered"
     shutil.copytree(finished, altered)
@@ -191,8 +192,9 @@ def test_predict_gives_what_scoring_gave(finished: Path, tmp_path: Path) -> None
         np.testing.assert_allclose(ours["probabilities"], theirs["probabilities"], atol=1e-5)
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_the_saved_configuration_runs_again(finished: Path, tmp_path: Path) -> None:
-    assert main(["--recipe", str(finished / "config.yaml"), "--budget", "9", "--out", str(tmp_path / "run")]) == 0
+    assert main(["--recipe", str(finished / "config.yaml"), "--budget", "5", "--out", str(tmp_path / "run")]) == 0
     first, second = result_of(finished), result_of(tmp_path / "run")
     assert second["tricks"] == first["tricks"]
     assert second["plan"]["width"] == first["plan"]["width"]
@@ -216,7 +218,7 @@ def test_ctrl_c_and_sigterm_end_early_and_score(number: signal.Signals, tmp_path
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
 def test_a_signal_to_the_worker_at_any_instant(number: signal.Signals, tmp_path: Path) -> None:
-    out, budget = tmp_path / "run", 10
+    out, budget = tmp_path / "run", 13
     struck, over = [], threading.Event()
 
     def strike() -> None:
@@ -308,6 +310,7 @@ def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path, capfd: pyte
     assert "Traceback" not in said
 
 
+@pytest.mark.usefixtures("warm_processes")  # for the replay; the run itself starts cold
 def test_a_busy_machine_ends_on_time_and_anneals(
     tmp_path: Path, busy: Callable[[], contextlib.AbstractContextManager]
 ) -> None:
@@ -366,19 +369,21 @@ def test_where_no_budget_would_do_it_says_why(tmp_path: Path, capfd: pytest.Capt
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_all_tricks_together(tmp_path: Path) -> None:
-    assert run_here(tmp_path / "run", 10, "--tricks", ",".join(TRICKS)) == 0
+    assert run_here(tmp_path / "run", 6, "--tricks", ",".join(TRICKS)) == 0
     result = result_of(tmp_path / "run")
     assert list(result["tricks"]) == list(TRICKS)
     assert_sound(tmp_path / "run", result)
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_from_python_with_arrays_fewer_than_a_batch_and_two_classes(tmp_path: Path) -> None:
     digits = load_digits()
     chosen = np.flatnonzero(digits.target < 2)[:40]
     images = (digits.images[chosen] * 15).astype(np.uint8)
     result = train(
-        9, (images, digits.target[chosen]), tricks=["flip", "sam"], settings={"width": 8, "sam.rho": 0.1},
+        5, (images, digits.target[chosen]), tricks=["flip", "sam"], settings={"width": 8, "sam.rho": 0.1},
         out=tmp_path / "run", precision="fp32",
     )  # fmt: skip
     assert result["status"] == "finished"
@@ -388,9 +393,10 @@ def test_from_python_with_arrays_fewer_than_a_batch_and_two_classes(tmp_path: Pa
     assert result_of(tmp_path / "run")["accuracy"] == result["accuracy"]
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_a_timm_model_trains_too(tmp_path: Path) -> None:
     command = ["--data", "digits", "--per-class", "20", "--model", "timm:resnet10t", "--set", "batch_size=16"]
-    assert main([*command, "--budget", "10", "--out", str(tmp_path / "run")]) == 0
+    assert main([*command, "--budget", "6", "--out", str(tmp_path / "run")]) == 0
     result = result_of(tmp_path / "run")
     assert result["plan"]["model"] == "timm:resnet10t"
     assert result["images_seen"] > 0
