@@ -11,6 +11,7 @@ event is sent, and none can take it back or send another.
 
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -128,12 +129,13 @@ def _outcome(exit_status: ExitStatus, watch: Watch, log: Path, limits: Limits) -
     reason: str = exit_status.reason
     limit = watch.limit
     if limit is None and reason == "exited" and returncode != 0:
-        if returncode == -signal.SIGXFSZ or "File too large" in last_words:
+        # not the last line alone: many processes that fail together print into one another's lines
+        if returncode == -signal.SIGXFSZ or _last_line_with(("File too large",), log):
             limit = f"wrote a file larger than the limit of {in_bytes(limits.disk)}"
-        elif any(word in last_words for word in PROCESS_WORDS):
-            limit = f"ran more than the limit of {limits.processes} processes and threads: {last_words}"
-        elif any(word in last_words for word in MEMORY_WORDS):
-            limit = f"asked for more than the limit of {in_bytes(limits.memory)} of memory: {last_words}"
+        elif line := _last_line_with(PROCESS_WORDS, log):
+            limit = f"ran more than the limit of {limits.processes} processes and threads: {line}"
+        elif line := _last_line_with(MEMORY_WORDS, log):
+            limit = f"asked for more than the limit of {in_bytes(limits.memory)} of memory: {line}"
     if limit is not None:
         reason = "limit"
     return Outcome(
@@ -156,9 +158,20 @@ def _make_plain(log: Path) -> None:
 
 def _last_line(log: Path) -> str:
     """The last line of a log, printable and cut to size; empty if there is none."""
+    lines = _last_lines(log)
+    return lines[-1] if lines else ""
+
+
+def _last_line_with(words: Sequence[str], log: Path) -> str:
+    """The last line among the last 4 KiB of a log that holds one of the words; empty if there is none."""
+    return next((line for line in reversed(_last_lines(log)) if any(word in line for word in words)), "")
+
+
+def _last_lines(log: Path) -> list[str]:
+    """The lines in the last 4 KiB of a log, printable and cut to size."""
     if not log.exists():
-        return ""
+        return []
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").strip().splitlines()
-    return "".join(c for c in lines[-1] if c.isprintable())[:200] if lines else ""
+    return ["".join(c for c in line if c.isprintable())[:200] for line in lines]

@@ -18,6 +18,8 @@ from timing import Guarded
 LONGEST_WAIT = 0.2
 FIRST_WAIT = 0.01
 """Seconds between two looks. The first looks are close together, so that a step that ends soon is seen too."""
+LONGEST_PAUSE = 1.0
+"""Seconds between two looks where looking itself takes long."""
 MOST_DEPTH = 100
 
 
@@ -65,8 +67,9 @@ class Watch:
             if self.limit is not None:
                 self._job.interrupt()  # without grace: a kill
                 return
-            # looking must not take more than a twentieth of the time
-            wait = max(min(LONGEST_WAIT, 2 * wait), 20 * (time.monotonic() - started))
+            # looking should take at most a twentieth of the time, but a crowd of processes must not delay the next look
+            pause = min(LONGEST_PAUSE, 20 * (time.monotonic() - started))
+            wait = max(min(LONGEST_WAIT, 2 * wait), pause)
 
     def _check_processes(self) -> None:
         pids = _descendants(self._job.pid)
