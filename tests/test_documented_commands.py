@@ -75,6 +75,8 @@ def shorten(arguments: list[str]) -> list[str]:
     unsaid = [option for option in UNSAID.get(verb, []) if option.partition("=")[0] not in rest]
     if verb == "train" and "--recipe" in rest:
         unsaid += LIGHT.get(rest[rest.index("--recipe") + 1], [])
+    if verb == "train" and "--model" in rest:
+        unsaid += ["--set=batch_size=8", "--set=precision=fp32"]  # a large network, nothing left to plan
     return [verb, *rest, *unsaid]
 
 
