@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,6 +23,16 @@ def available_cores(root: Path = Path("/")) -> int:
 def core_numbers() -> list[int]:
     """The numbers of the cores this process may use, in ascending order; as many as `available_cores`."""
     return _affinity()[: available_cores()]
+
+
+def bind_to_cores(pid: int, cores: Sequence[int]) -> None:
+    """Binds a process, and every process that it starts from now on, to some cores, where the system can do this.
+
+    A process that has ended already is left alone.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(pid, cores)
 
 
 def total_memory(root: Path = Path("/")) -> int:

@@ -25,9 +25,7 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def warm_processes(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def warm_processes(warm_python: str) -> Iterator[None]:
     """Processes that train start warm in this test: a budget of three seconds is one of eight."""
-    from timing import Guarded
-
-    monkeypatch.setattr(Guarded, "__init__", Guarded.__init__)  # so that it is put back
-    warm.guard_through(warm_python)
+    with warm.processes(warm_python):
+        yield

@@ -17,7 +17,6 @@ import shlex
 import shutil
 import socket
 import sys
-import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
+import warm
 from documentation import arguments_of, blocks, commands, lines, words_of
 from readers_files import write_files
 
@@ -128,12 +128,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def trained(warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, of which the trials of sweeps are copies."""
-    import warm
-
     out = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Guarded, "__init__", Guarded.__init__)
-        warm.guard_through(warm_python)
+    with warm.processes(warm_python):
         assert main(["--budget", "6", "--data", "digits", "--quiet", "--out", str(out)]) == 0
     return out
 
@@ -145,31 +141,23 @@ def typed() -> set[str]:
 
 
 @pytest.fixture
-def short_processes(warm_processes: None, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def short_processes(warm_processes: None, warm_python: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that train start warm, trials are copies, the measurements of `bench` are few."""
     start = Guarded.__init__
 
     def start_shortened(self: Guarded, command: list[str], *rest: object, **options: object) -> None:
-        start(self, shortened(command, trained), *rest, **options)  # type: ignore[arg-type]
+        start(self, shortened(command, trained, warm_python), *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Guarded, "__init__", start_shortened)
 
 
-def shortened(command: list[str], trained: Path) -> list[str]:
+def shortened(command: list[str], trained: Path, address: str) -> list[str]:
     if command[1:4] == ["-m", "speedtrain", "train"]:
         copy = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2], dirs_exist_ok=True)"
         return [sys.executable, "-I", "-S", "-c", copy, str(trained), command[command.index("--out") + 1]]
     if "speedtrain.bench.measure" in command:
-        few = """
-            import sys
-            from pathlib import Path
-            from speedtrain.bench import measure
-            few = {"WIDTHS": (8,), "ROUNDS": 2, "PAIRS": 4, "CHUNK": 0.1, "LONG_ENOUGH": 0.01}
-            assert few.keys() <= vars(measure).keys()
-            vars(measure).update(few, TRICKS={name: measure.TRICKS[name] for name in ("flip", "muon")})
-            measure.main(*map(Path, sys.argv[1:]))
-        """
-        return [sys.executable, "-P", "-c", textwrap.dedent(few), *command[command.index("-m") + 2 :]]
+        few = Path(warm.__file__).with_name("few_measurements.py")
+        return warm.through(address, str(few), *command[command.index("-m") + 2 :])
     return command
 
 

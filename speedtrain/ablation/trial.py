@@ -1,7 +1,6 @@
 """One trial of a sweep: a real training run in a process of its own, and its result on disk."""
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 from speedtrain.ablation.design import Design
 from speedtrain.config import Config
 from speedtrain.files import write_atomic
+from speedtrain.machine import bind_to_cores
 from speedtrain.run.launcher import python_environment
 from speedtrain.run.result import read_result
 from timing import ExitStatus, Guarded
@@ -98,8 +98,8 @@ def run_trial(
         open(trial.folder / "log.txt", "wb") as log,
         Guarded(command, limit, grace=GRACE, env=python_environment(), output=log) as process,
     ):
-        if cores is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(process.pid, cores)  # inherited by every process that it starts
+        if cores is not None:
+            bind_to_cores(process.pid, cores)
         if on_start is not None:
             on_start(process)
         exit_status = process.wait()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from speedtrain import machine
-from speedtrain.machine import available_cores, core_numbers, processor_name, total_memory
+from speedtrain.machine import available_cores, bind_to_cores, core_numbers, processor_name, total_memory
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 GIB = 1 << 30
@@ -143,6 +143,17 @@ def test_the_affinity_of_a_process_binds() -> None:
     code += "; print(m.core_numbers(), m.available_cores())"
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"[{one}] 1\n"
+
+
+@pytest.mark.skipif("not hasattr(__import__('os'), 'sched_setaffinity')")
+def test_a_process_is_bound_to_cores_and_one_that_has_ended_is_no_error() -> None:
+    """A trial may end before it is bound."""
+    one = max(os.sched_getaffinity(0))
+    with subprocess.Popen(["sleep", "60"]) as process:
+        bind_to_cores(process.pid, [one])
+        assert os.sched_getaffinity(process.pid) == {one}
+        process.kill()
+    bind_to_cores(process.pid, [one])
 
 
 def test_the_processor_has_a_name() -> None:

@@ -16,8 +16,8 @@ import select
 import signal
 import socket
 import sys
-import threading
 import warnings
+from collections.abc import Iterator
 
 EVENTS = "TIMING_EVENTS"
 
@@ -45,26 +45,26 @@ def serve(path: str) -> None:
 
 
 def attend(connection: socket.socket) -> None:
-    """Forks the process asked for, and reports its pid and, once it is over, its exit status."""
+    """Forks the process asked for, and reports its pid and, once it is over, its exit status.
+
+    When the process that stands in for it is gone, it is killed, stopped or not.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request, descriptors, _, _ = socket.recv_fds(connection, 1 << 18, 3)
     pid = os.fork()
     if pid == 0:
-        threading.Thread(target=die_with, args=(connection,), daemon=True).start()
+        connection.close()
         become(descriptors, **json.loads(request))
     for descriptor in descriptors:
         os.close(descriptor)
+    connection.send(str(pid).encode())
+    over = os.pidfd_open(pid)
+    if over not in select.select([over, connection], [], [])[0]:
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with contextlib.suppress(OSError):  # the one that stands in was killed
-        connection.send(str(pid).encode())
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         connection.send(str(status).encode())
     os._exit(0)
-
-
-def die_with(connection: socket.socket) -> None:
-    """Ends this process when the one that stands in for it is gone."""
-    connection.recv(1)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def become(
@@ -108,7 +108,8 @@ def run(path: str, program: str, arguments: list[str]) -> None:
         for descriptor in descriptors[2:]:
             os.close(descriptor)
         pid = int(connection.recv(64))
-        signal.signal(signal.SIGTERM, lambda number, _: os.kill(pid, number))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, _: os.kill(pid, number))
         status = int(connection.recv(64) or -signal.SIGKILL)
     if status < 0:
         if -status != signal.SIGKILL:
@@ -130,6 +131,19 @@ def guard_through(path: str) -> None:
         start(self, command, *rest, **options)  # type: ignore[arg-type]
 
     Guarded.__init__ = start_warm  # type: ignore[method-assign, assignment]
+
+
+@contextlib.contextmanager
+def processes(path: str) -> Iterator[None]:
+    """The same, until the block ends."""
+    from timing import Guarded
+
+    start = Guarded.__init__
+    guard_through(path)
+    try:
+        yield
+    finally:
+        Guarded.__init__ = start  # type: ignore[method-assign]
 
 
 def through(path: str, program: str, *arguments: str) -> list[str]:

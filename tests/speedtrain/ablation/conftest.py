@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 
 from speedtrain import UserError, curve
 from speedtrain.cli import main
 from speedtrain.machine import available_cores
 
-TOO_SHORT, LONG_ENOUGH = 0.1, 9
+TOO_SHORT, LONG_ENOUGH = 0.1, 6
 RECIPE = "width: 8\nbatch_size: 64\nprecision: fp32\n"
 
 
@@ -37,9 +37,9 @@ class Resumed:
     processes: list[int]
 
 
-def start(command: list[str]) -> subprocess.Popen:
-    """Starts `python -m speedtrain` in a process group of its own."""
-    words = [sys.executable, "-m", "speedtrain", *command]
+def start(command: list[str], warm_python: str) -> subprocess.Popen:
+    """Starts `python -m speedtrain`, warm, in a process group of its own."""
+    words = warm.through(warm_python, "speedtrain", *command)
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 
@@ -73,28 +73,24 @@ def processes_of(out: Path) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+def resumed(warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+    with warm.processes(warm_python):
+        return killed_and_resumed(warm_python, tmp_path_factory)
+
+
+def killed_and_resumed(warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     folder = tmp_path_factory.mktemp("sweeps")
     out, plain, bare = folder / "sweep", folder / "plain.yaml", folder / "bare.yaml"
     plain.write_text(f"{RECIPE}tricks: {{flip: {{}}}}\n")
     bare.write_text(RECIPE)
     workers = min(2, available_cores())
-    command = [
-        "curve",
-        "--data",
-        "digits",
-        "--budgets",
-        f"{TOO_SHORT},{LONG_ENOUGH}",
-        "--seeds",
-        "1",
-        "--out",
-        str(out),
-    ]
+    command = ["curve", "--data", "digits", "--budgets", f"{TOO_SHORT},{LONG_ENOUGH}", "--seeds", "1"]
+    command += ["--out", str(out)]
     command += ["--recipes", f"{plain},{bare}", "--workers", str(workers)]
     arguments: dict[str, Any] = {"budgets": [TOO_SHORT, LONG_ENOUGH], "data": "digits", "recipes": [plain, bare]}
     arguments |= {"seeds": 1, "workers": workers, "out": out}
 
-    sweep = start(command)
+    sweep = start(command, warm_python)
     cut_short = out / f"trials/002-plain-{LONG_ENOUGH}-s/seed-0"
     wait_until((cut_short / "run" / "config.yaml").exists, sweep)
     with pytest.raises(UserError, match="another sweep"):  # while the first one runs

@@ -66,8 +66,9 @@ def test_optuna_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         tune(9, "digits", search={"lr": "0.1..0.2"}, out=tmp_path / "tuning")
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    warm_python: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digits = load_digits()
     images = (digits.images * 15).astype(np.uint8)
@@ -75,12 +76,12 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
     wrong = (digits.target[1200:] + 1) % 10  # a search that looked at these would go for the worst
     np.savez(tmp_path / "test.npz", images=images[1200:], labels=wrong)
     out = tmp_path / "tuning"
-    command = ["tune", "--budget", "9", "--trials", "2", "--confirm", "1", "--search", "lr=0.00001,0.2"]
+    command = ["tune", "--budget", "6", "--trials", "2", "--confirm", "1", "--search", "lr=0.00001,0.2"]
     command += ["--data", str(tmp_path / "train.npz"), "--test", str(tmp_path / "test.npz"), "--out", str(out)]
     command += ["--without", "muon", "--workers", "2"]
     command += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
 
-    search = start(command)
+    search = start(command, warm_python)
     wait_until(lambda: list(out.glob("trials/*/*/recipe.yaml")), search)
     kill(search)
 
@@ -100,6 +101,6 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
 
     with pytest.raises(UserError, match="search is not what it was"):
         tune(
-            9, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": "0.1,0.3"}, workers=2, out=out,
+            6, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": "0.1,0.3"}, workers=2, out=out,
             resume=True, without=["muon"], settings=SETTINGS,
         )  # fmt: skip

@@ -87,7 +87,7 @@ def test_it_trains_and_predicts_with_little_installed_from_a_read_only_folder(pa
         assert process.returncode == 0, errors
         return output
 
-    output = output_of(start("training.py", "--data", "train.npz", "--budget", "9"))
+    output = output_of(start("training.py", "--data", "train.npz", "--budget", "14"))
     assert int(output.split("images_seen: ")[1]) > len(data.train.images)
     unlabelled = start("test.py", "--data", "images.npz", "--predictions", "out.npy")
     labelled = start("test.py", "--data", "test.npz", "--predictions", "out2.npy")  # at the same time: imports are slow
@@ -106,7 +106,7 @@ def test_verify_finds_the_example_of_a_plain_script_in_order(
     with zipfile.ZipFile(tmp_path / "plain.zip", "w") as archive:
         for path in sorted(example.iterdir()):
             archive.write(path, path.name)
-    assert main(["verify", str(tmp_path / "plain.zip"), "--budget", "7", "--memory", "2G"]) == 0, capsys.readouterr()
+    assert main(["verify", str(tmp_path / "plain.zip"), "--budget", "10", "--memory", "2G"]) == 0, capsys.readouterr()
     output = capsys.readouterr().out
     assert "BROKEN" not in output
     assert "every rule is kept" in output
