@@ -14,7 +14,7 @@ import warm
 def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Python that has imported already what training needs; see `warm`."""
     address = str(tmp_path_factory.mktemp("warm") / "socket")
-    server = subprocess.Popen([sys.executable, "-P", warm.__file__, "serve", address], stdin=subprocess.PIPE)
+    server = subprocess.Popen([sys.executable, warm.__file__, "serve", address], stdin=subprocess.PIPE)
     end = time.monotonic() + 120
     while not Path(address).exists():
         assert server.poll() is None

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SMALL = {
-    "--budget": "5", "--budgets": "4,5", "--seeds": "1", "--trials": "2", "--confirm": "1", "--runs": "1",
+    "--budget": "4", "--budgets": "3,4", "--seeds": "1", "--trials": "2", "--confirm": "1", "--runs": "1",
     "--memory": "3G", "--disk": "300M", "--cpus": str(available_cores()), "--workers": str(min(2, available_cores())),
 }  # fmt: skip
 """Options whose value is made small wherever it stands."""

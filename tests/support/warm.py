@@ -57,12 +57,13 @@ def attend(connection: socket.socket) -> None:
         become(descriptors, **json.loads(request))
     for descriptor in descriptors:
         os.close(descriptor)
-    connection.send(str(pid).encode())
+    with contextlib.suppress(OSError):  # the one that stands in was killed already
+        connection.send(str(pid).encode())
     over = os.pidfd_open(pid)
     if over not in select.select([over, connection], [], [])[0]:
         os.kill(pid, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    with contextlib.suppress(OSError):  # the one that stands in was killed
+    with contextlib.suppress(OSError):
         connection.send(str(status).encode())
     os._exit(0)
 
@@ -84,6 +85,7 @@ def become(
         sys.argv = [program, *arguments]
         warnings.simplefilter("ignore", RuntimeWarning)  # runpy's, of modules that are imported already
         if program.endswith(".py"):
+            sys.path.insert(0, os.path.dirname(program))
             runpy.run_path(program, run_name="__main__")
         else:
             runpy.run_module(program, run_name="__main__", alter_sys=True)

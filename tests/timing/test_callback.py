@@ -3,13 +3,13 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+import warm
 from torch.utils.data import DataLoader, TensorDataset
 
 from timing import Budget, BudgetCallback
@@ -95,13 +95,13 @@ def test_stop_ends_the_fit_after_the_step_at_hand(tmp_path: Path) -> None:
     assert len(module.lrs) == 3
 
 
-def test_two_ranks_follow_one_clock(tmp_path: Path) -> None:
+def test_two_ranks_follow_one_clock(warm_python: str, tmp_path: Path) -> None:
     """Rank 1 is slow and was started later; both must take the same steps at the same learning rates."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(tmp_path)]
+    command = warm.through(warm_python, str(Path(__file__).with_name("two_ranks.py")), str(tmp_path))
     ranks = [
         subprocess.Popen(command, env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank}, cwd=tmp_path)
         for rank in ("0", "1")

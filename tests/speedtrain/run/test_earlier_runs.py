@@ -46,6 +46,7 @@ def test_its_weights_predict_what_they_did(run: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(probabilities, stored["probabilities"], atol=1e-4)
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_it_is_replayed(run: Path, tmp_path: Path) -> None:
     """To the same bits on a processor of the same kind; to about the same accuracy on any."""
     before = read_result(run / "result.json")

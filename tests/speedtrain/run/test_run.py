@@ -163,6 +163,7 @@ def test_accuracy_is_that_of_the_predictions(finished: Path) -> None:
         assert (stored["predicted"] == labels).mean() == pytest.approx(result["accuracy"])
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", "--run", str(finished), "--out", str(tmp_path / "again")]) == 0
     assert "bit for bit the same" in capsys.readouterr().out
@@ -277,7 +278,7 @@ def test_nothing_outlives_a_killed_front(tmp_path: Path) -> None:
         assert list(stored["classes"]) == [str(digit) for digit in range(10)]
 
 
-def test_a_closed_terminal_ends_early_and_scores(tmp_path: Path) -> None:
+def test_a_closed_terminal_ends_early_and_scores(warm_python: str, tmp_path: Path) -> None:
     """The bar is drawn on a terminal which then goes away, as with a lost connection."""
     out = tmp_path / "run"
     ours, theirs = pty.openpty()
@@ -287,7 +288,7 @@ def test_a_closed_terminal_ends_early_and_scores(tmp_path: Path) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    command = [sys.executable, "-m", "speedtrain", "--budget", "120", *SMALL, "--out", str(out)]
+    command = warm.through(warm_python, "speedtrain", "--budget", "120", *SMALL, "--out", str(out))
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=in_child)
     os.close(theirs)
     drawn = b""
@@ -301,6 +302,7 @@ def test_a_closed_terminal_ends_early_and_scores(tmp_path: Path) -> None:
     assert_sound(out, result)
 
 
+@pytest.mark.usefixtures("warm_processes")
 @pytest.mark.skipif(not LIMITS_FILES, reason="needs to mount a small file system")
 def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
@@ -308,7 +310,7 @@ def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path, capfd: pyte
     # room for the configuration and the log, not for the weights
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(out)], check=True)
     try:
-        assert run_here(out, 9) == 1
+        assert run_here(out, 5) == 1
     finally:
         subprocess.run(["umount", str(out)], check=True)
     said = "".join(capfd.readouterr())
@@ -317,19 +319,19 @@ def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path, capfd: pyte
     assert "Traceback" not in said
 
 
-@pytest.mark.usefixtures("warm_processes")  # for the replay; the run itself starts cold
+@pytest.mark.usefixtures("warm_processes")
 def test_a_busy_machine_ends_on_time_and_anneals(
-    tmp_path: Path, busy: Callable[[], contextlib.AbstractContextManager]
+    warm_python: str, tmp_path: Path, busy: Callable[[], contextlib.AbstractContextManager]
 ) -> None:
     out = tmp_path / "run"
-    process = start(out, 13)
+    process = start(out, 9, warm_python=warm_python)
     wait_for(out / "weights.safetensors", process)
     time.sleep(1)
     with busy():
         code, said = finish(process)
     assert code == 0, said
     result = result_of(out)
-    assert result["wall_seconds"] <= 13
+    assert result["wall_seconds"] <= 9
     with open(out / "clock.csv") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["progress"]) > 0.85
@@ -355,9 +357,10 @@ print(importlib.metadata.version("scipy") == scipy.__version__)
     assert done.stdout.split("\n")[:2] == ["[]", "True"], done.stderr
 
 
-def test_a_budget_too_small_for_a_step_says_what_would_do(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("warm_processes")
+def test_a_budget_too_small_for_a_step_says_what_would_do(warm_python: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code, said = finish(start(out, 0.5))
+    code, said = finish(start(out, 0.1, warm_python=warm_python))
     assert code == 1
     result = result_of(out)
     assert result["status"] == "failed"
@@ -369,6 +372,7 @@ def test_a_budget_too_small_for_a_step_says_what_would_do(tmp_path: Path) -> Non
     assert result_of(tmp_path / "enough")["status"] == "finished"
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_where_no_budget_would_do_it_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What the measuring process said last, though its folder is gone."""
     assert run_here(tmp_path / "run", 0.5, "--set", "width=2000000")  # more bytes than there are addresses == 1
