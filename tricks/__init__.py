@@ -49,6 +49,7 @@ from tricks.muon import Muon
 from tricks.patch_whitening import PatchWhitening
 from tricks.progressive_resizing import ProgressiveResizing
 from tricks.random_crop import RandomCrop
+from tricks.random_resized_crop import RandomResizedCrop
 from tricks.sam import SAM
 from tricks.test_time_augmentation import TestTimeAugmentation
 from tricks.trick import (
@@ -72,6 +73,7 @@ TRICKS: dict[str, type[Trick]] = {
         CELU,
         GhostBatchNorm,
         RandomCrop,
+        RandomResizedCrop,
         Flip,
         Cutout,
         Cutmix,
@@ -109,6 +111,7 @@ __all__ = [
     "PatchWhitening",
     "ProgressiveResizing",
     "RandomCrop",
+    "RandomResizedCrop",
     "State",
     "TestTimeAugmentation",
     "Trick",

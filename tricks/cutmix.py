@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Beta
 
+from tricks.beta import sample_beta
 from tricks.trick import Batch, Trick, TrickError, class_probabilities
 
 
@@ -52,8 +52,7 @@ class Cutmix(Trick):
             return batch
         images, targets = batch.images, class_probabilities(batch, self.name())
         count, _, height, width = images.shape
-        alpha = torch.full((count,), self.alpha, device=images.device)
-        share = Beta(alpha, alpha, validate_args=False).sample()  # validation would wait for the device
+        share = sample_beta(self.alpha, count, images.device)
         cut = torch.rand(count, device=images.device) < self.probability
         side = (1 - share).sqrt() * cut
         inside = _covered(side, height)[:, None, :, None] & _covered(side, width)[:, None, None, :]

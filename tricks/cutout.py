@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tricks.trick import Batch, Trick, TrickError
+from tricks.trick import Batch, Trick, TrickError, pixels
 
 
 @dataclass
@@ -17,13 +17,13 @@ class Cutout(Trick):
     borders is cut off, as in the paper.
 
     Args:
-        size: side of the square, in pixels. Default: 8.
+        size: side of the square in pixels of a 32-pixel image; the same share of a larger one. Default: 8.
     """
 
     size: int = 8
 
     interacts: ClassVar[str] = (
-        "progressive_resizing shrinks the images after cutout, so `size` counts pixels of the full-sized image. "
+        "progressive_resizing shrinks the images after cutout, so `size` is a share of the full-sized image. "
         "cutmix and mixup copy blanked squares too, and count them as image when they mix the targets."
     )
     paper: ClassVar[str] = "DeVries & Taylor, Improved Regularization with Cutout, 2017 (arXiv 1708.04552)"
@@ -42,6 +42,7 @@ class Cutout(Trick):
 
     def _covered(self, count: int, side: int, device: torch.device) -> Tensor:
         """True where the square of each image covers a position along one axis, bool [count, side]."""
-        start = torch.randint(side, (count, 1), device=device) - self.size // 2
+        size = pixels(self.size, side)
+        start = torch.randint(side, (count, 1), device=device) - size // 2
         position = torch.arange(side, device=device)
-        return (start <= position) & (position < start + self.size)
+        return (start <= position) & (position < start + size)

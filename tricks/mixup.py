@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch.distributions import Beta
 
+from tricks.beta import sample_beta
 from tricks.trick import Batch, Trick, TrickError, class_probabilities
 
 
@@ -37,8 +37,7 @@ class Mixup(Trick):
 
     def batch(self, batch: Batch) -> Batch:
         images, targets = batch.images, class_probabilities(batch, self.name())
-        alpha = torch.full((), self.alpha, device=images.device)
-        share = Beta(alpha, alpha, validate_args=False).sample()  # validation would wait for the device
+        share = sample_beta(self.alpha, 1, images.device).squeeze()
         partner = torch.randperm(len(images), device=images.device)
         return batch._replace(
             images=share * images + (1 - share) * images[partner],

@@ -12,6 +12,8 @@ from tricks.trick import Trick, TrickError
 
 MAX_IMAGES = 10_000  # nine million patches of 32×32 images: far more than the covariance needs
 
+MAX_PATCH = 9  # 243 directions: many more would need more patches than there are
+
 
 class WhiteningConv2d(nn.Module):
     """A bias-free convolution whose filters are a buffer: saved and loaded, but never trained or decayed."""
@@ -33,6 +35,23 @@ class WhiteningConv2d(nn.Module):
         return f"{shape}, stride={self.stride}, padding={self.padding}"
 
 
+class JoinedConv2d(nn.Sequential):
+    """A whitening convolution and the learned 1×1 convolution without bias behind it, computed as one.
+
+    Its filters are the product of the two. Large patches have many more whitening filters than there are channels
+    behind them, so that this is several times less work.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        fixed, learned = self
+        assert isinstance(fixed, WhiteningConv2d)
+        assert isinstance(learned, nn.Conv2d)
+        with torch.autocast(images.device.type, enabled=False):
+            weight = learned.weight.flatten(1) @ fixed.weight.flatten(1)
+        weight = weight.view(-1, *fixed.weight.shape[1:])
+        return F.conv2d(F.pad(images, fixed.padding), weight, stride=fixed.stride)
+
+
 @dataclass
 class PatchWhitening(Trick):
     """Decorrelates the network's input with fixed filters, so that training need not learn this first.
@@ -42,13 +61,17 @@ class PatchWhitening(Trick):
 
         Σ = U diag(λ) Uᵀ        wᵢ = uᵢ / √(λᵢ + ε)
 
-    Of more than 10,000 images, 10,000 are used, evenly spaced. The filters and a learned 1×1 convolution replace the
-    first convolution; the size of its output stays the same. Where there are no training images, as for prediction,
-    the filters are zeros until saved weights are loaded.
+    Of more than 10,000 images of 32×32 pixels, or as many pixels of larger images, 10,000 are used, evenly spaced. The
+    filters and a learned 1×1 convolution replace the first convolution; the size of its output stays the same. Where
+    there are no training images, as for prediction, the filters are zeros until saved weights are loaded.
+
+    A first convolution that divides the images into patches, its kernel being no larger than twice its stride, is
+    whitened by patches of its own size and stride instead.
 
     Args:
         eps: ε, added to the eigenvalues, so that directions that hold only noise are not amplified. Default: 0.01.
-        kernel: side k of a patch in pixels, 2 or 3. Default: 3.
+        kernel: side k of a patch in pixels, 2 or 3, where the first convolution does not divide the images into
+            patches. Default: 3.
     """
 
     eps: float = 1e-2
@@ -67,49 +90,58 @@ class PatchWhitening(Trick):
         if self.kernel not in (2, 3):
             raise TrickError(f"kernel must be 2 or 3, got {self.kernel}")
         self._channels = 3
-        self._filters: Tensor | None = None
+        self._images: Tensor | None = None
 
-    @torch.no_grad()
     def data(self, images: Tensor) -> None:
         self._channels = images.shape[1]
         if min(images.shape[2:]) < self.kernel:
             raise TrickError(f"patches of {self.kernel}×{self.kernel} do not fit into the images")
-        count = min(len(images), MAX_IMAGES)
+        as_large = max(1.0, images[0, 0].numel() / 32**2)  # a larger image has more patches
+        count = min(len(images), max(1, int(MAX_IMAGES / as_large)))
         chosen = torch.arange(count, device=images.device) * len(images) // count
-        variance, directions = torch.linalg.eigh(patch_covariance(images[chosen].cpu(), self.kernel))
-        filters = directions.T.contiguous() / (variance.clamp(min=0) + self.eps).sqrt()[:, None]
-        self._filters = filters.view(-1, self._channels, self.kernel, self.kernel)
+        self._images = images[chosen]
 
     def model(self, model: nn.Module) -> nn.Module:
         convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
         first = next((c for c in convolutions if c.in_channels == self._channels), None)
         if first is None:
             raise TrickError(f"patch_whitening finds no convolution with {self._channels} input channels to replace")
-        if max(first.kernel_size) > 7 or max(first.stride) > 2:
+        kernel, stride = max(first.kernel_size), max(first.stride)
+        if kernel > MAX_PATCH or (not divides_into_patches(first) and (kernel > 7 or stride > 2)):
             raise TrickError(
-                "patch_whitening needs a first convolution of kernel up to 7 and stride up to 2, "
-                f"not of kernel {max(first.kernel_size)} and stride {max(first.stride)}"
+                "patch_whitening needs a first convolution of kernel up to 7 and stride up to 2, or of patches of up "
+                f"to {MAX_PATCH}×{MAX_PATCH} pixels, not of kernel {kernel} and stride {stride}"
             )
         if type(first) is not nn.Conv2d:  # it may pad in a way of its own
             raise TrickError(f"patch_whitening can replace a plain Conv2d, not a {type(first).__name__}")
         return replace_modules(model, {first: self.whitened(first)})
 
-    def whitened(self, convolution: nn.Conv2d) -> nn.Sequential:
+    def whitened(self, convolution: nn.Conv2d) -> nn.Module:
         """The fixed and the learned convolution that replace `convolution`."""
-        filters = self._filters
-        if filters is None:
-            patch = (self._channels, self.kernel, self.kernel)
-            filters = torch.zeros(self._channels * self.kernel**2, *patch)
-        weight = convolution.weight
+        weight, patches = convolution.weight, divides_into_patches(convolution)
+        kernel = max(convolution.kernel_size) if patches else self.kernel
+        filters = self._filters(kernel, max(convolution.stride) if patches else 1)
         # a stride in the fixed convolution gives what a stride in the 1×1 would, for less work
-        fixed = WhiteningConv2d(filters.to(weight), convolution.stride, self._padding(convolution))
+        fixed = WhiteningConv2d(filters.to(weight), convolution.stride, self._padding(convolution, kernel))
         bias = convolution.bias is not None
         learned = nn.Conv2d(
             len(filters), convolution.out_channels, 1, bias=bias, device=weight.device, dtype=weight.dtype
         )
-        return nn.Sequential(fixed, learned).train(convolution.training)
+        kind = JoinedConv2d if patches and not bias else nn.Sequential
+        return kind(fixed, learned).train(convolution.training)
 
-    def _padding(self, convolution: nn.Conv2d) -> list[int]:
+    @torch.no_grad()
+    def _filters(self, kernel: int, stride: int) -> Tensor:
+        """The scaled eigenvectors, [C·k², C, k, k]; zeros without images."""
+        size = self._channels * kernel**2
+        shape = (size, self._channels, kernel, kernel)
+        if self._images is None:
+            return torch.zeros(shape)
+        images, self._images = self._images, None  # they are large, and not needed again
+        variance, directions = torch.linalg.eigh(patch_covariance(images.cpu(), kernel, stride))
+        return (directions.T.contiguous() / (variance.clamp(min=0) + self.eps).sqrt()[:, None]).view(shape)
+
+    def _padding(self, convolution: nn.Conv2d, kernel: int) -> list[int]:
         """Padding (left, right, top, bottom) that keeps the output size; negative is a crop."""
         padding: list[int] = []
         for axis in (1, 0):
@@ -118,19 +150,29 @@ class PatchWhitening(Trick):
                 total = extent if convolution.padding == "same" else 0
             else:
                 total = 2 * convolution.padding[axis]
-            total += self.kernel - 1 - extent
+            total += kernel - 1 - extent
             padding += [total // 2, total - total // 2]
         return padding
 
 
-def patch_covariance(images: Tensor, kernel: int) -> Tensor:
-    """Covariance [C·k², C·k²] of all k×k patches of the images [N, C, H, W], summed up in float64."""
+def divides_into_patches(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution cuts the images into patches that overlap by half at most."""
+    return max(convolution.stride) > 1 and max(convolution.kernel_size) <= 2 * max(convolution.stride)
+
+
+def patch_covariance(images: Tensor, kernel: int, stride: int = 1) -> Tensor:
+    """Covariance [C·k², C·k²] of the k×k patches of the images [N, C, H, W], summed up in float64.
+
+    Args:
+        stride: steps between patches in pixels; default: 1, all patches.
+    """
     size = images.shape[1] * kernel**2
     total = torch.zeros(size, dtype=torch.float64, device=images.device)
     products = torch.zeros(size, size, dtype=torch.float64, device=images.device)
     count = 0
     for part in images.split(16):  # the patches of all images at once would be large
-        patches = F.unfold(part if part.dtype == torch.float64 else part.float(), kernel).transpose(0, 1).flatten(1)
+        exact = part if part.dtype == torch.float64 else part.float()
+        patches = F.unfold(exact, kernel, stride=stride).transpose(0, 1).flatten(1)
         total += patches.sum(dim=1, dtype=torch.float64)
         products += patches @ patches.T
         count += patches.shape[1]

@@ -26,9 +26,9 @@ class ProgressiveResizing(Trick):
     until: tuple[float, ...] = (0.4, 0.75)
 
     interacts: ClassVar[str] = (
-        "random_crop, cutout and cutmix act before it by default, so sizes in pixels are those of the full-sized "
-        "image. patch_whitening takes its filters from full-sized images. weight_averaging: just after a change of "
-        "size the average still holds batch norm statistics of the smaller images."
+        "random_crop, random_resized_crop, cutout and cutmix act before it by default, on the full-sized image. "
+        "patch_whitening takes its filters from full-sized images. weight_averaging: just after a change of size the "
+        "average still holds batch norm statistics of the smaller images."
     )
     paper: ClassVar[str] = (
         "Howard et al., fast.ai's DAWNBench entries, 2018; "

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tricks.trick import Batch, Trick, TrickError
+from tricks.trick import Batch, Trick, TrickError, pixels
 
 
 @dataclass
@@ -17,13 +17,13 @@ class RandomCrop(Trick):
     ones. A small image is padded by at most one pixel less than its side.
 
     Args:
-        padding: pixels added at each border. Default: 4.
+        padding: pixels added at each border of a 32-pixel image; the same share of a larger one. Default: 4.
     """
 
     padding: int = 4
 
     interacts: ClassVar[str] = (
-        "progressive_resizing shrinks the images after the crop, so `padding` counts pixels of the full-sized "
+        "progressive_resizing shrinks the images after the crop, so `padding` is a share of the full-sized "
         "image. test_time_augmentation in mode mirror+shift predicts from shifted images of this kind."
     )
     paper: ClassVar[str] = "He et al., Deep Residual Learning, 2015, section 4.2 (arXiv 1512.03385)"
@@ -46,7 +46,7 @@ class RandomCrop(Trick):
 
     def _source(self, count: int, side: int, device: torch.device) -> Tensor:
         """Source position of each pixel of `count` crops along one axis, int64 [count, side]."""
-        padding = min(self.padding, side - 1)
+        padding = min(pixels(self.padding, side), side - 1)
         shift = torch.randint(-padding, padding + 1, (count, 1), device=device)
         position = (shift + torch.arange(side, device=device)).abs()  # reflects at the first pixel
         return side - 1 - (side - 1 - position).abs()  # and at the last

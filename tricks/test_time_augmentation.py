@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from tricks.trick import Forward, Trick, TrickError
+from tricks.trick import Forward, Trick, TrickError, pixels
 
 
 @dataclass
@@ -14,9 +14,9 @@ class TestTimeAugmentation(Trick):
     """Predicts with the average of the logits over several views of each image.
 
     In mode `mirror` the views are the image and its mirror image, with weight 1/2 each: two forward passes. Mode
-    `mirror+shift` adds shifts by one pixel, padded by reflection: the image (weight 1/2), the image shifted down and
-    right (1/4), and the image shifted up and left (1/4). Each shares its weight with its mirror image: six forward
-    passes.
+    `mirror+shift` adds shifts by one pixel of a 32-pixel image, or the same share of a larger one, padded by
+    reflection: the image (weight 1/2), the image shifted down and right (1/4), and the image shifted up and left (1/4).
+    Each shares its weight with its mirror image: six forward passes.
 
     Args:
         mode: `mirror` or `mirror+shift`. Default: mirror.
@@ -40,8 +40,9 @@ class TestTimeAugmentation(Trick):
 
         def mirrored_and_shifted(images: Tensor) -> Tensor:
             height, width = images.shape[2:]
-            padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-            shifted = mirrored(padded[..., :height, :width]) + mirrored(padded[..., 2:, 2:])
+            shift = pixels(1, min(height, width))
+            padded = F.pad(images, (shift,) * 4, mode="reflect")
+            shifted = mirrored(padded[..., :height, :width]) + mirrored(padded[..., 2 * shift :, 2 * shift :])
             return mirrored(images) / 2 + shifted / 4
 
         return mirrored if self.mode == "mirror" else mirrored_and_shifted

@@ -47,6 +47,18 @@ State = dict[str, Tensor]
 """A module's parameters and buffers by name, as `state_dict()` gives them."""
 
 
+REFERENCE_SIDE = 32
+"""Side in pixels of the images that hyperparameters in pixels are meant for."""
+
+
+def pixels(count: int, side: int) -> int:
+    """`count` pixels of a 32-pixel image, in pixels of an image of this side: the same share of a larger one.
+
+    In smaller images a pixel stays a pixel.
+    """
+    return max(count, round(count * side / REFERENCE_SIDE))
+
+
 class TrickError(ValueError):
     """A trick cannot be used in this way. The message says why and what to do, in one line."""
 

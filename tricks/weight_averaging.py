@@ -17,8 +17,8 @@ class WeightAveraging(Trick):
 
         θ̄ ← d θ̄ + (1 − d) θ        d = min(decay, (1 + n) / (10 + n))
 
-    so that the average soon forgets the weights of the first step. Batch norm's running statistics are averaged too;
-    integers (its counter) are copied.
+    so that the average soon forgets the weights of the first step. Before the first update, the last weights predict.
+    Batch norm's running statistics are averaged too; integers (its counter) are copied.
 
     Args:
         decay: largest d, at least 0 and below 1. Default: 0.99.
@@ -45,7 +45,7 @@ class WeightAveraging(Trick):
     @torch.no_grad()
     def weights(self, state: State, step: int) -> State:
         if step == 0 or not self._average:
-            self._average = {name: tensor.detach().clone() for name, tensor in state.items()}
+            self._average = _copied(state)
             self._updates = 0
         elif step % self.interval == 0:
             self._updates += 1
@@ -55,10 +55,14 @@ class WeightAveraging(Trick):
             torch._foreach_lerp_(average, [state[name] for name in floats], 1 - decay)
             for name in state.keys() - floats:
                 self._average[name].copy_(state[name])
-        return self._average
+        return self._average if self._updates else _copied(state)
 
     def state(self) -> dict[str, Any]:
         return copy.deepcopy({"average": self._average, "updates": self._updates})
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._average, self._updates = copy.deepcopy(state["average"]), state["updates"]
+
+
+def _copied(state: State) -> State:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

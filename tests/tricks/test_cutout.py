@@ -25,6 +25,13 @@ def test_one_square_clipped_at_the_borders(make_batch, size, height, width):
         assert covered.sum(dim=1).max() == min(size, side)
 
 
+@pytest.mark.parametrize(("side", "size"), [(32, 8), (48, 12), (64, 16), (16, 8)])
+def test_the_square_is_a_share_of_a_large_image(make_batch, side, size):
+    batch = make_batch()._replace(images=torch.ones(200, 3, side, side))
+    widths = (Cutout(8).batch(batch).images[:, 0] == 0).any(dim=1).sum(dim=1)
+    assert widths.max() == size
+
+
 def test_images_differ_and_targets_stay(make_batch):
     batch = make_batch(50, side=32)
     result = Cutout(8).batch(batch)

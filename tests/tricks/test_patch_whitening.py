@@ -127,11 +127,28 @@ def test_grey_images_are_whitened_as_well():
     assert whitened(images, nn.Conv2d(1, 5, 3, padding=1))(images).shape == (10, 5, 8, 8)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (5, 3), (4, 4)])
+def test_a_convolution_of_patches_is_whitened_by_patches_of_its_own(kernel, stride):
+    images = F.avg_pool2d(torch.randn(200, 3, 26, 26), 3, stride=1) + 0.1 * torch.randn(200, 3, 24, 24)
+    (joined,) = whitened(images, nn.Conv2d(3, 5, kernel, stride=stride, bias=False), kernel=3, eps=1e-12)
+    fixed, learned = joined
+    patches = F.unfold(images, kernel, stride=stride).transpose(0, 1).flatten(1).double()
+    outputs = fixed.weight.flatten(1).double() @ patches
+    torch.testing.assert_close(outputs.cov(correction=0), torch.eye(3 * kernel**2).double(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(joined(images), learned(fixed(images)), rtol=1e-4, atol=1e-4)  # computed as one
+    joined(images).square().mean().backward()
+    joint = learned.weight.grad.clone()
+    learned.weight.grad = None
+    learned(fixed(images)).square().mean().backward()
+    torch.testing.assert_close(joint, learned.weight.grad, rtol=1e-3, atol=1e-5)
+    assert [name for name, _ in joined.named_parameters()] == ["1.weight"]
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
         (nn.Conv2d(3, 8, 16, stride=16), "kernel 16"),
-        (nn.Conv2d(3, 8, 4, stride=4), "stride 4"),
+        (nn.Conv2d(3, 8, 9, stride=4), "stride 4"),
         (nn.Conv2d(3, 8, 9), "kernel 9"),
         (nn.Conv2d(4, 8, 3), "no convolution with 3"),
         (nn.Linear(3, 8), "no convolution with 3"),

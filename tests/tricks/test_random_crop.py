@@ -28,6 +28,13 @@ def test_every_output_is_a_crop_of_the_reflected_image(make_batch, height, width
     assert result.targets is batch.targets
 
 
+@pytest.mark.parametrize(("side", "largest"), [(32, 2), (48, 3), (64, 4), (224, 14)])
+def test_the_padding_is_a_share_of_a_large_image(make_batch, side, largest):
+    columns = torch.arange(side, dtype=torch.float32).expand(300, 3, side, side)
+    middle = RandomCrop(2).batch(make_batch()._replace(images=columns)).images[:, 0, 0, side // 2]
+    assert set((middle - side // 2).int().tolist()) == set(range(-largest, largest + 1))
+
+
 def test_all_offsets_are_equally_likely(make_batch):
     images = torch.arange(25.0).view(1, 1, 5, 5).expand(9000, 3, 5, 5)
     result = RandomCrop(1).batch(make_batch()._replace(images=images)).images

@@ -27,6 +27,15 @@ def test_mirror_and_shift_is_the_weighted_average_of_six_views(forward):
     torch.testing.assert_close(TestTimeAugmentation("mirror+shift").prediction(forward)(images), expected)
 
 
+@pytest.mark.parametrize(("side", "shift"), [(32, 1), (48, 2), (64, 2), (128, 4)])
+def test_the_shift_is_a_share_of_a_large_image(side, shift):
+    images = torch.randn(2, 3, side, side)
+    seen = []
+    TestTimeAugmentation("mirror+shift").prediction(lambda view: seen.append(view) or view.mean((1, 2, 3)))(images)
+    assert sum(torch.equal(view[..., shift:, shift:], images[..., :-shift, :-shift]) for view in seen) == 1
+    assert sum(torch.equal(view[..., :-shift, :-shift], images[..., shift:, shift:]) for view in seen) == 1
+
+
 def test_a_mirrored_image_gets_the_same_prediction(make_network):
     model, images = make_network().eval(), torch.randn(4, 3, 8, 8)
     predict = TestTimeAugmentation().prediction(model)

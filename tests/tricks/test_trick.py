@@ -27,6 +27,7 @@ def test_tricks_stand_in_the_order_of_the_flow():
         "celu",
         "ghost_batch_norm",
         "random_crop",
+        "random_resized_crop",
         "flip",
         "cutout",
         "cutmix",
