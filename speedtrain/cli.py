@@ -80,7 +80,7 @@ def build_parser() -> ArgumentParser:
     predict.add_argument("--run", metavar="DIR", required=True, help="run directory")
     predict.add_argument("--images", metavar="PATH", required=True, help=".npz, folder or image file")
     predict.add_argument(
-        "--out", metavar="FILE", required=True, help=".npz for the predictions; an existing file is replaced"
+        "--out", metavar="FILE", required=True, help=".npz or .csv for the predictions; an existing file is replaced"
     )
     replay.add_argument("--run", metavar="DIR", required=True, help="run directory to repeat")
     replay.add_argument("--out", metavar="DIR", help="run directory for the repetition (default: a new one in runs/)")
@@ -98,6 +98,11 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add("--data", metavar="|".join([*DATA_SETS, "PATH"]), help="training images (default: auto)")
     add("--test", metavar="PATH", help="test images (default: the data set's own, or a stratified holdout)")
     add("--per-class", metavar="N|all", help="training images per class (default: 500 of CIFAR-10, else all)")
+    add(
+        "--side",
+        metavar="N|auto",
+        help="pixels a side of the images; auto: 32, 48 or 64, as they are large (default: 32)",
+    )
     add(
         "--data-root",
         metavar="DIR",
@@ -181,7 +186,7 @@ def _run_options(options: Namespace) -> dict[str, Any]:
         "with_tricks": _names(options["with"]),
         "without": _names(options.without),
         "settings": dict(map(_setting, options.set or [])),
-        **{key: _number(options[key]) for key in ("per_class", "seed", "threads")},
+        **{key: _number(options[key]) for key in ("per_class", "side", "seed", "threads")},
         **{key: options[key] for key in ("data_root", "model", "device")},
     }
 
@@ -253,7 +258,7 @@ def _plan(options: Namespace) -> int:
     for note in notes:
         print(note, file=sys.stderr)
     print(f"on {config.device} with {config.threads} threads, in {config.budget:g} s:")
-    for key in ("model", "width", "batch_size", "precision", "resolutions"):
+    for key in ("model", "side", "width", "batch_size", "precision", "resolutions"):
         if chosen[key] is not None:
             print(f"  {key:18} {chosen[key]}")
     print(f"  {'images_per_second':18} {chosen['images_per_second']:.0f}  (about {chosen['epochs']:.1f} epochs)")

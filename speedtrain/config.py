@@ -39,6 +39,8 @@ class Config:
         device: auto, cpu or cuda.
         threads: CPU threads at most, while no other program wants the cores; null for all cores.
         model: resnet9, or timm:NAME.
+        side: pixels a side of the images, or auto: 32, 48 or 64, the largest that most images can fill.
+        fit: what becomes of an image that is not square: crop (its centred square), pad, or squash.
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
         batch_size: images per step, or auto.
         precision: fp32, bf16 or fp16 (automatic mixed precision), or auto: the fastest here.
@@ -60,6 +62,8 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     model: str = field(kw_only=True)
+    side: int | Literal["auto"] = field(kw_only=True)
+    fit: Literal["crop", "pad", "squash"] = field(kw_only=True)
     width: int | Literal["auto"] = field(kw_only=True)
     batch_size: int | Literal["auto"] = field(kw_only=True)
     precision: Precision = field(kw_only=True)
@@ -91,7 +95,7 @@ class Config:
 
 
 _KEYS = tuple(entry.name for entry in fields(Config))
-_POSITIVE = ("budget", "width", "batch_size", "lr", "head_scale", "threads", "per_class")
+_POSITIVE = ("budget", "side", "width", "batch_size", "lr", "head_scale", "threads", "per_class")
 _NOT_NEGATIVE = ("momentum", "weight_decay", "seed")
 
 

@@ -205,7 +205,15 @@ def check_run(run: Path) -> dict:
     assert result["status"] == "finished"
     assert 0 < result["accuracy"] <= 1
     assert result["steps"] > 0
-    for name in ("config.yaml", "weights.safetensors", "predictions.npz", "report.html", "curve.png", "clock.csv"):
+    for name in (
+        "config.yaml",
+        "weights.safetensors",
+        "predictions.npz",
+        "predictions.csv",
+        "report.html",
+        "curve.png",
+        "clock.csv",
+    ):
         assert (run / name).stat().st_size > 0
     return result
 

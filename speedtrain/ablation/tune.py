@@ -128,7 +128,7 @@ class _Recipe:
 
 def _prepare_trials(recipe: _Recipe, loaded: Data, out: Path, engine: Engine) -> "_TrialMaker":
     """Holds out a fifth of the training images, writes the images of the search, and plans once for all trials."""
-    split = load_data((loaded.train.images, loaded.train.labels))
+    split = load_data((loaded.train.images, loaded.train.labels), side=loaded.train.images.shape[1])
     write_images(out / "data", split)
     design = with_threads(Design({"recipe": recipe.configure({})}, ()), engine.threads)
     _, plans = plan_once_for_all(design, split.train, out / "plan.json", engine)

@@ -23,7 +23,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from speedtrain.config import Config, resolve
-from speedtrain.data import load_data
+from speedtrain.data.configured import load_configured
 from speedtrain.files import write_atomic
 from speedtrain.machine import available_cores
 from speedtrain.network.classifier import build_classifier
@@ -316,7 +316,7 @@ def main(config_file: Path, plan_file: Path, out: Path) -> None:
     device = torch.device(config.device)
     configure_device(device)
     torch.set_num_threads(config.threads or available_cores())
-    data = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root).train
+    data = load_configured(config).train
     images, labels = torch.tensor(data.images, device=device), torch.tensor(data.labels, device=device)
     classes = len(data.classes)
     send_message("matrix products …")

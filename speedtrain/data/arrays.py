@@ -1,63 +1,14 @@
-"""Arrays of images and labels: from an .npz or from memory, checked."""
-
-import os
-import zipfile
-from pathlib import Path
+"""Arrays of images and labels, checked."""
 
 import numpy as np
 from PIL import Image
 
 from speedtrain.config import IN_MEMORY
-from speedtrain.data.photograph import SIDE, fit
-from speedtrain.data.source import Arrays, Source, data_error, unreadable
-from speedtrain.errors import UserError
+from speedtrain.data.photograph import SIDE, Form, natural_side, squared
+from speedtrain.data.source import Arrays, Source, data_error
 
 
-def read_npz(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The arrays `images`, `labels` and `classes` of an .npz, as far as it holds them. Never unpickles.
-
-    Raises:
-        UserError: not a whole .npz of plain arrays, or one of the `required` is missing.
-    """
-    advice = "write it with numpy.savez(path, images=..., labels=...), plain arrays only"
-    try:
-        with path.open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise data_error(path, f"the file is empty: {advice}")
-            if not zipfile.is_zipfile(file):
-                raise data_error(path, f"not an .npz, or a truncated one: {advice}")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                missing = [key for key in required if key not in archive]
-                if missing:
-                    there = ", ".join(archive.files) or "nothing"
-                    raise data_error(path, f"no {missing[0]!r} in it (it holds {there}): {advice}")
-                arrays = {key: archive[key] for key in ("images", "labels", "classes") if key in archive}
-    except UserError:
-        raise
-    except MemoryError as error:
-        raise data_error(path, f"an array in it does not fit into memory ({error}): write a smaller one") from error
-    except OSError as error:
-        raise unreadable(path, error) from error
-    # zipfile, zlib, lzma, struct, numpy's parser of headers: each has its own ways to fail on a damaged file
-    except Exception as error:
-        raise data_error(path, f"damaged, or not plain arrays ({error}): {advice}") from error
-    for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # a member that is no .npy comes as its bytes
-            raise data_error(path, f"{key!r} in it is not an array: {advice}")
-    return arrays
-
-
-def source_from_npz(path: Path, name: str) -> Source:
-    """The labelled images of an .npz.
-
-    Raises:
-        UserError: it cannot be read, or is not as it should be.
-    """
-    return check_arrays(name, str(path), **read_npz(path, required=("images", "labels")))
-
-
-def read_arrays(arrays: Arrays) -> Source:
+def read_arrays(arrays: Arrays, form: Form) -> Source:
     """A source of (images, labels), which may be anything that numpy makes an array of."""
     if len(arrays) != 2:
         raise data_error(IN_MEMORY, f"a tuple of {len(arrays)} given: give (images, labels)")
@@ -65,17 +16,23 @@ def read_arrays(arrays: Arrays) -> Source:
         images, labels = (np.asarray(array) for array in arrays)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on another device
         raise data_error(IN_MEMORY, f"these are not arrays ({error}): give (images, labels) as numpy arrays") from error
-    return check_arrays(IN_MEMORY, IN_MEMORY, images, labels)
+    return check_arrays(IN_MEMORY, IN_MEMORY, form, images, labels)
 
 
 def check_arrays(
-    name: str, where: str, images: np.ndarray, labels: np.ndarray, classes: np.ndarray | None = None
+    name: str,
+    where: str,
+    form: Form,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: np.ndarray | None = None,
 ) -> Source:
     """Checks arrays as found and brings them to the form of a source.
 
     Args:
         name: as in `Source`.
         where: as in `Source`.
+        form: of the result.
         images: [N, H, W, C] or [N, H, W].
         labels: [N].
         classes: strings [K].
@@ -83,13 +40,14 @@ def check_arrays(
     Raises:
         UserError: any of them is not as it should be.
     """
-    standard, notes = standard_images(images, where)
+    standard, notes = standard_images(images, where, form)
     if labels.dtype.kind not in "iu":
         plain = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
         hint = ": give labels.astype(int)" if plain else ": give whole numbers from 0"
         raise data_error(where, f"labels are {labels.dtype}, not whole numbers{hint}")
     if labels.ndim != 1:
-        hint = "labels.ravel()" if labels.size == len(images) else "one number per image"
+        several = "one class per image; images of several classes at once are not supported"
+        hint = "labels.ravel()" if labels.size == len(images) else several
         raise data_error(where, f"labels have shape {labels.shape}, not [N]: give {hint}")
     if len(labels) != len(images):
         raise data_error(where, f"{len(labels)} labels for {len(images)} images: give one per image")
@@ -101,7 +59,8 @@ def check_arrays(
     names = None if classes is None else _class_names(classes, where)
     if names is not None and numbers.max() >= len(names):
         raise data_error(where, f"label {numbers.max()} but only {len(names)} names in classes: name every class")
-    return Source(name, where, standard, numbers, names, tuple(f"{name}: {note}" for note in notes))
+    native = images.shape[1:] == (SIDE, SIDE, 3)
+    return Source(name, where, standard, numbers, names, tuple(f"{name}: {note}" for note in notes), native=native)
 
 
 def _class_names(classes: np.ndarray, where: str) -> tuple[str, ...]:
@@ -115,15 +74,16 @@ def _class_names(classes: np.ndarray, where: str) -> tuple[str, ...]:
     return names
 
 
-def standard_images(images: np.ndarray, where: str) -> tuple[np.ndarray, list[str]]:
+def standard_images(images: np.ndarray, where: str, form: Form) -> tuple[np.ndarray, list[str]]:
     """Checks an array of images and brings it to the standard form.
 
     Args:
         images: uint8, or floats within [0, 1] or [0, 255]; [N, H, W, C] with 1 or 3 channels, or [N, H, W].
         where: how an error calls it.
+        form: of the result.
 
     Returns:
-        uint8 [N, 32, 32, 3], and notes on what was done.
+        uint8 [N, side, side, 3], and notes on what was done.
 
     Raises:
         UserError: another type or shape, or values out of range.
@@ -145,21 +105,23 @@ def standard_images(images: np.ndarray, where: str) -> tuple[np.ndarray, list[st
         images, note = _from_floats(images, where)
         notes.append(note)
     elif images.dtype != np.uint8:
-        hint = "images.astype(numpy.uint8)" if images.dtype.kind in "iu" else "uint8, 0 to 255"
-        raise data_error(where, f"images are {images.dtype}, not uint8: give {hint}")
+        hint = "scale the values to 0 to 255, and give images.round().astype(numpy.uint8)"
+        raise data_error(where, f"images are {images.dtype}, not uint8: {hint}")
 
     images = images.reshape(count, height, width, channels)
     if channels == 1:
         notes.append("grey images, repeated to RGB")
+    side = form.side or natural_side([min(height, width)])
     if height != width:
-        notes.append(f"{height}×{width} images, cut to their centred square and resized to {SIDE}×{SIDE}")
-    elif height != SIDE:
-        notes.append(f"{height}×{width} images, resized to {SIDE}×{SIDE}")
-    if (height, width) == (SIDE, SIDE):
-        return np.ascontiguousarray(np.broadcast_to(images, (count, SIDE, SIDE, 3))), notes
-    standard = np.empty((count, SIDE, SIDE, 3), np.uint8)
+        shape = {"crop": "cut to their centred square and resized", "pad": "padded to a square with grey and resized"}
+        notes.append(f"{height}×{width} images, {shape.get(form.fit, 'squashed')} to {side}×{side}")
+    elif height != side:
+        notes.append(f"{height}×{width} images, resized to {side}×{side}")
+    if (height, width) == (side, side):
+        return np.ascontiguousarray(np.broadcast_to(images, (count, side, side, 3))), notes
+    standard = np.empty((count, side, side, 3), np.uint8)
     for row, image in zip(standard, images, strict=True):
-        row[:] = fit(Image.fromarray(image.squeeze(2) if channels == 1 else image))
+        row[:] = squared(Image.fromarray(image.squeeze(2) if channels == 1 else image), side, form.fit)
     return standard, notes
 
 

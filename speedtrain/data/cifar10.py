@@ -66,6 +66,7 @@ def _torchvision_cifar10(root: Path, download: bool) -> tuple[Source, Source]:
             images=np.ascontiguousarray(split.data),
             labels=np.array(split.targets, dtype=np.int64),
             classes=tuple(split.classes),
+            native=True,
             root=str(root),
             notes=(f"CIFAR-10 was downloaded to {root}",) if download else (),
             default_per_class=CIFAR10_PER_CLASS,

@@ -12,8 +12,8 @@ from speedtrain.errors import UserError
 def load_configured(config: Config, data: Any = None, test: Any = None) -> Data:
     """Loads the images that were given as arrays, or those that the configuration names.
 
-    In `config`, paths become absolute and `auto` becomes the data set that was found: its `config.yaml` then means
-    the same later, and from another folder.
+    In `config`, paths become absolute, and `auto` becomes the data set that was found and the side of its images: its
+    `config.yaml` then means the same later, and from another folder.
 
     Args:
         data, test: (images, labels) as given by the caller; anything else is taken from `config`.
@@ -32,9 +32,12 @@ def load_configured(config: Config, data: Any = None, test: Any = None) -> Data:
         config.test if given_test is None else given_test,
         per_class=config.per_class,
         data_root=config.data_root,
+        side=config.side if isinstance(config.side, int) else None,
+        fit=config.fit,
     )
     if config.data == AUTO:
         config.data = loaded.train.name
+    config.side = loaded.train.images.shape[1]
     config.data_root = _absolute(loaded.root)
     return loaded
 

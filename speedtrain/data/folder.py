@@ -1,13 +1,21 @@
-"""Folders of images: one sub-folder per class, or none."""
+"""Folders of images: one sub-folder per class, or none; with their own splits, or without."""
 
 import os
+import re
 import stat
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from speedtrain.data.photograph import IMAGE_SUFFIXES, SIDE, read_photographs
+from speedtrain.data.photograph import IMAGE_SUFFIXES, Form, read_photographs
 from speedtrain.data.source import Source, data_error, unreadable
+
+LITTER = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin", "system volume information")
+"""What systems leave in folders, in small letters."""
+TEST_SPLITS = ("test", "val", "valid", "validation")
+"""Names of the folder beside `train` whose images are for testing, the first that is there."""
 
 
 def is_folder(path: Path) -> bool:
@@ -28,13 +36,23 @@ def is_folder(path: Path) -> bool:
 
 
 def listing(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the files in a folder, hidden ones left out, each sorted by name."""
+    """The folders and the files in a folder, sorted by name, numbers as numbers; hidden ones and litter are left out.
+
+    Raises:
+        UserError: it cannot be read, or a name in it is not UTF-8.
+    """
     try:
         with os.scandir(folder) as entries:
-            visible = [(Path(entry.path), entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+            visible = [(Path(entry.path), entry.is_dir()) for entry in entries if not _is_litter(entry.name)]
     except OSError as error:
         raise unreadable(folder, error) from error
-    visible.sort()
+    for path, _ in visible:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(path.name).decode(errors="backslashreplace")
+            raise data_error(folder, f"the name '{shown}' in it is not UTF-8: rename it") from None
+    visible.sort(key=lambda entry: _natural(entry[0].name))
     return [path for path, is_dir in visible if is_dir], [path for path, is_dir in visible if not is_dir]
 
 
@@ -42,14 +60,22 @@ def image_files(files: list[Path]) -> list[Path]:
     return [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def has_splits(folder: Path) -> bool:
-    """Whether a folder holds `train/` and `test/`, each with folders in it."""
-    splits = (folder / "train", folder / "test")
-    return all(os.path.isdir(split) and listing(split)[0] for split in splits)
+def find_splits(folder: Path) -> tuple[Path, Path, list[Path]] | None:
+    """The folders of training images, of test images, and of further splits that are not used; None without splits.
+
+    A split is called `train`, or one of `TEST_SPLITS`, in any case, and has class folders in it.
+    """
+    by_name = {path.name.lower(): path for path in listing(folder)[0] if listing(path)[0]}
+    tests = [by_name[name] for name in TEST_SPLITS if name in by_name]
+    if "train" not in by_name or not tests:
+        return None
+    return by_name["train"], tests[0], tests[1:]
 
 
-def read_folder(folder: Path, name: str) -> Source:
+def read_folder(folder: Path, name: str, form: Form) -> Source:
     """Images of a folder with one sub-folder per class, the classes numbered in the order of their names.
+
+    Images in sub-folders of a class folder belong to its class. Two spellings of a name in Unicode are one class.
 
     Raises:
         UserError: no class folders, no images, images that belong to no class, or a file that cannot be read.
@@ -59,24 +85,24 @@ def read_folder(folder: Path, name: str) -> Source:
         raise data_error(folder, "no class folders: put the images of each class into a sub-folder of its name")
     if loose := image_files(others):
         raise data_error(loose[0], "an image beside the class folders belongs to no class: move it into one")
+    for path in class_folders:
+        if path.name.lower() == "train" and not image_files(listing(path)[1]) and labelled_files(path):
+            raise data_error(path, f"it is no class but holds class folders, without test images in {folder}: name it")
+    classes = tuple(dict.fromkeys(_spelt(path) for path in class_folders))
     paths: list[Path] = []
     labels: list[int] = []
-    for label, class_folder in enumerate(class_folders):
-        nested, files = listing(class_folder)
+    for class_folder in class_folders:
+        files = list(_below(class_folder))
         found = image_files(files)
-        if nested and not found:
-            raise data_error(
-                class_folder, "folders but no images in it: name the folder whose sub-folders are the classes"
-            )
-        others += nested + sorted(set(files) - set(found))
+        others += [file for file in files if file not in set(found)]
         paths += found
-        labels += [label] * len(found)
+        labels += [classes.index(_spelt(class_folder))] * len(found)
     if not paths:
         raise data_error(folder, f"no images in its class folders (looked for {' '.join(IMAGE_SUFFIXES)})")
-    images, resized = read_photographs(paths)
-    notes = []
-    if resized:
-        notes.append(f"{name}: {resized} of {len(paths)} images were cut to a square and resized to {SIDE}×{SIDE}")
+    images, done, native = read_photographs(paths, form)
+    notes = [f"{name}: {note}" for note in done]
+    if nested := sum(path.parent not in class_folders for path in paths):
+        notes.append(f"{name}: {nested} images in sub-folders of class folders belong to the class")
     if others:
         notes.append(f"{name}: {len(others)} entries that are not images were left out, {others[0].name} for one")
     return Source(
@@ -84,7 +110,38 @@ def read_folder(folder: Path, name: str) -> Source:
         where=str(folder),
         images=images,
         labels=np.array(labels, dtype=np.int64),
-        classes=tuple(class_folder.name for class_folder in class_folders),
+        classes=classes,
         notes=tuple(notes),
         by_name=True,
+        native=native,
+        files=tuple(path.relative_to(folder).as_posix() for path in paths),
     )
+
+
+def labelled_files(folder: Path) -> list[Path]:
+    """The image files that `read_folder` reads, in its order."""
+    return image_files([file for class_folder in listing(folder)[0] for file in _below(class_folder)])
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files in a folder, those in its sub-folders last; links to folders are not followed."""
+    folders, files = listing(folder)
+    yield from files
+    for nested in folders:
+        if not nested.is_symlink():
+            yield from _below(nested)
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sorts `2` before `10`, and otherwise as text."""
+    parts = re.split(r"([0-9]+)", name)
+    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part)
+
+
+def _spelt(path: Path) -> str:
+    """The name of a class folder in one spelling, however the system composes its accents (NFC)."""
+    return unicodedata.normalize("NFC", path.name)

@@ -1,24 +1,26 @@
 """What a person names → training and test images, before the clock starts.
 
 Whatever the source (CIFAR-10, scikit-learn's digits, an .npz, a folder of class folders, two arrays), the result is
-uint8 images [N, 32, 32, 3] with int64 labels, or a UserError of one line. Images of another size are cut to their
-centred square and resampled to 32×32 (bicubic, antialiased when shrinking).
+uint8 images [N, side, side, 3] with int64 labels, or a UserError of one line. Images of another size are cut to their
+centred square, padded or squashed, and resampled (bicubic, antialiased when shrinking).
 
 No torch in here: most bad input is refused before torch is imported. torchvision and scikit-learn take seconds to
 import, and are imported only where they are needed.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from speedtrain.config import AUTO, CIFAR10, DATA_SETS
-from speedtrain.data.arrays import check_arrays, read_arrays, read_npz, source_from_npz, standard_images
+from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin
-from speedtrain.data.folder import has_splits, image_files, is_folder, listing, read_folder
-from speedtrain.data.photograph import IMAGE_SUFFIXES, read_photographs
+from speedtrain.data.folder import find_splits, image_files, is_folder, labelled_files, listing, read_folder
+from speedtrain.data.npz import read_npz, sources_from_npz
+from speedtrain.data.photograph import IMAGE_SUFFIXES, SIDE, Form, read_photographs
 from speedtrain.data.source import Arrays, Data, Source, data_error
 from speedtrain.data.splits import count_shared, hold_out, limit_per_class, test_set, training_set
 from speedtrain.errors import UserError
@@ -30,6 +32,8 @@ def load_data(
     *,
     per_class: int | Literal["all"] | None = None,
     data_root: str | Path | None = None,
+    side: int | None = SIDE,
+    fit: str = "crop",
 ) -> Data:
     """Reads and checks training and test images.
 
@@ -43,6 +47,10 @@ def load_data(
         per_class: training images per class, drawn at random but always the same; None means all, but 500
             for CIFAR-10.
         data_root: folder to look for CIFAR-10 in first, before $SPEEDTRAIN_DATA and ./data, and to download it to.
+        side: pixels a side of the images; None means the natural side of the training images: the largest of
+            `photograph.SIDES` that is not above the median of their shorter sides. Default: 32.
+        fit: what becomes of an image that is not square: crop (its centred square), pad (with grey), or squash.
+            Default: crop.
 
     Raises:
         UserError: the images cannot be found, read or used.
@@ -52,16 +60,16 @@ def load_data(
     if isinstance(data, str) and data == AUTO and test is not None:
         data = CIFAR10  # test images of one's own belong to one data set: do not fall back to another
 
-    source, test_source = _open(data, data_root)
+    source, test_source = _open(data, data_root, Form(side, fit))
     if test is not None:
-        given, own_test = _open(test, data_root)
+        given, own_test = _open(test, data_root, Form(source.images.shape[1], fit))
         test_source = own_test or given
 
     train = training_set(source)
     notes = list(source.notes)
     if test_source is None:
-        train, held, note = hold_out(train, source.where)
-        notes.append(note)
+        train, held, holdout_notes = hold_out(train, source.where)
+        notes += holdout_notes
     else:
         held, test_notes = test_set(test_source, train, named=source.classes is not None)
         notes += test_notes
@@ -84,25 +92,30 @@ def load_data(
 
 
 def load_images(
-    path: str | Path, *, need_labels: bool = False
+    path: str | Path, *, need_labels: bool = False, side: int | None = SIDE, fit: str = "crop"
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
     """Reads images to predict: an .npz, a folder of class folders, a folder of images, or one image file.
 
     Images of a folder are ordered by the name of their class folder, if any, then by their own.
 
+    Args:
+        path: of the images.
+        need_labels: whether images without labels are an error. Default: no.
+        side, fit: as for `load_data`.
+
     Returns:
-        images uint8 [N, 32, 32, 3]; labels int64 [N] or None; the names of the classes or None.
+        images uint8 [N, side, side, 3]; labels int64 [N] or None; the names of the classes or None.
 
     Raises:
         UserError: the images cannot be read, or have no labels although `need_labels`.
     """
-    path = Path(path)
+    path, form = Path(path), Form(side, fit)
     if is_folder(path):
-        if has_splits(path):
-            raise data_error(path, "holds train/ and test/: name one of the two")
+        if splits := find_splits(path):
+            raise data_error(path, f"holds {splits[0].name}/ and {splits[1].name}/: name one of the two")
         class_folders, files = listing(path)
         if class_folders:
-            source = read_folder(path, path.name)
+            source = read_folder(path, path.name, form)
             return source.images, source.labels, source.classes
         paths = image_files(files)
         if not paths:
@@ -112,12 +125,12 @@ def load_images(
     else:
         arrays = read_npz(path, required=("images", "labels") if need_labels else ("images",))
         if "labels" not in arrays:
-            return standard_images(arrays["images"], str(path))[0], None, None
-        source = check_arrays(path.name, str(path), **arrays)
+            return standard_images(arrays["images"], str(path), form)[0], None, None
+        source = check_arrays(path.name, str(path), form, **arrays)
         return source.images, source.labels, source.classes
     if need_labels:
         raise data_error(path, "no labels: give an .npz with labels, or a folder with a sub-folder per class")
-    return read_photographs(paths)[0], None, None
+    return read_photographs(paths, form)[0], None, None
 
 
 def image_names(path: str | Path) -> list[str] | None:
@@ -129,24 +142,26 @@ def image_names(path: str | Path) -> list[str] | None:
     if not is_folder(path):
         return None
     class_folders, files = listing(path)
-    for class_folder in class_folders:
-        files += listing(class_folder)[1]
-    files = [file for file in files if not class_folders or file.parent != path]
-    return [str(file.relative_to(path)) for file in image_files(files)]
+    files = labelled_files(path) if class_folders else image_files(files)
+    return [file.relative_to(path).as_posix() for file in files]
 
 
-def _open(data: str | Path | Arrays, data_root: str | Path | None) -> tuple[Source, Source | None]:
+def _open(data: str | Path | Arrays, data_root: str | Path | None, form: Form) -> tuple[Source, Source | None]:
     """The images that `data` names, and its own test images where it has any."""
     if isinstance(data, tuple):
-        return read_arrays(data), None
+        return read_arrays(data, form), None
     if not isinstance(data, str | Path):
         raise UserError(f"data is a {type(data).__name__}: give a name, a path or a tuple (images, labels)")
     if data in DATA_SETS:
-        return read_builtin(str(data), data_root)
+        return read_builtin(str(data), data_root, form)
     path = Path(data)
     name = os.path.basename(os.path.abspath(path))  # of "." too
     if not is_folder(path):
-        return source_from_npz(path, name), None
-    if has_splits(path):
-        return read_folder(path / "train", name), read_folder(path / "test", name)
-    return read_folder(path, name), None
+        return sources_from_npz(path, name, form)
+    if splits := find_splits(path):
+        train_folder, test_folder, unused = splits
+        train = read_folder(train_folder, name, form)
+        test = read_folder(test_folder, name, replace(form, side=train.images.shape[1]))
+        note = f"{name}: testing on {test_folder.name}/" + "".join(f"; {split.name}/ is not used" for split in unused)
+        return train, replace(test, notes=(note, *test.notes)) if unused or test_folder.name != "test" else test
+    return read_folder(path, name, form), None

@@ -17,15 +17,19 @@ class Images:
 
     Attributes:
         name: "cifar10", "digits", "arrays", or the name of the file or folder.
-        images: uint8 [N, 32, 32, 3].
+        images: uint8 [N, side, side, 3].
         labels: int64 [N], 0..K-1.
         classes: the K names; the numbers themselves where the source gives none.
+        native: whether every image was 32×32 in colour already, as CIFAR-10's are.
+        files: names of the N image files, relative to their folder; None where the images come from no files.
     """
 
     name: str
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
+    native: bool = False
+    files: tuple[str, ...] | None = None
 
     def sha256(self) -> str:
         """Hex digest of the image bytes followed by the labels as little-endian int64."""
@@ -40,7 +44,7 @@ class Data:
 
     Attributes:
         train: the training images, every class among them.
-        test: the test images, every class among them, numbered as the training classes.
+        test: the test images, numbered as the training classes. Some classes may have none.
         test_is_holdout: whether the test images were held out of the training images given.
         notes: one-line messages for the user.
         root: the folder in which CIFAR-10 lies, None where CIFAR-10 was not needed.
@@ -60,12 +64,13 @@ class Source:
     Attributes:
         name: as in `Images`.
         where: its name in error messages, the whole path.
-        images: uint8 [N, 32, 32, 3], N ≥ 1.
+        images: uint8 [N, side, side, 3], N ≥ 1.
         labels: int64 [N], 0 or more; below the number of names in `classes`.
         classes: their names, None where they are only numbered.
         notes: what was done to the images.
         by_name: whether the class names alone identify the classes and the numbers only follow their order, as in a
             folder.
+        native, files: as in `Images`.
         default_per_class: training images per class where the user gives no number.
         root: as in `Data`.
     """
@@ -77,6 +82,8 @@ class Source:
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
     by_name: bool = False
+    native: bool = False
+    files: tuple[str, ...] | None = None
     default_per_class: int | None = None
     root: str | None = None
 

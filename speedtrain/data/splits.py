@@ -24,7 +24,8 @@ def training_set(source: Source) -> Images:
     if missing is not None:
         name = source.classes[missing] if source.classes else str(missing)
         raise data_error(source.where, f"class {name!r} has no training image: add some, or number without gaps from 0")
-    return Images(source.name, source.images, source.labels, source.classes or _numbers(num_classes))
+    classes = source.classes or _numbers(num_classes)
+    return Images(source.name, source.images, source.labels, classes, source.native, source.files)
 
 
 def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[str]]:
@@ -36,11 +37,11 @@ def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[s
         named: whether their source names the classes of `train`, or only numbers them.
 
     Raises:
-        UserError: the two disagree on the classes, or a class has no test image.
+        UserError: the two disagree on the classes.
     """
     labels, notes = source.labels, list(source.notes)
     names = source.classes or train.classes
-    if source.by_name and set(names) == set(train.classes):
+    if source.by_name and set(names) <= set(train.classes):
         labels = np.array([train.classes.index(name) for name in names])[labels]
     elif named and names != train.classes:
         odd = sorted(set(names) ^ set(train.classes))
@@ -57,25 +58,29 @@ def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[s
             source.where,
             f"test label {labels.max()}, but the training images have {num_classes} classes from 0: number both alike",
         )
-    missing = _first_missing(np.unique(labels), num_classes)
-    if missing is not None:
-        raise data_error(source.where, f"class {train.classes[missing]!r} has no test image: add some to it")
-    return Images(source.name, source.images, labels, train.classes), notes
+    if missing := sorted(set(range(num_classes)) - set(np.unique(labels).tolist())):
+        which = f"{len(missing)} of {num_classes} classes have no test image, {train.classes[missing[0]]!r} for one"
+        notes.append(f"{source.name}: {which}: the score is of the other classes alone")
+    return Images(source.name, source.images, labels, train.classes, source.native, source.files), notes
 
 
-def hold_out(train: Images, where: str) -> tuple[Images, Images, str]:
-    """What remains of the training images, a fifth of each class held out for testing, and a note.
+def hold_out(train: Images, where: str) -> tuple[Images, Images, list[str]]:
+    """What remains of the training images, a fifth of each class held out for testing, and notes.
+
+    The image of a class that has a single one stays in training.
 
     Raises:
-        UserError: a class has a single image.
+        UserError: no class has two images.
     """
     counts = np.bincount(train.labels)
-    if counts.min() == 1:
-        name = train.classes[counts.argmin()]
-        raise data_error(where, f"class {name!r} has a single image, none to hold out: add more, or give --test")
-    out = _stratified(train.labels, lambda count: max(1, round(count / 5)))
-    note = f"test images: a stratified holdout of {out.sum()} of the {len(out)} images of {train.name}"
-    return _subset(train, ~out), _subset(train, out), note
+    if counts.max() == 1:
+        raise data_error(where, "each class has a single image, none to hold out: add more, or give --test")
+    out = _stratified(train.labels, lambda count: 0 if count == 1 else max(1, round(count / 5)))
+    notes = [f"test images: a stratified holdout of {out.sum()} of the {len(out)} images of {train.name}"]
+    if single := int((counts == 1).sum()):
+        which = f"{single} of {len(counts)} classes have a single image, {train.classes[counts.argmin()]!r} for one"
+        notes.append(f"{train.name}: {which}: it is trained on, and nothing tests the class")
+    return _subset(train, ~out), _subset(train, out), notes
 
 
 def limit_per_class(train: Images, per_class: int) -> tuple[Images, list[str]]:
@@ -118,7 +123,8 @@ def _stratified(labels: np.ndarray, quota: Callable[[int], int]) -> np.ndarray:
 
 
 def _subset(images: Images, chosen: np.ndarray) -> Images:
-    return replace(images, images=images.images[chosen], labels=images.labels[chosen])
+    files = None if images.files is None else tuple(np.array(images.files, dtype=object)[chosen])
+    return replace(images, images=images.images[chosen], labels=images.labels[chosen], files=files)
 
 
 def count_shared(train: np.ndarray, test: np.ndarray) -> int:

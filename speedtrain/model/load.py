@@ -20,11 +20,15 @@ class TrainedModel:
         classifier: the network with its weights, in evaluation mode.
         tricks: of its training; some of them act on predictions.
         classes: names of the classes, in the order of the outputs.
+        side: of the images that the network sees, in pixels. Default: 32.
+        fit: what becomes of an image that is not square, as in `Config`. Default: crop.
     """
 
     classifier: Classifier
     tricks: Sequence[Trick]
     classes: tuple[str, ...]
+    side: int = 32
+    fit: str = "crop"
 
 
 def load_model(weights: Path) -> TrainedModel:
@@ -33,18 +37,22 @@ def load_model(weights: Path) -> TrainedModel:
     Raises:
         UserError: the file cannot be read, or is not of a run.
     """
-    state, facts = load_weights(weights)
+    state, stored = load_weights(weights)
+    facts: dict[str, Any] = stored
     classes, network = facts.get("classes"), facts.get("network")
     if not isinstance(classes, list) or not isinstance(network, dict):
         raise UserError(f"{weights}: not the weights of a run")
     try:
         tricks = make_tricks(network["tricks"])
         width = 0 if network["width"] == "auto" else network["width"]  # a timm model has none
-        classifier = build_classifier(network["model"], len(classes), width, network["head_scale"], tricks, None)
+        images: dict[str, Any] = facts.get("images", {})
+        classifier = build_classifier(
+            network["model"], len(classes), width, network["head_scale"], tricks, None, images.get("side", 32)
+        )
         classifier.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise UserError(f"{weights}: its header does not describe the network that its weights are of") from None
-    return TrainedModel(classifier.eval(), tricks, tuple(classes))
+    return TrainedModel(classifier.eval(), tricks, tuple(classes), **images)
 
 
 def read_run(run: Path) -> tuple[Config, dict[str, Any]]:

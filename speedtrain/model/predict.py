@@ -7,9 +7,9 @@ import torch
 
 from speedtrain.data import image_names, load_images
 from speedtrain.errors import UserError
-from speedtrain.files import write_npz
 from speedtrain.machine import available_cores
 from speedtrain.model.load import TrainedModel, load_model, read_run
+from speedtrain.model.predictions import write_predictions
 from tricks import Forward
 
 BATCH_SIZE = 500
@@ -32,14 +32,13 @@ def predict(model: TrainedModel, images: np.ndarray, device: torch.device) -> np
 def predict_run(run: Path, images: Path, out: Path) -> np.ndarray:
     """Predicts images with a run's weights, also where the run was killed: `python -m speedtrain predict`.
 
-    It predicts in full precision on a GPU if there is one, whatever the run trained on. It writes `probabilities`
-    float32 [N, K], `predicted` int64 [N], `classes`, the names of the K classes, and, where the images come from
-    files, `files`, their N names.
+    It predicts in full precision on a GPU if there is one, whatever the run trained on. For what it writes, see
+    `write_predictions`.
 
     Args:
         run: the run's directory.
         images: an `.npz`, a folder, or an image file.
-        out: an `.npz`; its old content is replaced.
+        out: an `.npz` or a `.csv`; its old content is replaced.
 
     Returns:
         The probabilities.
@@ -48,17 +47,15 @@ def predict_run(run: Path, images: Path, out: Path) -> np.ndarray:
         UserError: not a run directory, no images there, or `out` cannot be written.
     """
     read_run(run)
-    if out.suffix != ".npz":
-        raise UserError(f"--out {out}: predictions are written as .npz; name it so")
+    if out.suffix not in (".npz", ".csv"):
+        raise UserError(f"--out {out}: predictions are written as .npz or .csv; name it so")
     torch.set_num_threads(available_cores())
     model = load_model(run / "weights.safetensors")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    probabilities = predict(model, load_images(images)[0], device)
-    arrays = {"probabilities": probabilities, "predicted": probabilities.argmax(1), "classes": np.array(model.classes)}
-    if files := image_names(images):
-        arrays["files"] = np.array(files)
+    loaded = load_images(images, side=model.side, fit=model.fit)[0]
+    probabilities = predict(model, loaded, device)
     try:
-        write_npz(out, **arrays)
+        write_predictions(out, probabilities, model.classes, image_names(images))
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     return probabilities

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from speedtrain.errors import UserError
-from speedtrain.network.resnet9 import ResNet9
+from speedtrain.network.resnet9 import ResNet9, stem_stride
 from tricks import TRICKS, Trick
 
-STATISTICS_IMAGES = 10_000
-"""As many images give a covariance as exactly as all of them."""
+STATISTICS_PIXELS = 10_000 * 32 * 32
+"""As many pixels give a covariance as exactly as those of all images."""
+NORMALISATION_PIXELS = 100_000 * 32 * 32
+"""As many pixels give mean and deviation as exactly as those of all images."""
 
 
 class Classifier(nn.Module):
@@ -35,7 +37,11 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def measure(self, images: Tensor) -> None:
-        """Computes mean and standard deviation of each channel of the training images, uint8 [N, H, W, 3]."""
+        """Computes mean and standard deviation of each channel of the training images, uint8 [N, H, W, 3].
+
+        Of more than `NORMALISATION_PIXELS`, as many images are used as hold this number of pixels, evenly spaced.
+        """
+        images = _evenly(images, NORMALISATION_PIXELS)
         # float64 sums, one channel at a time: exact enough for any number of images, and little memory
         for channel in range(3):
             values = images[..., channel].flatten()
@@ -55,6 +61,14 @@ class Classifier(nn.Module):
         return self.network(images)
 
 
+def _evenly(images: Tensor, pixels: int) -> Tensor:
+    """Images [N, H, W, 3] evenly spaced, as many as hold so many pixels: a folder's images come sorted by class."""
+    count = max(1, pixels // images[0, ..., 0].numel())
+    if count >= len(images):
+        return images
+    return images[torch.arange(count, device=images.device) * len(images) // count]
+
+
 def make_tricks(tricks: Mapping[str, Mapping[str, Any]]) -> list[Trick]:
     """New tricks from names and hyperparameters, in the same order: later ones wrap earlier ones."""
     return [TRICKS[name](**values) for name, values in tricks.items()]
@@ -67,29 +81,28 @@ def build_classifier(
     head_scale: float,
     tricks: Sequence[Trick],
     images: Tensor | None,
+    side: int = 32,
 ) -> Classifier:
     """The untrained classifier, with the tricks that act on data and model applied.
 
     Args:
         model: `resnet9` or `timm:NAME`.
         images: training images, uint8 [N, H, W, 3], to take statistics from; None where weights are loaded.
+        side: of the images that the network is for, in pixels. Default: 32.
 
     Raises:
         UserError: no such model, or timm cannot build it for 32×32 images.
         TrickError: a trick cannot act on this model.
     """
     if model == "resnet9":
-        network: nn.Module = ResNet9(num_classes, width, head_scale)
+        network: nn.Module = ResNet9(num_classes, width, head_scale, stem_stride(side))
     else:
         network = _timm_network(model.removeprefix("timm:"), num_classes)
     classifier = Classifier(network)
     if images is not None:
         classifier.to(images.device).measure(images)
         if any("data" in trick.stages() for trick in tricks):
-            # evenly: a folder's images come sorted by class
-            count = min(len(images), STATISTICS_IMAGES)
-            chosen = torch.arange(count, device=images.device) * len(images) // count
-            normalised = classifier.normalise(images[chosen])
+            normalised = classifier.normalise(_evenly(images, STATISTICS_PIXELS))
             for trick in tricks:
                 trick.data(normalised)
     for trick in tricks:

@@ -56,8 +56,10 @@ def remove_partial_saves(run: Path) -> None:
 
 @contextlib.contextmanager
 def may_fail(display: Display) -> Iterator[None]:
-    """Inside, a file that cannot be written (the disk may be full) is a warning: the other files are written still."""
+    """Inside, a file that cannot be written is a warning, whatever the reason: the other files are written still."""
     try:
         yield
     except OSError as error:
         display.warn(f"could not write {error.filename or 'a file of the run'} ({error.strerror})")
+    except Exception as error:
+        display.warn(" ".join(f"could not write a file of the run ({type(error).__name__}: {error})".split()))

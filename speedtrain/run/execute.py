@@ -5,11 +5,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from speedtrain.config import Config
 from speedtrain.data import Data
-from speedtrain.files import write_atomic, write_npz
+from speedtrain.files import write_atomic
+from speedtrain.model.predictions import write_predictions
 from speedtrain.run import checks, directory
 from speedtrain.run.directory import may_fail
 from speedtrain.run.interruption import Interruption
@@ -87,13 +86,15 @@ def execute(
 
 
 def _write_files(run: Path, result: Result, data: Data, scored: Score | None, display: Display) -> None:
-    """Writes what a run leaves beside its weights; each file by itself, in case the disk is full."""
-    if scored is not None:
-        predictions = {"probabilities": scored.probabilities, "predicted": scored.probabilities.argmax(1)}
-        with may_fail(display):
-            write_npz(run / "predictions.npz", classes=np.array(data.train.classes), **predictions)
+    """Writes what a run leaves beside its weights, the result first; each file by itself, in case one fails."""
     with may_fail(display):
         write_atomic(run / "result.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
+    if scored is not None:
+        for name in ("predictions.npz", "predictions.csv"):
+            with may_fail(display):
+                write_predictions(
+                    run / name, scored.probabilities, data.test.classes, data.test.files, data.test.labels
+                )
     with may_fail(display):
         write_report(
             run,
@@ -102,5 +103,6 @@ def _write_files(run: Path, result: Result, data: Data, scored: Score | None, di
             labels=None if scored is None else data.test.labels,
             probabilities=None if scored is None else scored.probabilities,
             classes=data.train.classes,
+            files=None if scored is None else data.test.files,
         )
     directory.remove_partial_saves(run)

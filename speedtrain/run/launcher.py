@@ -69,7 +69,7 @@ class WorkerProcess:
         replay: tuple[Path, int] | None = None,
     ) -> None:
         self.config, self.train, self.run, self.display, self.replay = config, train, run, display, replay
-        keys = ("model", "width", "batch_size", "precision")
+        keys = ("model", "side", "width", "batch_size", "precision")
         self.plan: dict[str, Any] = {key: getattr(config, key) for key in keys}
         self.planned = False
         self.last: dict[str, Any] = {}

@@ -34,7 +34,11 @@ def plan(
     check_network(config, loaded.train)
     measured = measure_plan(config, loaded.train)
     sizes = len(loaded.train.images), len(loaded.train.classes), len(loaded.test.images)
-    return config, {**measured, "expected": predict_accuracy(config, measured, *sizes)}, messages
+    return (
+        config,
+        {**measured, "expected": predict_accuracy(config, measured, *sizes, native=loaded.train.native)},
+        messages,
+    )
 
 
 def measure_plan(config: Config, train: Images) -> dict[str, Any]:

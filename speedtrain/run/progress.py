@@ -129,15 +129,21 @@ class Display:
                 f"\naccuracy {result['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}; {on})",
                 markup=False,
             )
+            counts = result["test_data"]["class_counts"]
+            if min(counts) < max(counts) / 2:  # then accuracy alone may deceive
+                share = result["test_data"]["largest_class_share"]
+                line = f"balanced accuracy {result['balanced_accuracy']:.2%}  ({share:.1%} are of the largest class)"
+                out.print(line, markup=False)
             if expected := result.get("expected"):
                 between = f"{expected['low']:.1%} to {expected['high']:.1%}"
                 line = f"expected {expected['accuracy']:.1%} ({between}) on images like CIFAR-10's"
                 out.print(line, markup=False)
             plan = result["plan"]
             trained = f"{result['status']}: {result['epochs']:.1f} epochs, {result['images_per_second']:.0f} images/s"
+            side = f", {plan['side']}×{plan['side']} images" if plan.get("side", 32) != 32 else ""
             width = f", width {plan['width']}" if plan.get("width") else ""
             rollbacks = f", {result['rollbacks']} rollbacks" if result["rollbacks"] else ""
-            out.print(f"{trained}{width}, {plan.get('precision', '')}{rollbacks}", markup=False)
+            out.print(f"{trained}{side}{width}, {plan.get('precision', '')}{rollbacks}", markup=False)
         limit = "by the log" if "replay_of" in result else f"of {result['budget_seconds']:g}"
         table = Table("phase", title=f"{result['wall_seconds']:.2f} s {limit}", title_justify="left")
         table.add_column("seconds", justify="right")

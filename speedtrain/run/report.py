@@ -38,6 +38,7 @@ def write_report(
     labels: np.ndarray | None,
     probabilities: np.ndarray | None,
     classes: Sequence[str],
+    files: Sequence[str] | None = None,
 ) -> None:
     """Writes `run/curve.png` and `run/report.html`, from `run/metrics.csv` and what scoring found.
 
@@ -48,6 +49,7 @@ def write_report(
         labels: int64 [N].
         probabilities: float32 [N, K].
         classes: names of the K classes.
+        files: names of the N images. Default: none.
     """
     _draw_curve(run / "curve.png", result, read_metrics(run / "metrics.csv", PLOTTED))
     curve = (run / "curve.png").read_bytes()
@@ -58,7 +60,7 @@ def write_report(
         pairs = labels * len(classes) + probabilities.argmax(1)
         counts = np.bincount(pairs, minlength=len(classes) ** 2).reshape(len(classes), -1)
         sections.append(_matrix(counts, classes) if len(classes) <= MOST_CLASSES_IN_MATRIX else _pairs(counts, classes))
-        sections += [_each_class(counts, classes), _mistakes(images, labels, probabilities, classes)]
+        sections += [_each_class(counts, classes), _mistakes(images, labels, probabilities, classes, files)]
     sections.append(_what_was_run(result))
     name = (result.get("data") or {}).get("name") or "a run"
     title = f"{_accuracy(result)}, {name}"
@@ -89,7 +91,11 @@ def _scored_on(result: Mapping[str, Any]) -> str:
 def _headline(result: Mapping[str, Any]) -> Html:
     status = str(result.get("status"))
     expected = result.get("expected")
+    test = result.get("test_data") or {}
     facts = {
+        "balanced accuracy": None if result.get("balanced_accuracy") is None else percent(result["balanced_accuracy"]),
+        "macro F1": None if result.get("macro_f1") is None else percent(result["macro_f1"]),
+        "largest class": test.get("largest_class_share") and f"{percent(test['largest_class_share'])} of the images",
         "expected, were these CIFAR-10": expected and f"{percent(expected['low'])} to {percent(expected['high'])}",
         "data": (result.get("data") or {}).get("name"),
         "budget": _number(result.get("budget_seconds"), 1, " s"),
@@ -172,7 +178,13 @@ def _each_class(counts: np.ndarray, classes: Sequence[str]) -> Html:
     return section("Each class", table("Accuracy by class, lowest first", head, rows, "plain classes"))
 
 
-def _mistakes(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Html:
+def _mistakes(
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    files: Sequence[str] | None,
+) -> Html:
     """The wrong predictions with the highest probabilities."""
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
@@ -184,8 +196,10 @@ def _mistakes(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray,
         png = io.BytesIO()
         Image.fromarray(images[i]).save(png, "PNG")
         true, guess = classes[labels[i]], classes[predicted[i]]
-        image = picture(png.getvalue(), f"Image {i}: {true}, taken for {guess}")
-        caption = tag("figcaption", f"{true} → {guess} ", tag("span", f"({percent(confidence[i])})"))
+        name = f"Image {i}" if files is None else files[i]
+        image = picture(png.getvalue(), f"{name}: {true}, taken for {guess}")
+        shown = Html() if files is None else tag("span", f" {name}")
+        caption = tag("figcaption", f"{true} → {guess} ", tag("span", f"({percent(confidence[i])})"), shown)
         figures.append(tag("figure", image, caption))
     explanation = (
         f"The surest of {len(wrong):,} wrong predictions on {len(labels):,} images: true → predicted (probability)."

@@ -10,11 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from speedtrain import __version__
 from speedtrain.config import Config
-from speedtrain.data import Data
+from speedtrain.data import Data, Images
 from speedtrain.machine import processor_name
 from speedtrain.model.weights import load_facts
 from speedtrain.run.interruption import Interruption
@@ -85,13 +86,19 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
             "num_train": len(data.train.images),
             "num_classes": len(data.train.classes),
             "classes": data.train.classes,
+            "class_counts": class_counts(data.train),
             "sha256": data.train.sha256(),
             "notes": list(data.notes),
         },
-        "test_data": {"name": data.test.name, "sha256": data.test.sha256()},
+        "test_data": {
+            "name": data.test.name,
+            "sha256": data.test.sha256(),
+            "class_counts": class_counts(data.test),
+            "largest_class_share": max(class_counts(data.test)) / len(data.test.labels),
+        },
         "tricks": config.tricks,
         "plan": worker.plan,
-        "expected": predict_accuracy(config, worker.plan, *sizes),
+        "expected": predict_accuracy(config, worker.plan, *sizes, native=data.train.native),
         "phases": _phases(worker, ended),
         "steps": worker.last.get("step", 0),
         "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
@@ -113,9 +120,15 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
     }
 
 
+def class_counts(images: Images) -> list[int]:
+    """How many images each class has."""
+    return np.bincount(images.labels, minlength=len(images.classes)).tolist()
+
+
 def add_score(result: Result, score: Score, weights: Path) -> None:
-    """Adds the accuracy, and which step's weights it is of."""
+    """Adds the accuracy and its kin, and which step's weights they are of."""
     result["accuracy"], result["accuracy_interval"] = score.accuracy, score.interval
+    result["balanced_accuracy"], result["macro_f1"] = score.balanced_accuracy, score.macro_f1
     facts = load_facts(weights)
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
 

@@ -19,11 +19,16 @@ class Score:
     Attributes:
         accuracy: share of right answers, 0..1.
         interval: 95 %, of the accuracy, for the chance of the test images.
+        balanced_accuracy: mean over the classes of the share of their images that is recognised. Classes without test
+            images do not count.
+        macro_f1: mean of the F1 scores of these classes.
         probabilities: float32 [N, K], of the test images.
     """
 
     accuracy: float
     interval: tuple[float, float]
+    balanced_accuracy: float
+    macro_f1: float
     probabilities: np.ndarray
 
 
@@ -46,4 +51,14 @@ def score(weights: Path, test: Images, config: Config) -> Score:
     correct = int((predicted == test.labels).sum())
     # Wilson's is sound near 0 and 1 too, unlike ± 1.96 standard errors
     interval = stats.binomtest(correct, len(predicted)).proportion_ci(method="wilson")
-    return Score(correct / len(predicted), (float(interval.low), float(interval.high)), probabilities)
+    recall, f1 = of_each_class(test.labels, predicted, len(test.classes))
+    bounds = float(interval.low), float(interval.high)
+    return Score(correct / len(predicted), bounds, float(recall.mean()), float(f1.mean()), probabilities)
+
+
+def of_each_class(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and F1 score of each class that has images, in order; labels and predictions are int64 [N]."""
+    right = np.bincount(labels[labels == predicted], minlength=num_classes)
+    images, answers = (np.bincount(numbers, minlength=num_classes) for numbers in (labels, predicted))
+    there = images > 0
+    return (right / np.maximum(images, 1))[there], (2 * right / np.maximum(images + answers, 1))[there]

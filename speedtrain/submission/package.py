@@ -142,6 +142,7 @@ def _describe(name: str, authors: str, introduction: str, config: Config) -> str
 
     facts = {
         "network": config.model,
+        "side of the images": choice(config.side),
         "width": choice(config.width),
         "batch size": choice(config.batch_size),
         "precision": choice(config.precision),

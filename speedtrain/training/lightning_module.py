@@ -158,7 +158,8 @@ def build_training(
     """
     tricks = make_tricks(config.tricks)
     measured = images if statistics is None else statistics
-    classifier = build_classifier(config.model, num_classes, width or 0, config.head_scale, tricks, measured)
+    side = images.shape[1]
+    classifier = build_classifier(config.model, num_classes, width or 0, config.head_scale, tricks, measured, side)
     return Training(
         classifier.to(images.device),
         images,

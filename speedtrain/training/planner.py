@@ -28,6 +28,7 @@ class Plan:
     """What the planner decided, and why.
 
     Attributes:
+        side: of the images, in pixels.
         model, width, batch_size, precision: as in `Config`, decided. Width is null for a timm model.
         resolutions: image sides in the order in which training uses them.
         images_per_second: measured in a short probe; 0 where nothing was left to decide.
@@ -39,6 +40,7 @@ class Plan:
     """
 
     model: str
+    side: int
     width: int | None
     batch_size: int
     precision: Precision
@@ -85,6 +87,7 @@ def make_plan(
     probe = _Probe(config, images, labels, num_classes, seconds)
     plan = Plan(
         model=config.model,
+        side=images.shape[1],
         width=None if config.model != "resnet9" else (START_WIDTH if config.width == "auto" else config.width),
         batch_size=probe.batch_size,
         precision=config.precision,

@@ -10,6 +10,7 @@ from speedtrain.config import Config
 CLASSES = 10
 PER_CLASS = 500
 BATCH_SIZE = 128
+SIDE = 32
 """Of the runs that the scaling law was fitted to."""
 Z_95 = 1.96
 """Standard deviations within which 95 % of a normal distribution lie."""
@@ -110,7 +111,13 @@ recipe fits the law anew."""
 
 
 def predict_accuracy(
-    config: Config, plan: Mapping[str, Any], num_images: int, num_classes: int, num_test_images: int
+    config: Config,
+    plan: Mapping[str, Any],
+    num_images: int,
+    num_classes: int,
+    num_test_images: int,
+    *,
+    native: bool,
 ) -> dict[str, float] | None:
     """The accuracy to expect of a plan on photographs as hard as CIFAR-10's, with a 95 % interval of single runs.
 
@@ -122,14 +129,16 @@ def predict_accuracy(
         num_images: training images, of all classes.
         num_classes: K.
         num_test_images: how many the run is scored on.
+        native: whether the training images were 32×32 in colour already.
 
     Returns:
-        `accuracy`, `low` and `high`; None for other recipes, networks and batch sizes than those of the fitted runs,
-        and outside the range of those runs.
+        `accuracy`, `low` and `high`; None for other images, recipes, networks and batch sizes than those of the fitted
+        runs, and outside the range of those runs.
     """
     accuracy: float | None = plan.get("accuracy")
     same_recipe = all(_plain(getattr(config, key)) == _plain(value) for key, value in FITTED_SETTINGS.items())
-    if accuracy is None or not same_recipe or plan["batch_size"] != BATCH_SIZE:
+    same_images = native and plan["side"] == SIDE
+    if accuracy is None or not (same_images and same_recipe) or plan["batch_size"] != BATCH_SIZE:
         return None
     if not RESNET9_RANGE.contains(plan["width"], plan["epochs"], num_images, num_classes):
         return None

@@ -125,7 +125,12 @@ def train(
             pacer=pacer,
         )
         network = {"model": config.model, "width": config.width, "head_scale": config.head_scale}
-        facts = {**(facts or {}), "network": {**network, "tricks": config.tricks}, "classes": list(classes)}
+        facts = {
+            **(facts or {}),
+            "network": {**network, "tricks": config.tricks},
+            "images": {"side": plan.side, "fit": config.fit},
+            "classes": list(classes),
+        }
         checkpoint = CheckpointCallback(
             run,
             training,

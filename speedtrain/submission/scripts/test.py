@@ -30,15 +30,16 @@ def main() -> None:
     parser.add_argument("--predictions", metavar="OUT.npy", type=Path)
     options = parser.parse_args()
 
+    model = load_model(options.net_sav)
     if options.data is None:
-        test = load_data("cifar10").test
+        test = load_data("cifar10", side=model.side).test
         images, labels = test.images, test.labels
     else:
-        images, read_labels, _ = load_images(options.data)
+        images, read_labels, _ = load_images(options.data, side=model.side, fit=model.fit)
         labels = np.empty(0) if read_labels is None else read_labels
     torch.set_num_threads(available_cores())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predicted = predict(load_model(options.net_sav), images, device).argmax(1).astype(np.int64)
+    predicted = predict(model, images, device).argmax(1).astype(np.int64)
     if options.predictions is not None:
         content = io.BytesIO()
         np.save(content, predicted)

@@ -42,11 +42,12 @@ def main() -> None:
         config = Config(**{**recipe, "budget": options.budget, "seed": options.seed})
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
         config.threads = available_cores()
+        side = config.side if isinstance(config.side, int) else None
         if options.data is None:
-            cifar10 = load_data("cifar10", per_class=config.per_class).train
+            cifar10 = load_data("cifar10", per_class=config.per_class, side=side).train
             images, labels, classes = cifar10.images, cifar10.labels, cifar10.classes
         else:
-            images, read_labels, names = load_images(options.data, need_labels=True)
+            images, read_labels, names = load_images(options.data, need_labels=True, side=side, fit=config.fit)
             assert read_labels is not None
             labels, classes = read_labels, names or tuple(map(str, range(int(read_labels.max()) + 1)))
     with tempfile.TemporaryDirectory(prefix="speedtrain-") as records:

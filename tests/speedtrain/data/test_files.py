@@ -192,19 +192,19 @@ def test_bad_folders(tmp_path: Path) -> None:
     Image.fromarray(GOOD[0]).save(folder / "c" / "0.png")
     assert "class 'b' has no training image" in error_of(load_data, folder)
     (folder / "b").rmdir()
-    assert "class 'c' has a single image" in error_of(load_data, folder)
+    assert load_data(folder).train.classes == ("a", "c")
     Image.fromarray(GOOD[0]).save(folder / "loose.png")
     assert "loose.png: an image beside the class folders" in error_of(load_data, folder)
 
 
 def test_a_level_too_high(tmp_path: Path) -> None:
-    """`train/` and `val/`, or `train/` with unlabelled test images, are no classes."""
-    save_folder(tmp_path / "x" / "train", {"a": GOOD[:2], "b": GOOD[2:4]})
-    save_folder(tmp_path / "x" / "val", {"a": GOOD[:2], "b": GOOD[2:4]})
+    """`train/` alone, or with unlabelled test images, is no class."""
+    save_folder(tmp_path / "x" / "Train", {"a": GOOD[:2], "b": GOOD[2:4]})
     save_folder(tmp_path / "y", {"test": GOOD[:2]})
     save_folder(tmp_path / "y" / "train", {"a": GOOD[:2], "b": GOOD[2:4]})
-    for folder in (tmp_path / "x", tmp_path / "y"):
-        assert f"{folder / 'train'}: folders but no images in it" in error_of(load_data, folder)
+    for train in (tmp_path / "x" / "Train", tmp_path / "y" / "train"):
+        assert f"{train}: it is no class but holds class folders" in error_of(load_data, train.parent)
+        assert load_data(train).train.classes == ("a", "b")
 
 
 BAD_IMAGES: dict[str, Callable[[Path], object]] = {

@@ -135,7 +135,7 @@ def images_and(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_test_folder_is_matched_by_name(tmp_path: Path) -> None:
-    """Names, not the order of the names: an .npz may number them as it likes, and "10" sorts before "2"."""
+    """Names, not the order of the names: an .npz may number them as it likes; numbers in names sort as numbers."""
     shapes = some_images(4)
     train = save_npz(tmp_path / "t.npz", images=some_images(8), labels=some_labels(8, 2), classes=["dog", "cat"])
     test = save_folder(tmp_path / "test", {"cat": shapes[:1], "dog": shapes[1:3]})
@@ -144,7 +144,7 @@ def test_a_test_folder_is_matched_by_name(tmp_path: Path) -> None:
     numbers = {str(number): some_images(1, seed=1 + number) for number in range(11)}
     test = save_folder(tmp_path / "numbers", numbers)
     data = load_data((some_images(22), some_labels(22, 11)), test)
-    assert data.test.labels.tolist() == [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert data.test.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     assert data.notes == ()
 
 

@@ -6,7 +6,7 @@ import torch
 
 from speedtrain.errors import UserError
 from speedtrain.network.classifier import Classifier, build_classifier
-from speedtrain.network.resnet9 import ResNet9
+from speedtrain.network.resnet9 import ResNet9, stem_stride
 from tricks import TRICKS, Batch, PatchWhitening
 
 
@@ -27,6 +27,21 @@ def test_pooling_comes_before_batch_norm() -> None:
     network(torch.randn(2, 3, 32, 32))
     stages = [(8, 32, 32), (16, 16, 16), (16, 16, 16), (16, 16, 16), (32, 8, 8), (64, 4, 4), (64, 4, 4), (64, 4, 4)]
     assert seen == stages
+
+
+@pytest.mark.parametrize(
+    ("side", "positions"), [(32, 32), (48, 48), (64, 32), (96, 32), (100, 33), (128, 32), (224, 32), (256, 36)]
+)
+def test_the_stem_strides_over_larger_images(side: int, positions: int) -> None:
+    """Every pixel counts, and the first feature map stays as large as that of a 32-pixel image."""
+    images = torch.randn(2, 3, side, side, requires_grad=True)
+    network = ResNet9(10, 8, stride=stem_stride(side))
+    maps = network.prep(images)
+    assert maps.shape[2:] == (positions, positions)
+    maps.square().sum().backward()
+    assert images.grad is not None
+    seen = images.grad.abs().sum((0, 1)) > 0
+    assert seen[: side // stem_stride(side) * stem_stride(side), 0].all()
 
 
 def test_logits_are_scaled() -> None:
@@ -55,11 +70,12 @@ def test_constant_images_stay_finite() -> None:
     assert classifier.normalise(images).isfinite().all()
 
 
-def test_weights_alone_give_the_network_its_eyes() -> None:
+@pytest.mark.parametrize("side", [32, 64, 256])
+def test_weights_alone_give_the_network_its_eyes(side: int) -> None:
     """Built without images and loaded, a classifier predicts as the one that took statistics from images."""
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), dtype=np.uint8))
-    trained = build_classifier("resnet9", 10, 8, 0.125, [PatchWhitening()], images).eval()
-    loaded = build_classifier("resnet9", 10, 8, 0.125, [PatchWhitening()], None).eval()
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (20, side, side, 3), dtype=np.uint8))
+    trained = build_classifier("resnet9", 10, 8, 0.125, [PatchWhitening()], images, side).eval()
+    loaded = build_classifier("resnet9", 10, 8, 0.125, [PatchWhitening()], None, side).eval()
     loaded.load_state_dict(trained.state_dict())
     torch.testing.assert_close(
         loaded(loaded.normalise(images[:5])), trained(trained.normalise(images[:5])), rtol=0, atol=0

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import warm
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from speedtrain import train
@@ -402,6 +403,40 @@ def test_from_python_with_arrays_fewer_than_a_batch_and_two_classes(tmp_path: Pa
     assert result["data"]["num_classes"] == 2
     assert Path(result["out"]) == tmp_path / "run"
     assert result_of(tmp_path / "run")["accuracy"] == result["accuracy"]
+
+
+@pytest.mark.usefixtures("warm_processes")
+def test_photographs_are_seen_alike_in_training_scoring_prediction_and_replay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oblong JPEGs, larger than what they are trained at."""
+    chance = np.random.default_rng(0)
+    for split, counts in (("train", (24, 9)), ("test", (9, 4))):
+        for (name, colour), count in zip((("red", 0), ("blue", 2)), counts, strict=True):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = chance.integers(0, 160, (90, 150, 3), np.uint8)
+                pixels[..., colour] |= 64
+                Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.jpg")
+    command = ["--data", str(tmp_path / "photos"), "--budget", "5", "--set", "width=8", "--set", "batch_size=16"]
+    assert main([*command, "--side", "48", "--set", "fit=squash", "--out", str(tmp_path / "run")]) == 0
+    result = result_of(tmp_path / "run")
+    assert result["plan"]["side"] == 48
+    assert result["plan"]["resolutions"] == [48]
+    assert result["expected"] is None
+    assert (result["data"]["class_counts"], result["test_data"]["class_counts"]) == ([9, 24], [4, 9])
+    said = capsys.readouterr().out  # blue has less than half of red's images: accuracy alone may deceive
+    assert f"balanced accuracy {result['balanced_accuracy']:.2%}  (69.2% are of the largest class)" in said
+    with np.load(tmp_path / "run" / "predictions.npz") as stored:
+        scored, files = stored["probabilities"], stored["files"].tolist()
+    with open(tmp_path / "run" / "predictions.csv", newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == files
+    assert all((tmp_path / "photos" / "test" / name).is_file() for name in files)
+    command = ["predict", "--run", str(tmp_path / "run"), "--images", str(tmp_path / "photos" / "test")]
+    assert main([*command, "--out", str(tmp_path / "p.npz")]) == 0
+    with np.load(tmp_path / "p.npz") as stored:
+        np.testing.assert_allclose(stored["probabilities"], scored, atol=1e-6)
+    assert main(["replay", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "again")]) == 0
 
 
 @pytest.mark.usefixtures("warm_processes")

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from speedtrain.config import Config, resolve
-from speedtrain.data import Images
+from speedtrain.data import Images, load_data
 from speedtrain.training.scaling_law import FITTED_SETTINGS, RESNET9, ScalingLaw, predict_accuracy
 
-USUAL = {"accuracy": 0.8, "batch_size": 128, "width": 16, "epochs": 20.0}
-FIVE_THOUSAND = Images("five thousand", np.zeros((5000, 1, 1, 3), np.uint8), np.arange(5000) % 10, tuple("abcdefghij"))
+USUAL = {"accuracy": 0.8, "batch_size": 128, "side": 32, "width": 16, "epochs": 20.0}
+FIVE_THOUSAND = Images(
+    "five thousand", np.zeros((5000, 1, 1, 3), np.uint8), np.arange(5000) % 10, tuple("abcdefghij"), native=True
+)
 RECORD = Path(__file__).parents[3] / "results" / "planner" / "runs.json"
 
 
 def predicted(config: Config, plan: dict, train: Images, num_test_images: int) -> dict[str, float] | None:
-    return predict_accuracy(config, plan, len(train.images), len(train.classes), num_test_images)
+    return predict_accuracy(config, plan, len(train.images), len(train.classes), num_test_images, native=train.native)
 
 
 def test_the_formula() -> None:
@@ -79,15 +81,22 @@ def test_the_interval_is_of_the_law_and_of_the_test_images() -> None:
         ({"model": "timm:resnet18"}, {"width": None, "accuracy": None}, 5000),
         ({}, {"batch_size": 512}, 5000),
         ({}, {"width": 128}, 5000),
+        ({}, {"side": 64}, 5000),
         ({}, {"epochs": 1.0}, 5000),
         ({}, {}, 200),
     ],
-    ids=["lr", "muon", "timm", "batches", "width", "epochs", "images"],
+    ids=["lr", "muon", "timm", "batches", "width", "side", "epochs", "images"],
 )
 def test_nothing_is_expected_where_the_law_knows_nothing(settings: dict, planned: dict, num_images: int) -> None:
     config = resolve(recipe="auto", budget=60, settings=settings)
     few = replace(FIVE_THOUSAND, images=FIVE_THOUSAND.images[:num_images])
     assert predicted(config, {**USUAL, **planned}, few, 2500) is None
+
+
+def test_nothing_is_expected_of_images_that_were_of_another_kind() -> None:
+    config, resized = resolve(recipe="auto", budget=60), replace(FIVE_THOUSAND, native=False)
+    assert predicted(config, USUAL, resized, 2500) is None
+    assert not load_data("digits").train.native
 
 
 def test_nothing_is_expected_of_other_numbers_of_classes() -> None:
