@@ -35,6 +35,7 @@ class Config:
         test: test images: as `data`; null for the data set's own test split, or a holdout.
         per_class: training images per class: a number, all, or null for the data set's default.
         data_root: folder to look for CIFAR-10 in, and to download it to.
+        skip_unreadable: whether image files that cannot be read are left out.
         seed: of initialisation, order and augmentation.
         device: auto, cpu or cuda.
         threads: CPU threads at most, while no other program wants the cores; null for all cores.
@@ -56,6 +57,7 @@ class Config:
     test: str | None = None
     per_class: int | Literal["all"] | None = None
     data_root: str | None = None
+    skip_unreadable: bool = False
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None

@@ -84,6 +84,7 @@ def load(config: Config, data: Source | None, test: Source | None, all_images: b
         config.test if test is None else test,
         per_class="all" if all_images else config.per_class,
         data_root=config.data_root,
+        skip_unreadable=config.skip_unreadable,
     )
 
 

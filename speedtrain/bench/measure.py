@@ -316,7 +316,13 @@ def main(config_file: Path, plan_file: Path, out: Path) -> None:
     device = torch.device(config.device)
     configure_device(device)
     torch.set_num_threads(config.threads or available_cores())
-    data = load_data(config.data, config.test, per_class=config.per_class, data_root=config.data_root).train
+    data = load_data(
+        config.data,
+        config.test,
+        per_class=config.per_class,
+        data_root=config.data_root,
+        skip_unreadable=config.skip_unreadable,
+    ).train
     images, labels = torch.tensor(data.images, device=device), torch.tensor(data.labels, device=device)
     classes = len(data.classes)
     send_message("matrix products …")

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from speedtrain.config import IN_MEMORY
-from speedtrain.data.photograph import SIDE, fit
+from speedtrain.data.photograph import fit, natural_side
+from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Arrays, Source, data_error, unreadable
 from speedtrain.errors import UserError
 
@@ -48,16 +49,16 @@ def read_npz(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def source_from_npz(path: Path, name: str) -> Source:
+def source_from_npz(path: Path, name: str, reading: Reading) -> Source:
     """The labelled images of an .npz.
 
     Raises:
         UserError: it cannot be read, or is not as it should be.
     """
-    return check_arrays(name, str(path), **read_npz(path, required=("images", "labels")))
+    return check_arrays(name, str(path), **read_npz(path, required=("images", "labels")), reading=reading)
 
 
-def read_arrays(arrays: Arrays) -> Source:
+def read_arrays(arrays: Arrays, reading: Reading) -> Source:
     """A source of (images, labels), which may be anything that numpy makes an array of."""
     if len(arrays) != 2:
         raise data_error(IN_MEMORY, f"a tuple of {len(arrays)} given: give (images, labels)")
@@ -65,11 +66,16 @@ def read_arrays(arrays: Arrays) -> Source:
         images, labels = (np.asarray(array) for array in arrays)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on another device
         raise data_error(IN_MEMORY, f"these are not arrays ({error}): give (images, labels) as numpy arrays") from error
-    return check_arrays(IN_MEMORY, IN_MEMORY, images, labels)
+    return check_arrays(IN_MEMORY, IN_MEMORY, images, labels, reading=reading)
 
 
 def check_arrays(
-    name: str, where: str, images: np.ndarray, labels: np.ndarray, classes: np.ndarray | None = None
+    name: str,
+    where: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: np.ndarray | None = None,
+    reading: Reading = Reading(),  # noqa: B008
 ) -> Source:
     """Checks arrays as found and brings them to the form of a source.
 
@@ -79,11 +85,12 @@ def check_arrays(
         images: [N, H, W, C] or [N, H, W].
         labels: [N].
         classes: strings [K].
+        reading: the side and fit of the result.
 
     Raises:
         UserError: any of them is not as it should be.
     """
-    standard, notes = standard_images(images, where)
+    standard, notes = standard_images(images, where, reading)
     if labels.dtype.kind not in "iu":
         plain = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
         hint = ": give labels.astype(int)" if plain else ": give whole numbers from 0"
@@ -115,15 +122,20 @@ def _class_names(classes: np.ndarray, where: str) -> tuple[str, ...]:
     return names
 
 
-def standard_images(images: np.ndarray, where: str) -> tuple[np.ndarray, list[str]]:
+def standard_images(
+    images: np.ndarray,
+    where: str,
+    reading: Reading = Reading(),  # noqa: B008
+) -> tuple[np.ndarray, list[str]]:
     """Checks an array of images and brings it to the standard form.
 
     Args:
         images: uint8, or floats within [0, 1] or [0, 255]; [N, H, W, C] with 1 or 3 channels, or [N, H, W].
         where: how an error calls it.
+        reading: the side and fit of the result.
 
     Returns:
-        uint8 [N, 32, 32, 3], and notes on what was done.
+        uint8 [N, side, side, 3], and notes on what was done.
 
     Raises:
         UserError: another type or shape, or values out of range.
@@ -151,15 +163,21 @@ def standard_images(images: np.ndarray, where: str) -> tuple[np.ndarray, list[st
     images = images.reshape(count, height, width, channels)
     if channels == 1:
         notes.append("grey images, repeated to RGB")
+    side = reading.side or natural_side([(width, height)])
     if height != width:
-        notes.append(f"{height}×{width} images, cut to their centred square and resized to {SIDE}×{SIDE}")
-    elif height != SIDE:
-        notes.append(f"{height}×{width} images, resized to {SIDE}×{SIDE}")
-    if (height, width) == (SIDE, SIDE):
-        return np.ascontiguousarray(np.broadcast_to(images, (count, SIDE, SIDE, 3))), notes
-    standard = np.empty((count, SIDE, SIDE, 3), np.uint8)
+        done = {
+            "crop": "cut to their centred square and resized to",
+            "pad": "resized and filled up with their mean colour to",
+            "squash": "squashed to",
+        }[reading.fit]
+        notes.append(f"{height}×{width} images, {done} {side}×{side}")
+    elif height != side:
+        notes.append(f"{height}×{width} images, resized to {side}×{side}")
+    if (height, width) == (side, side):
+        return np.ascontiguousarray(np.broadcast_to(images, (count, side, side, 3))), notes
+    standard = np.empty((count, side, side, 3), np.uint8)
     for row, image in zip(standard, images, strict=True):
-        row[:] = fit(Image.fromarray(image.squeeze(2) if channels == 1 else image))
+        row[:] = fit(Image.fromarray(image.squeeze(2) if channels == 1 else image), side, reading.fit)
     return standard, notes
 
 

@@ -2,11 +2,13 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from speedtrain.data.photograph import IMAGE_SUFFIXES, SIDE, read_photographs
+from speedtrain.data.photograph import IMAGE_SUFFIXES, is_image_file
+from speedtrain.data.photographs import Photographs, Reading, read_photographs, unreadable_images
 from speedtrain.data.source import Source, data_error, unreadable
 
 
@@ -39,7 +41,7 @@ def listing(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def image_files(files: list[Path]) -> list[Path]:
-    return [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    return [file for file in files if is_image_file(file)]
 
 
 def has_splits(folder: Path) -> bool:
@@ -48,7 +50,7 @@ def has_splits(folder: Path) -> bool:
     return all(os.path.isdir(split) and listing(split)[0] for split in splits)
 
 
-def read_folder(folder: Path, name: str) -> Source:
+def read_folder(folder: Path, name: str, reading: Reading) -> Source:
     """Images of a folder with one sub-folder per class, the classes numbered in the order of their names.
 
     Raises:
@@ -73,18 +75,37 @@ def read_folder(folder: Path, name: str) -> Source:
         labels += [label] * len(found)
     if not paths:
         raise data_error(folder, f"no images in its class folders (looked for {' '.join(IMAGE_SUFFIXES)})")
-    images, resized = read_photographs(paths)
-    notes = []
-    if resized:
-        notes.append(f"{name}: {resized} of {len(paths)} images were cut to a square and resized to {SIDE}×{SIDE}")
+    read = read_photographs(paths, reading)
+    if read.problems and not reading.skip_unreadable:
+        raise unreadable_images(read.problems, "mend or remove it, or leave it out by --skip-unreadable")
+    if not len(read.images):
+        raise unreadable_images(read.problems, "no image is left; mend them")
+    notes = [*_notes_on_reading(name, read, reading), *read.notes]
     if others:
         notes.append(f"{name}: {len(others)} entries that are not images were left out, {others[0].name} for one")
     return Source(
         name=name,
         where=str(folder),
-        images=images,
-        labels=np.array(labels, dtype=np.int64),
+        images=read.images,
+        labels=np.array(labels, dtype=np.int64)[read.readable],
         classes=tuple(class_folder.name for class_folder in class_folders),
         notes=tuple(notes),
         by_name=True,
+        files=tuple(path.relative_to(folder).as_posix() for path in paths if path not in read.problems),
+        problems={path.relative_to(folder).as_posix(): why for path, why in read.problems.items()},
     )
+
+
+def _notes_on_reading(name: str, read: Photographs, reading: Reading) -> Iterator[str]:
+    """What was done to the images of a folder."""
+    count, side = len(read.images), read.images.shape[1]
+    done = {
+        "crop": "cut to a square and resized to",
+        "pad": "resized and filled up with their mean colour to",
+        "squash": "resized, whatever their shape, to",
+    }[reading.fit]
+    if read.resized:
+        yield f"{name}: {read.resized} of {count} images were {done} {side}×{side}"
+    if read.problems:
+        first, why = next(iter(read.problems.items()))
+        yield f"{name}: {len(read.problems)} files that cannot be read were left out, {first.name} for one ({why})"

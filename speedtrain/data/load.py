@@ -9,6 +9,8 @@ import, and are imported only where they are needed.
 """
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +20,8 @@ from speedtrain.config import AUTO, CIFAR10, DATA_SETS
 from speedtrain.data.arrays import check_arrays, read_arrays, read_npz, source_from_npz, standard_images
 from speedtrain.data.builtin import read_builtin
 from speedtrain.data.folder import has_splits, image_files, is_folder, listing, read_folder
-from speedtrain.data.photograph import IMAGE_SUFFIXES, read_photographs
+from speedtrain.data.photograph import FITS, IMAGE_SUFFIXES, SIDE, Fit, is_image_file
+from speedtrain.data.photographs import Progress, Reading, read_photographs, unreadable_images
 from speedtrain.data.source import Arrays, Data, Source, data_error
 from speedtrain.data.splits import count_shared, hold_out, limit_per_class, test_set, training_set
 from speedtrain.errors import UserError
@@ -30,6 +33,10 @@ def load_data(
     *,
     per_class: int | Literal["all"] | None = None,
     data_root: str | Path | None = None,
+    side: int | None = SIDE,
+    fit: Fit = "crop",
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
 ) -> Data:
     """Reads and checks training and test images.
 
@@ -43,6 +50,12 @@ def load_data(
         per_class: training images per class, drawn at random but always the same; None means all, but 500
             for CIFAR-10.
         data_root: folder to look for CIFAR-10 in first, before $SPEEDTRAIN_DATA and ./data, and to download it to.
+        side: pixels of each side of every image; None for the natural side of the training images, by
+            `photograph.natural_side`.
+        fit: what becomes of images that are not square: "crop" to the centred square, "pad" with the mean colour, or
+            "squash".
+        skip_unreadable: whether image files that cannot be read are left out, instead of an error.
+        progress: is called with the number of image files decoded and their total.
 
     Raises:
         UserError: the images cannot be found, read or used.
@@ -52,9 +65,10 @@ def load_data(
     if isinstance(data, str) and data == AUTO and test is not None:
         data = CIFAR10  # test images of one's own belong to one data set: do not fall back to another
 
-    source, test_source = _open(data, data_root)
+    reading = _reading(side, fit, skip_unreadable, progress)
+    source, test_source = _open(data, data_root, reading)
     if test is not None:
-        given, own_test = _open(test, data_root)
+        given, own_test = _open(test, data_root, replace(reading, side=source.images.shape[1]))
         test_source = own_test or given
 
     train = training_set(source)
@@ -80,54 +94,112 @@ def load_data(
             "the accuracy will look better than it is"
         )
     root = source.root or (test_source.root if test_source is not None else None)
-    return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root)
+    skipped = source.skipped + (test_source.skipped if test_source is not None else ())
+    return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root, skipped)
+
+
+def _reading(side: int | None, fit: Fit, skip_unreadable: bool = False, progress: Progress | None = None) -> Reading:
+    """How files are read, checked."""
+    if side is not None and not (isinstance(side, int | np.integer) and side >= 1):
+        raise data_error("side", f"{side!r} given: give a whole number from 1, or None")
+    if fit not in FITS:
+        raise data_error("fit", f"{fit!r} given: give {', '.join(FITS)}")
+    return Reading(side, fit, skip_unreadable, progress)
+
+
+@dataclass(frozen=True)
+class ImagesToPredict:
+    """Images as they are named to be predicted, with labels or without.
+
+    Attributes:
+        images: uint8 [N, side, side, 3].
+        labels: int64 [N] or None.
+        classes: the names of the classes or None.
+        files: as in `Images`, of the images that could be read.
+        problems: file that cannot be read, named as in `files` → why.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
+    files: tuple[str, ...] | None = None
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_images(
-    path: str | Path, *, need_labels: bool = False
+    path: str | Path, *, need_labels: bool = False, side: int | None = SIDE, fit: Fit = "crop"
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
     """Reads images to predict: an .npz, a folder of class folders, a folder of images, or one image file.
 
     Images of a folder are ordered by the name of their class folder, if any, then by their own.
 
+    Args:
+        path: where they are.
+        need_labels: whether images without labels are refused.
+        side, fit: as for `load_data`.
+
     Returns:
-        images uint8 [N, 32, 32, 3]; labels int64 [N] or None; the names of the classes or None.
+        images uint8 [N, side, side, 3]; labels int64 [N] or None; the names of the classes or None.
 
     Raises:
         UserError: the images cannot be read, or have no labels although `need_labels`.
     """
-    path = Path(path)
+    read = read_images(Path(path), need_labels=need_labels, side=side, fit=fit)
+    if read.problems:
+        folder = Path(path) if is_folder(Path(path)) else Path(path).parent
+        raise unreadable_images({folder / file: why for file, why in read.problems.items()}, "mend or remove it")
+    return read.images, read.labels, read.classes
+
+
+def read_images(
+    path: Path,
+    *,
+    need_labels: bool = False,
+    side: int | None = SIDE,
+    fit: Fit = "crop",
+    progress: Progress | None = None,
+) -> ImagesToPredict:
+    """As `load_images`, but goes on without image files that cannot be read, and tells which.
+
+    Raises:
+        UserError: as for `load_images`, or not one image file can be read.
+    """
+    reading = _reading(side, fit, skip_unreadable=True, progress=progress)
+    folder = path
     if is_folder(path):
         if has_splits(path):
             raise data_error(path, "holds train/ and test/: name one of the two")
         class_folders, files = listing(path)
         if class_folders:
-            source = read_folder(path, path.name)
-            return source.images, source.labels, source.classes
+            source = read_folder(path, path.name, reading)
+            return ImagesToPredict(source.images, source.labels, source.classes, source.files, source.problems)
         paths = image_files(files)
         if not paths:
             raise data_error(path, f"no images in this folder (looked for {' '.join(IMAGE_SUFFIXES)})")
-    elif path.suffix.lower() in IMAGE_SUFFIXES:
-        paths = [path]
+    elif is_image_file(path):
+        folder, paths = path.parent, [path]
     else:
         arrays = read_npz(path, required=("images", "labels") if need_labels else ("images",))
         if "labels" not in arrays:
-            return standard_images(arrays["images"], str(path))[0], None, None
-        source = check_arrays(path.name, str(path), **arrays)
-        return source.images, source.labels, source.classes
+            return ImagesToPredict(standard_images(arrays["images"], str(path), reading)[0])
+        source = check_arrays(path.name, str(path), **arrays, reading=reading)
+        return ImagesToPredict(source.images, source.labels, source.classes)
     if need_labels:
         raise data_error(path, "no labels: give an .npz with labels, or a folder with a sub-folder per class")
-    return read_photographs(paths)[0], None, None
+    read = read_photographs(paths, reading)
+    if not len(read.images):
+        raise unreadable_images(read.problems, "mend or remove it")
+    names = tuple(file.relative_to(folder).as_posix() for file in paths if file not in read.problems)
+    problems = {file.relative_to(folder).as_posix(): why for file, why in read.problems.items()}
+    return ImagesToPredict(read.images, files=names, problems=problems)
 
 
 def image_names(path: str | Path) -> list[str] | None:
     """The names of the image files that `load_images` reads, in its order and relative to the folder; None where
     the images come from an .npz."""
     path = Path(path)
-    if path.suffix.lower() in IMAGE_SUFFIXES and not is_folder(path):
-        return [path.name]
     if not is_folder(path):
-        return None
+        return [path.name] if is_image_file(path) else None
     class_folders, files = listing(path)
     for class_folder in class_folders:
         files += listing(class_folder)[1]
@@ -135,18 +207,26 @@ def image_names(path: str | Path) -> list[str] | None:
     return [str(file.relative_to(path)) for file in image_files(files)]
 
 
-def _open(data: str | Path | Arrays, data_root: str | Path | None) -> tuple[Source, Source | None]:
+def _open(data: str | Path | Arrays, data_root: str | Path | None, reading: Reading) -> tuple[Source, Source | None]:
     """The images that `data` names, and its own test images where it has any."""
     if isinstance(data, tuple):
-        return read_arrays(data), None
+        return read_arrays(data, reading), None
     if not isinstance(data, str | Path):
         raise UserError(f"data is a {type(data).__name__}: give a name, a path or a tuple (images, labels)")
     if data in DATA_SETS:
-        return read_builtin(str(data), data_root)
+        source, test = read_builtin(str(data), data_root)
+        return _of_side(source, reading), test and _of_side(test, reading)
     path = Path(data)
     name = os.path.basename(os.path.abspath(path))  # of "." too
     if not is_folder(path):
-        return source_from_npz(path, name), None
+        return source_from_npz(path, name, reading), None
     if has_splits(path):
-        return read_folder(path / "train", name), read_folder(path / "test", name)
-    return read_folder(path, name), None
+        train = read_folder(path / "train", name, reading)
+        return train, read_folder(path / "test", name, replace(reading, side=train.images.shape[1]))
+    return read_folder(path, name, reading), None
+
+
+def _of_side(source: Source, reading: Reading) -> Source:
+    """A built-in data set with images of the side asked for."""
+    images, notes = standard_images(source.images, source.where, reading)
+    return replace(source, images=images, notes=source.notes + tuple(f"{source.name}: {note}" for note in notes))

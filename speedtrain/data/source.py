@@ -1,7 +1,8 @@
 """Labelled images: as read from one source, and as a run uses them."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,17 @@ class Images:
 
     Attributes:
         name: "cifar10", "digits", "arrays", or the name of the file or folder.
-        images: uint8 [N, 32, 32, 3].
+        images: uint8 [N, side, side, 3].
         labels: int64 [N], 0..K-1.
         classes: the K names; the numbers themselves where the source gives none.
+        files: the names of the N image files, relative to their folder or table; None where there are none.
     """
 
     name: str
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
+    files: tuple[str, ...] | None = None
 
     def sha256(self) -> str:
         """Hex digest of the image bytes followed by the labels as little-endian int64."""
@@ -44,6 +47,7 @@ class Data:
         test_is_holdout: whether the test images were held out of the training images given.
         notes: one-line messages for the user.
         root: the folder in which CIFAR-10 lies, None where CIFAR-10 was not needed.
+        skipped: files that were left out because they cannot be read.
     """
 
     train: Images
@@ -51,6 +55,12 @@ class Data:
     test_is_holdout: bool
     notes: tuple[str, ...]
     root: str | None = None
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def side(self) -> int:
+        """Pixels of each side of every image."""
+        return self.train.images.shape[1]
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class Source:
     Attributes:
         name: as in `Images`.
         where: its name in error messages, the whole path.
-        images: uint8 [N, 32, 32, 3], N ≥ 1.
+        images: uint8 [N, side, side, 3], N ≥ 1.
         labels: int64 [N], 0 or more; below the number of names in `classes`.
         classes: their names, None where they are only numbered.
         notes: what was done to the images.
@@ -68,6 +78,8 @@ class Source:
             folder.
         default_per_class: training images per class where the user gives no number.
         root: as in `Data`.
+        files: as in `Images`.
+        problems: file that was left out, named as in `files` → why it cannot be read.
     """
 
     name: str
@@ -79,6 +91,13 @@ class Source:
     by_name: bool = False
     default_per_class: int | None = None
     root: str | None = None
+    files: tuple[str, ...] | None = None
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Files that were left out because they cannot be read."""
+        return tuple(self.problems)
 
 
 def data_error(where: object, what: str) -> UserError:

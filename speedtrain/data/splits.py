@@ -24,7 +24,7 @@ def training_set(source: Source) -> Images:
     if missing is not None:
         name = source.classes[missing] if source.classes else str(missing)
         raise data_error(source.where, f"class {name!r} has no training image: add some, or number without gaps from 0")
-    return Images(source.name, source.images, source.labels, source.classes or _numbers(num_classes))
+    return Images(source.name, source.images, source.labels, source.classes or _numbers(num_classes), source.files)
 
 
 def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[str]]:
@@ -60,7 +60,7 @@ def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[s
     missing = _first_missing(np.unique(labels), num_classes)
     if missing is not None:
         raise data_error(source.where, f"class {train.classes[missing]!r} has no test image: add some to it")
-    return Images(source.name, source.images, labels, train.classes), notes
+    return Images(source.name, source.images, labels, train.classes, source.files), notes
 
 
 def hold_out(train: Images, where: str) -> tuple[Images, Images, str]:
@@ -118,7 +118,8 @@ def _stratified(labels: np.ndarray, quota: Callable[[int], int]) -> np.ndarray:
 
 
 def _subset(images: Images, chosen: np.ndarray) -> Images:
-    return replace(images, images=images.images[chosen], labels=images.labels[chosen])
+    files = images.files and tuple(np.array(images.files, dtype=object)[chosen])
+    return replace(images, images=images.images[chosen], labels=images.labels[chosen], files=files)
 
 
 def count_shared(train: np.ndarray, test: np.ndarray) -> int:

@@ -1,11 +1,12 @@
 """Predictions: class probabilities from a trained classifier."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from speedtrain.data import image_names, load_images
+from speedtrain.data.load import read_images
 from speedtrain.errors import UserError
 from speedtrain.files import write_npz
 from speedtrain.machine import available_cores
@@ -29,12 +30,12 @@ def predict(model: TrainedModel, images: np.ndarray, device: torch.device) -> np
     return torch.cat(parts).numpy()
 
 
-def predict_run(run: Path, images: Path, out: Path) -> np.ndarray:
+def predict_run(run: Path, images: Path, out: Path) -> tuple[np.ndarray, Mapping[str, str]]:
     """Predicts images with a run's weights, also where the run was killed: `python -m speedtrain predict`.
 
     It predicts in full precision on a GPU if there is one, whatever the run trained on. It writes `probabilities`
     float32 [N, K], `predicted` int64 [N], `classes`, the names of the K classes, and, where the images come from
-    files, `files`, their N names.
+    files, `files`, their N names. It goes on without files that cannot be read; `unreadable` holds their names.
 
     Args:
         run: the run's directory.
@@ -42,7 +43,7 @@ def predict_run(run: Path, images: Path, out: Path) -> np.ndarray:
         out: an `.npz`; its old content is replaced.
 
     Returns:
-        The probabilities.
+        The probabilities, and the files that cannot be read → why.
 
     Raises:
         UserError: not a run directory, no images there, or `out` cannot be written.
@@ -53,12 +54,15 @@ def predict_run(run: Path, images: Path, out: Path) -> np.ndarray:
     torch.set_num_threads(available_cores())
     model = load_model(run / "weights.safetensors")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    probabilities = predict(model, load_images(images)[0], device)
+    read = read_images(images)
+    probabilities = predict(model, read.images, device)
     arrays = {"probabilities": probabilities, "predicted": probabilities.argmax(1), "classes": np.array(model.classes)}
-    if files := image_names(images):
-        arrays["files"] = np.array(files)
+    if read.files is not None:
+        arrays["files"] = np.array(read.files)
+    if read.problems:
+        arrays["unreadable"] = np.array(list(read.problems))
     try:
         write_npz(out, **arrays)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
-    return probabilities
+    return probabilities, read.problems

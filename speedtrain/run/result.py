@@ -87,6 +87,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
             "classes": data.train.classes,
             "sha256": data.train.sha256(),
             "notes": list(data.notes),
+            "skipped": list(data.skipped),
         },
         "test_data": {"name": data.test.name, "sha256": data.test.sha256()},
         "tricks": config.tricks,
