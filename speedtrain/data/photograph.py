@@ -37,11 +37,9 @@ IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "TIFF", "AVIF", "JP
 LARGEST = 2**28
 """Pixels of the largest image that is read: 1 GiB while it is decoded."""
 LARGE = 2**22
-"""Pixels from which an image is reduced strip by strip, and decoded while no other large one is."""
+"""Pixels from which an image is reduced in strips of so many, and decoded while no other large one is."""
 GAP = 4
 """A reduced image keeps at least so many times the pixels of the result's side."""
-STRIP = 64
-"""Rows of the reduced image made at once."""
 
 _ONE_LARGE = threading.Lock()
 _SIGNATURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
@@ -215,8 +213,9 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
     _scale_transparency(image)
     image.load()
     small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
-    for top in range(0, small.height, STRIP):
-        strip = image.crop((0, top * factor, image.width, min(image.height, (top + STRIP) * factor)))
+    rows = max(1, LARGE // (image.width * factor))
+    for top in range(0, small.height, rows):
+        strip = image.crop((0, top * factor, image.width, min(image.height, (top + rows) * factor)))
         small.paste(_in_rgb(strip, image).reduce(factor), (0, top))
     return small
 
