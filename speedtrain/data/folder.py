@@ -77,7 +77,7 @@ def read_folder(folder: Path, name: str, reading: Reading) -> Source:
         raise data_error(folder, f"no images in its class folders (looked for {' '.join(IMAGE_SUFFIXES)})")
     read = read_photographs(paths, reading)
     if read.problems and not reading.skip_unreadable:
-        raise unreadable_images(read.problems, "mend or remove it, or leave it out by --skip-unreadable")
+        raise unreadable_images(read.problems, "mend or remove what is damaged, or leave it out by --skip-unreadable")
     if not len(read.images):
         raise unreadable_images(read.problems, "no image is left; mend them")
     notes = [*_notes_on_reading(name, read, reading), *read.notes]

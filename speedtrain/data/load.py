@@ -147,7 +147,9 @@ def load_images(
     read = read_images(Path(path), need_labels=need_labels, side=side, fit=fit)
     if read.problems:
         folder = Path(path) if is_folder(Path(path)) else Path(path).parent
-        raise unreadable_images({folder / file: why for file, why in read.problems.items()}, "mend or remove it")
+        raise unreadable_images(
+            {folder / file: why for file, why in read.problems.items()}, "mend or remove what is damaged"
+        )
     return read.images, read.labels, read.classes
 
 
@@ -188,7 +190,7 @@ def read_images(
         raise data_error(path, "no labels: give an .npz with labels, or a folder with a sub-folder per class")
     read = read_photographs(paths, reading)
     if not len(read.images):
-        raise unreadable_images(read.problems, "mend or remove it")
+        raise unreadable_images(read.problems, "mend or remove what is damaged")
     names = tuple(file.relative_to(folder).as_posix() for file in paths if file not in read.problems)
     problems = {file.relative_to(folder).as_posix(): why for file, why in read.problems.items()}
     return ImagesToPredict(read.images, files=names, problems=problems)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import warm
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from speedtrain import train
@@ -196,6 +197,24 @@ def test_predict_gives_what_scoring_gave(finished: Path, tmp_path: Path) -> None
     assert main([*command, "--out", str(tmp_path / "p.npz")]) == 0
     with np.load(tmp_path / "p.npz") as ours, np.load(finished / "predictions.npz") as theirs:
         np.testing.assert_allclose(ours["probabilities"], theirs["probabilities"], atol=1e-5)
+
+
+def test_predict_goes_on_without_unreadable_files(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new").mkdir()
+    for name in "bd":
+        Image.new("RGB", (40, 30), "red").save(tmp_path / "new" / f"{name}.png")
+    for name in "ac":
+        (tmp_path / "new" / f"{name}.png").write_bytes(b"no image")
+    command = ["predict", "--run", str(finished), "--images", str(tmp_path / "new"), "--no-cache"]
+    assert main([*command, "--out", str(tmp_path / "p.npz")]) == 1
+    with np.load(tmp_path / "p.npz") as ours:
+        assert ours["files"].tolist() == ["b.png", "d.png"]
+        assert ours["unreadable"].tolist() == ["a.png", "c.png"]
+        assert len(ours["probabilities"]) == len(ours["predicted"]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "cannot be read as an image" in line]
+    assert [line.partition(":")[0] for line in lines] == ["a.png", "c.png"]
 
 
 @pytest.mark.usefixtures("warm_processes")
