@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before it is known to be needed."""
 
+import os
 import re
 import signal
 import sys
@@ -79,6 +80,7 @@ def build_parser() -> ArgumentParser:
     train.add_argument("--quiet", action="store_true", help="show no progress")
     predict.add_argument("--run", metavar="DIR", required=True, help="run directory")
     predict.add_argument("--images", metavar="PATH", required=True, help=".npz, folder or image file")
+    predict.add_argument("--no-cache", action="store_true", help="decode every image file anew, and keep none")
     predict.add_argument(
         "--out", metavar="FILE", required=True, help=".npz or .csv for the predictions; an existing file is replaced"
     )
@@ -98,6 +100,8 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add("--data", metavar="|".join([*DATA_SETS, "PATH"]), help="training images (default: auto)")
     add("--test", metavar="PATH", help="test images (default: the data set's own, or a stratified holdout)")
     add("--per-class", metavar="N|all", help="training images per class (default: 500 of CIFAR-10, else all)")
+    add("--skip-unreadable", action="store_true", help="leave out image files that cannot be read")
+    add("--no-cache", action="store_true", help="decode every image file anew, and keep none")
     add(
         "--side",
         metavar="N|auto",
@@ -152,6 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[:1] not in (["-h"], ["--help"]) and arguments[:1] not in [[verb] for verb in VERBS]:
             arguments.insert(0, "train")
         options = build_parser().parse_args(arguments)
+        if options[options.verb].get("no_cache"):
+            os.environ["SPEEDTRAIN_CACHE"] = "off"  # of the processes that this one starts as well
         if options.verb in _TRAINING:
             with hide_packages(*UNUSED_BY_LIGHTNING):
                 import lightning  # noqa: F401
@@ -188,6 +194,7 @@ def _run_options(options: Namespace) -> dict[str, Any]:
         "settings": dict(map(_setting, options.set or [])),
         **{key: _number(options[key]) for key in ("per_class", "side", "seed", "threads")},
         **{key: options[key] for key in ("data_root", "model", "device")},
+        "skip_unreadable": options.skip_unreadable or None,
     }
 
 
@@ -246,9 +253,11 @@ def _exit_code(result: dict[str, Any]) -> int:
 def _predict(options: Namespace) -> int:
     from speedtrain.model.predict import predict_run
 
-    probabilities = predict_run(Path(options.run), Path(options.images), Path(options.out))
+    probabilities, problems = predict_run(Path(options.run), Path(options.images), Path(options.out))
+    for file, why in problems.items():
+        _print(f"{file}: not predicted, cannot be read as an image ({' '.join(why.split())})", sys.stderr)
     print(f"{len(probabilities)} predictions in {options.out}")
-    return 0
+    return 1 if problems else 0
 
 
 def _plan(options: Namespace) -> int:

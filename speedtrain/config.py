@@ -35,12 +35,14 @@ class Config:
         test: test images: as `data`; null for the data set's own test split, or a holdout.
         per_class: training images per class: a number, all, or null for the data set's default.
         data_root: folder to look for CIFAR-10 in, and to download it to.
+        skip_unreadable: whether image files that cannot be read are left out.
         seed: of initialisation, order and augmentation.
         device: auto, cpu or cuda.
         threads: CPU threads at most, while no other program wants the cores; null for all cores.
         model: resnet9, or timm:NAME.
         side: pixels a side of the images, or auto: 32, 48 or 64, the largest that most images can fill.
-        fit: what becomes of an image that is not square: crop (its centred square), pad, or squash.
+        fit: what becomes of an image that is not square: crop (its centred square), pad (with its mean colour), or
+            squash.
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
         batch_size: images per step, or auto.
         precision: fp32, bf16 or fp16 (automatic mixed precision), or auto: the fastest here.
@@ -58,6 +60,7 @@ class Config:
     test: str | None = None
     per_class: int | Literal["all"] | None = None
     data_root: str | None = None
+    skip_unreadable: bool = False
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None

@@ -1,5 +1,6 @@
 """What tests of all packages may use."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import warm
+
+os.environ["SPEEDTRAIN_CACHE"] = "off"  # no test reads or fills the cache of the person who runs it
 
 
 @pytest.fixture(scope="session")

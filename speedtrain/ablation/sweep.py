@@ -86,6 +86,7 @@ def load(config: Config, data: Source | None, test: Source | None, all_images: b
         data_root=config.data_root,
         side=config.side if isinstance(config.side, int) else None,
         fit=config.fit,
+        skip_unreadable=config.skip_unreadable,
     )
 
 

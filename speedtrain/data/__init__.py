@@ -1,6 +1,6 @@
 """What a person names (a data set, a folder, a file, arrays) → labelled images, checked."""
 
-from speedtrain.data.load import image_names, load_data, load_images
+from speedtrain.data.load import load_data, load_images
 from speedtrain.data.source import Data, Images
 
-__all__ = ["Data", "Images", "image_names", "load_data", "load_images"]
+__all__ = ["Data", "Images", "load_data", "load_images"]

@@ -4,11 +4,12 @@ import numpy as np
 from PIL import Image
 
 from speedtrain.config import IN_MEMORY
-from speedtrain.data.photograph import SIDE, Form, natural_side, squared
+from speedtrain.data.photograph import SIDE, fit, natural_side
+from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Arrays, Source, data_error
 
 
-def read_arrays(arrays: Arrays, form: Form) -> Source:
+def read_arrays(arrays: Arrays, reading: Reading) -> Source:
     """A source of (images, labels), which may be anything that numpy makes an array of."""
     if len(arrays) != 2:
         raise data_error(IN_MEMORY, f"a tuple of {len(arrays)} given: give (images, labels)")
@@ -16,13 +17,13 @@ def read_arrays(arrays: Arrays, form: Form) -> Source:
         images, labels = (np.asarray(array) for array in arrays)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on another device
         raise data_error(IN_MEMORY, f"these are not arrays ({error}): give (images, labels) as numpy arrays") from error
-    return check_arrays(IN_MEMORY, IN_MEMORY, form, images, labels)
+    return check_arrays(IN_MEMORY, IN_MEMORY, reading, images, labels)
 
 
 def check_arrays(
     name: str,
     where: str,
-    form: Form,
+    reading: Reading,
     images: np.ndarray,
     labels: np.ndarray,
     classes: np.ndarray | None = None,
@@ -32,7 +33,7 @@ def check_arrays(
     Args:
         name: as in `Source`.
         where: as in `Source`.
-        form: of the result.
+        reading: the side and fit of the result.
         images: [N, H, W, C] or [N, H, W].
         labels: [N].
         classes: strings [K].
@@ -40,7 +41,7 @@ def check_arrays(
     Raises:
         UserError: any of them is not as it should be.
     """
-    standard, notes = standard_images(images, where, form)
+    standard, notes = standard_images(images, where, reading)
     if labels.dtype.kind not in "iu":
         plain = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
         hint = ": give labels.astype(int)" if plain else ": give whole numbers from 0"
@@ -74,13 +75,13 @@ def _class_names(classes: np.ndarray, where: str) -> tuple[str, ...]:
     return names
 
 
-def standard_images(images: np.ndarray, where: str, form: Form) -> tuple[np.ndarray, list[str]]:
-    """Checks an array of images and brings it to the standard form.
+def standard_images(images: np.ndarray, where: str, reading: Reading) -> tuple[np.ndarray, list[str]]:
+    """Checks an array of images and brings it to the standard reading.
 
     Args:
         images: uint8, or floats within [0, 1] or [0, 255]; [N, H, W, C] with 1 or 3 channels, or [N, H, W].
         where: how an error calls it.
-        form: of the result.
+        reading: the side and fit of the result.
 
     Returns:
         uint8 [N, side, side, 3], and notes on what was done.
@@ -111,17 +112,21 @@ def standard_images(images: np.ndarray, where: str, form: Form) -> tuple[np.ndar
     images = images.reshape(count, height, width, channels)
     if channels == 1:
         notes.append("grey images, repeated to RGB")
-    side = form.side or natural_side([min(height, width)])
+    side = reading.side or natural_side([(width, height)])
     if height != width:
-        shape = {"crop": "cut to their centred square and resized", "pad": "padded to a square with grey and resized"}
-        notes.append(f"{height}×{width} images, {shape.get(form.fit, 'squashed')} to {side}×{side}")
+        done = {
+            "crop": "cut to their centred square and resized to",
+            "pad": "resized and filled up with their mean colour to",
+            "squash": "squashed to",
+        }[reading.fit]
+        notes.append(f"{height}×{width} images, {done} {side}×{side}")
     elif height != side:
         notes.append(f"{height}×{width} images, resized to {side}×{side}")
     if (height, width) == (side, side):
         return np.ascontiguousarray(np.broadcast_to(images, (count, side, side, 3))), notes
     standard = np.empty((count, side, side, 3), np.uint8)
     for row, image in zip(standard, images, strict=True):
-        row[:] = squared(Image.fromarray(image.squeeze(2) if channels == 1 else image), side, form.fit)
+        row[:] = fit(Image.fromarray(image.squeeze(2) if channels == 1 else image), side, reading.fit)
     return standard, notes
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from speedtrain.config import AUTO, DATA_SETS, IN_MEMORY, Config
 from speedtrain.data.load import load_data
+from speedtrain.data.photographs import Progress
 from speedtrain.data.source import Data
 from speedtrain.errors import UserError
 
 
-def load_configured(config: Config, data: Any = None, test: Any = None) -> Data:
+def load_configured(config: Config, data: Any = None, test: Any = None, progress: Progress | None = None) -> Data:
     """Loads the images that were given as arrays, or those that the configuration names.
 
     In `config`, paths become absolute, and `auto` becomes the data set that was found and the side of its images: its
@@ -17,6 +18,7 @@ def load_configured(config: Config, data: Any = None, test: Any = None) -> Data:
 
     Args:
         data, test: (images, labels) as given by the caller; anything else is taken from `config`.
+        progress: as for `load_data`. Default: none.
 
     Raises:
         UserError: as for `load_data`, or the images of the configuration were arrays.
@@ -34,6 +36,8 @@ def load_configured(config: Config, data: Any = None, test: Any = None) -> Data:
         data_root=config.data_root,
         side=config.side if isinstance(config.side, int) else None,
         fit=config.fit,
+        skip_unreadable=config.skip_unreadable,
+        progress=progress,
     )
     if config.data == AUTO:
         config.data = loaded.train.name

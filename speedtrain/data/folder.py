@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from speedtrain.data.photograph import IMAGE_SUFFIXES, Form, read_photographs
+from speedtrain.data.photograph import IMAGE_SUFFIXES, SIDE, is_image_file
+from speedtrain.data.photographs import Photographs, Reading, read_photographs, unreadable_images
 from speedtrain.data.source import Source, data_error, unreadable
 
 LITTER = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin", "system volume information")
@@ -57,7 +58,7 @@ def listing(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def image_files(files: list[Path]) -> list[Path]:
-    return [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    return [file for file in files if is_image_file(file)]
 
 
 def find_splits(folder: Path) -> tuple[Path, Path, list[Path]] | None:
@@ -72,7 +73,7 @@ def find_splits(folder: Path) -> tuple[Path, Path, list[Path]] | None:
     return by_name["train"], tests[0], tests[1:]
 
 
-def read_folder(folder: Path, name: str, form: Form) -> Source:
+def read_folder(folder: Path, name: str, reading: Reading) -> Source:
     """Images of a folder with one sub-folder per class, the classes numbered in the order of their names.
 
     Images in sub-folders of a class folder belong to its class. Two spellings of a name in Unicode are one class.
@@ -94,28 +95,54 @@ def read_folder(folder: Path, name: str, form: Form) -> Source:
     for class_folder in class_folders:
         files = list(_below(class_folder))
         found = image_files(files)
-        others += [file for file in files if file not in set(found)]
+        others += sorted(set(files) - set(found))
         paths += found
         labels += [classes.index(_spelt(class_folder))] * len(found)
     if not paths:
         raise data_error(folder, f"no images in its class folders (looked for {' '.join(IMAGE_SUFFIXES)})")
-    images, done, native = read_photographs(paths, form)
-    notes = [f"{name}: {note}" for note in done]
-    if nested := sum(path.parent not in class_folders for path in paths):
+    read = read_photographs(paths, reading)
+    if read.problems and not reading.skip_unreadable:
+        raise unreadable_images(read.problems, "mend or remove what is damaged, or leave it out by --skip-unreadable")
+    if not len(read.images):
+        raise unreadable_images(read.problems, "no image is left; mend them")
+    notes = [*_notes_on_reading(name, read, reading), *read.notes]
+    if nested := sum(path.parent.parent != folder for path in paths):
         notes.append(f"{name}: {nested} images in sub-folders of class folders belong to the class")
     if others:
         notes.append(f"{name}: {len(others)} entries that are not images were left out, {others[0].name} for one")
     return Source(
         name=name,
         where=str(folder),
-        images=images,
-        labels=np.array(labels, dtype=np.int64),
+        images=read.images,
+        labels=np.array(labels, dtype=np.int64)[read.readable],
         classes=classes,
         notes=tuple(notes),
         by_name=True,
-        native=native,
-        files=tuple(path.relative_to(folder).as_posix() for path in paths),
+        native=_is_native(read),
+        files=tuple(path.relative_to(folder).as_posix() for path in paths if path not in read.problems),
+        problems={path.relative_to(folder).as_posix(): why for path, why in read.problems.items()},
     )
+
+
+def _is_native(read: Photographs) -> bool:
+    """Whether all images were 32×32 in colour already."""
+    images = read.images
+    return images.shape[1] == SIDE and not read.resized and bool((images[..., 0] != images[..., 1]).any())
+
+
+def _notes_on_reading(name: str, read: Photographs, reading: Reading) -> Iterator[str]:
+    """What was done to the images of a folder."""
+    count, side = len(read.images), read.images.shape[1]
+    done = {
+        "crop": "cut to a square and resized to",
+        "pad": "resized and filled up with their mean colour to",
+        "squash": "resized, whatever their shape, to",
+    }[reading.fit]
+    if read.resized:
+        yield f"{name}: {read.resized} of {count} images were {done} {side}×{side}"
+    if read.problems:
+        first, why = next(iter(read.problems.items()))
+        yield f"{name}: {len(read.problems)} files that cannot be read were left out, {first.name} for one ({why})"
 
 
 def labelled_files(folder: Path) -> list[Path]:

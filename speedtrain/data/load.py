@@ -9,7 +9,8 @@ import, and are imported only where they are needed.
 """
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,10 @@ import numpy as np
 from speedtrain.config import AUTO, CIFAR10, DATA_SETS
 from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin
-from speedtrain.data.folder import find_splits, image_files, is_folder, labelled_files, listing, read_folder
+from speedtrain.data.folder import find_splits, image_files, is_folder, listing, read_folder
 from speedtrain.data.npz import read_npz, sources_from_npz
-from speedtrain.data.photograph import IMAGE_SUFFIXES, SIDE, Form, read_photographs
+from speedtrain.data.photograph import FITS, IMAGE_SUFFIXES, SIDE, Fit, is_image_file
+from speedtrain.data.photographs import Progress, Reading, read_photographs, unreadable_images
 from speedtrain.data.source import Arrays, Data, Source, data_error
 from speedtrain.data.splits import count_shared, hold_out, limit_per_class, test_set, training_set
 from speedtrain.errors import UserError
@@ -33,7 +35,9 @@ def load_data(
     per_class: int | Literal["all"] | None = None,
     data_root: str | Path | None = None,
     side: int | None = SIDE,
-    fit: str = "crop",
+    fit: Fit = "crop",
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
 ) -> Data:
     """Reads and checks training and test images.
 
@@ -49,8 +53,10 @@ def load_data(
         data_root: folder to look for CIFAR-10 in first, before $SPEEDTRAIN_DATA and ./data, and to download it to.
         side: pixels a side of the images; None means the natural side of the training images: the largest of
             `photograph.SIDES` that is not above the median of their shorter sides. Default: 32.
-        fit: what becomes of an image that is not square: crop (its centred square), pad (with grey), or squash.
-            Default: crop.
+        fit: what becomes of an image that is not square: crop (its centred square), pad (with its mean colour), or
+            squash. Default: crop.
+        skip_unreadable: whether image files that cannot be read are left out, instead of an error. Default: no.
+        progress: is called with the number of image files decoded and their total. Default: none.
 
     Raises:
         UserError: the images cannot be found, read or used.
@@ -60,9 +66,10 @@ def load_data(
     if isinstance(data, str) and data == AUTO and test is not None:
         data = CIFAR10  # test images of one's own belong to one data set: do not fall back to another
 
-    source, test_source = _open(data, data_root, Form(side, fit))
+    reading = _reading(side, fit, skip_unreadable, progress)
+    source, test_source = _open(data, data_root, reading)
     if test is not None:
-        given, own_test = _open(test, data_root, Form(source.images.shape[1], fit))
+        given, own_test = _open(test, data_root, replace(reading, side=source.images.shape[1]))
         test_source = own_test or given
 
     train = training_set(source)
@@ -88,19 +95,48 @@ def load_data(
             "the accuracy will look better than it is"
         )
     root = source.root or (test_source.root if test_source is not None else None)
-    return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root)
+    skipped = (*source.problems, *(test_source.problems if test_source is not None else ()))
+    return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root, skipped)
+
+
+def _reading(side: int | None, fit: Fit, skip_unreadable: bool = False, progress: Progress | None = None) -> Reading:
+    """How files are read, checked."""
+    if side is not None and not (isinstance(side, int | np.integer) and side >= 1):
+        raise data_error("side", f"{side!r} given: give a whole number from 1, or None")
+    if fit not in FITS:
+        raise data_error("fit", f"{fit!r} given: give {', '.join(FITS)}")
+    return Reading(side, fit, skip_unreadable, progress)
+
+
+@dataclass(frozen=True)
+class ImagesToPredict:
+    """Images as they are named to be predicted, with labels or without.
+
+    Attributes:
+        images: uint8 [N, side, side, 3].
+        labels: int64 [N] or None.
+        classes: the names of the classes or None.
+        files: as in `Images`, of the images that could be read.
+        problems: file that cannot be read, named as in `files` → why.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
+    files: tuple[str, ...] | None = None
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_images(
-    path: str | Path, *, need_labels: bool = False, side: int | None = SIDE, fit: str = "crop"
+    path: str | Path, *, need_labels: bool = False, side: int | None = SIDE, fit: Fit = "crop"
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
     """Reads images to predict: an .npz, a folder of class folders, a folder of images, or one image file.
 
     Images of a folder are ordered by the name of their class folder, if any, then by their own.
 
     Args:
-        path: of the images.
-        need_labels: whether images without labels are an error. Default: no.
+        path: where they are.
+        need_labels: whether images without labels are refused.
         side, fit: as for `load_data`.
 
     Returns:
@@ -109,59 +145,74 @@ def load_images(
     Raises:
         UserError: the images cannot be read, or have no labels although `need_labels`.
     """
-    path, form = Path(path), Form(side, fit)
+    read = read_images(Path(path), need_labels=need_labels, side=side, fit=fit)
+    if read.problems:
+        folder = Path(path) if is_folder(Path(path)) else Path(path).parent
+        raise unreadable_images(
+            {folder / file: why for file, why in read.problems.items()}, "mend or remove what is damaged"
+        )
+    return read.images, read.labels, read.classes
+
+
+def read_images(
+    path: Path,
+    *,
+    need_labels: bool = False,
+    side: int | None = SIDE,
+    fit: Fit = "crop",
+    progress: Progress | None = None,
+) -> ImagesToPredict:
+    """As `load_images`, but goes on without image files that cannot be read, and tells which.
+
+    Raises:
+        UserError: as for `load_images`, or not one image file can be read.
+    """
+    reading = _reading(side, fit, skip_unreadable=True, progress=progress)
+    folder = path
     if is_folder(path):
         if splits := find_splits(path):
             raise data_error(path, f"holds {splits[0].name}/ and {splits[1].name}/: name one of the two")
         class_folders, files = listing(path)
         if class_folders:
-            source = read_folder(path, path.name, form)
-            return source.images, source.labels, source.classes
+            source = read_folder(path, path.name, reading)
+            return ImagesToPredict(source.images, source.labels, source.classes, source.files, source.problems)
         paths = image_files(files)
         if not paths:
             raise data_error(path, f"no images in this folder (looked for {' '.join(IMAGE_SUFFIXES)})")
-    elif path.suffix.lower() in IMAGE_SUFFIXES:
-        paths = [path]
+    elif is_image_file(path):
+        folder, paths = path.parent, [path]
     else:
         arrays = read_npz(path, required=("images", "labels") if need_labels else ("images",))
         if "labels" not in arrays:
-            return standard_images(arrays["images"], str(path), form)[0], None, None
-        source = check_arrays(path.name, str(path), form, **arrays)
-        return source.images, source.labels, source.classes
+            return ImagesToPredict(standard_images(arrays["images"], str(path), reading)[0])
+        source = check_arrays(path.name, str(path), reading, **arrays)
+        return ImagesToPredict(source.images, source.labels, source.classes)
     if need_labels:
         raise data_error(path, "no labels: give an .npz with labels, or a folder with a sub-folder per class")
-    return read_photographs(paths, form)[0], None, None
+    read = read_photographs(paths, reading)
+    if not len(read.images):
+        raise unreadable_images(read.problems, "mend or remove what is damaged")
+    names = tuple(file.relative_to(folder).as_posix() for file in paths if file not in read.problems)
+    problems = {file.relative_to(folder).as_posix(): why for file, why in read.problems.items()}
+    return ImagesToPredict(read.images, files=names, problems=problems)
 
 
-def image_names(path: str | Path) -> list[str] | None:
-    """The names of the image files that `load_images` reads, in its order and relative to the folder; None where
-    the images come from an .npz."""
-    path = Path(path)
-    if path.suffix.lower() in IMAGE_SUFFIXES and not is_folder(path):
-        return [path.name]
-    if not is_folder(path):
-        return None
-    class_folders, files = listing(path)
-    files = labelled_files(path) if class_folders else image_files(files)
-    return [file.relative_to(path).as_posix() for file in files]
-
-
-def _open(data: str | Path | Arrays, data_root: str | Path | None, form: Form) -> tuple[Source, Source | None]:
+def _open(data: str | Path | Arrays, data_root: str | Path | None, reading: Reading) -> tuple[Source, Source | None]:
     """The images that `data` names, and its own test images where it has any."""
     if isinstance(data, tuple):
-        return read_arrays(data, form), None
+        return read_arrays(data, reading), None
     if not isinstance(data, str | Path):
         raise UserError(f"data is a {type(data).__name__}: give a name, a path or a tuple (images, labels)")
     if data in DATA_SETS:
-        return read_builtin(str(data), data_root, form)
+        return read_builtin(str(data), data_root, reading)
     path = Path(data)
     name = os.path.basename(os.path.abspath(path))  # of "." too
     if not is_folder(path):
-        return sources_from_npz(path, name, form)
+        return sources_from_npz(path, name, reading)
     if splits := find_splits(path):
         train_folder, test_folder, unused = splits
-        train = read_folder(train_folder, name, form)
-        test = read_folder(test_folder, name, replace(form, side=train.images.shape[1]))
+        train = read_folder(train_folder, name, reading)
+        test = read_folder(test_folder, name, replace(reading, side=train.images.shape[1]))
         note = f"{name}: testing on {test_folder.name}/" + "".join(f"; {split.name}/ is not used" for split in unused)
         return train, replace(test, notes=(note, *test.notes)) if unused or test_folder.name != "test" else test
-    return read_folder(path, name, form), None
+    return read_folder(path, name, reading), None

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from speedtrain.data.arrays import check_arrays
-from speedtrain.data.photograph import Form
+from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Source, data_error, unreadable
 from speedtrain.errors import UserError
 
@@ -33,17 +33,17 @@ def read_npz(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray]:
     return {**splits[-1], **classes}
 
 
-def sources_from_npz(path: Path, name: str, form: Form) -> tuple[Source, Source | None]:
+def sources_from_npz(path: Path, name: str, reading: Reading) -> tuple[Source, Source | None]:
     """The labelled images of an .npz, and its own test images where it has any.
 
     Raises:
         UserError: it cannot be read, or is not as it should be.
     """
     splits, classes, unused = _read(path, required=("images", "labels"))
-    train = check_arrays(name, str(path), form, **splits[0], **classes)
+    train = check_arrays(name, str(path), reading, **splits[0], **classes)
     if len(splits) == 1:
         return train, None
-    test = check_arrays(name, str(path), replace(form, side=train.images.shape[1]), **splits[1], **classes)
+    test = check_arrays(name, str(path), replace(reading, side=train.images.shape[1]), **splits[1], **classes)
     notes = (f"{name}: {', '.join(unused)} in it are not used",) if unused else ()
     return replace(train, notes=(*train.notes, *notes)), test
 

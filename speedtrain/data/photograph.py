@@ -1,186 +1,264 @@
-"""One image file → uint8 RGB square: reading, orientation, transparency, bit depth, fitting, resizing."""
+"""One image file → uint8 RGB of one side: formats, EXIF orientation, transparency, bit depth, shrinking, fitting.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+Large images cost little: a JPEG is decoded at a reduced scale, and the others are flattened and reduced strip by strip.
+Both leave at least GAP times the pixels that the result needs, so the result is that of a plain decode within a level
+or two. Small images are decoded, cropped and resized as they are.
+"""
+
+import math
+import stat
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageStat
 
-from speedtrain.data.source import data_error
-from speedtrain.errors import UserError
-from speedtrain.machine import available_cores
+Fit = Literal["crop", "pad", "squash"]
+"""What becomes of an image that is not square: its centred square, the whole on its mean colour, or the whole
+distorted."""
+FITS: tuple[Fit, ...] = ("crop", "pad", "squash")
 
 SIDE = 32
-"""Pixels a side of images that are no larger, and of images whose reader names no other side."""
+"""Pixels of each side of every image, after resizing, where no other side is asked for."""
 SIDES = (32, 48, 64)
-"""Sides that images get where nobody names one."""
-GREY = (128, 128, 128)
-"""What `pad` puts beside an image that is not square."""
-MAX_PIXELS = 1 << 28
-"""Of one image file: a decoded one takes 768 MiB."""
-UNREADABLE_NAMED = 20
+"""Sides that images get where nobody names one: the largest that they can fill."""
 
 IMAGE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff",
-    ".avif", ".jp2", ".j2k",
-)  # fmt: skip
+    *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff"),
+    *(".avif", ".jp2", ".j2k", ".heic", ".heif"),
+)
 # Pillow goes by the content, not by the suffix, and some of its other readers start programs (Ghostscript).
-IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "GIF", "PPM", "TIFF", "AVIF", "JPEG2000")
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "TIFF", "AVIF", "JPEG2000", "HEIF")
 
-Image.MAX_IMAGE_PIXELS = None  # of the whole process, since threads share it; the limit is `MAX_PIXELS`
+LARGEST = 2**28
+"""Pixels of the largest image that is read: 1 GiB while it is decoded."""
+LARGE = 2**22
+"""Pixels from which an image is reduced in strips of so many, and decoded while no other large one is."""
+GAP = 4
+"""A reduced image keeps at least so many times the pixels of the result's side."""
+
+_ONE_LARGE = threading.Lock()
+_SIGNATURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_HEIC = _BRANDS[2:]
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what turns the image upright."""
 
 
-@dataclass(frozen=True)
-class Form:
-    """The form into which images are brought.
-
-    Attributes:
-        side: pixels a side; None: the images' natural side.
-        fit: what becomes of an image that is not square: crop (its centred square), pad (with grey), or squash.
-    """
-
-    side: int | None = SIDE
-    fit: str = "crop"
-
-
-def natural_side(short_sides: Iterable[int]) -> int:
-    """The largest of `SIDES` that the images can fill: not above the median of their shorter sides."""
-    median = np.median([*short_sides] or [SIDE])
-    return max(side for side in SIDES if side <= max(SIDE, median))
+def is_image_file(path: Path) -> bool:
+    """Whether a file is taken for an image: by its suffix, or else by its first bytes."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    riff = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    # a BMP says BM and has four reserved zeros: the two letters alone begin many a text
+    bitmap = start[:2] == b"BM" and start[6:10] == b"\0\0\0\0"
+    return start.startswith(_SIGNATURES) or riff or bitmap or (start[4:8] == b"ftyp" and start[8:12] in _BRANDS)
 
 
-def read_photographs(paths: Sequence[Path], form: Form) -> tuple[np.ndarray, list[str], bool]:
-    """Reads image files, on all cores.
+def natural_side(sizes: Sequence[tuple[int, int]]) -> int:
+    """The largest of SIDES that the median image reaches with its short side.
 
     Args:
-        paths: the files.
-        form: of the result.
+        sizes: (width, height) of each image.
+    """
+    median = float(np.median([min(size) for size in sizes]))
+    return max((side for side in SIDES if side <= median), default=SIDE)
 
-    Returns:
-        uint8 [N, side, side, 3]; what was done to them, a line each; and whether all were 32×32 in colour already.
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of an image file after its orientation, by its header.
 
     Raises:
-        UserError: files that cannot be read as images; it names them all, or the first ones of many.
+        Exception: as for `read_photograph`.
     """
-    with ThreadPoolExecutor(available_cores()) as pool:  # Pillow lets other threads run while it decodes
-        sizes = [size for size in pool.map(_try(_size), paths) if not isinstance(size, Exception)]
-        side = form.side or natural_side(min(size) for size in sizes)
-        images = np.empty((len(paths), side, side, 3), np.uint8)
-
-        def fill(number: int) -> tuple[bool, bool]:
-            images[number], turned, transparent = _read(paths[number], side, form.fit)
-            return turned, transparent
-
-        done = list(pool.map(_try(fill), range(len(paths))))
-    errors = {path: result for path, result in zip(paths, done, strict=True) if isinstance(result, Exception)}
-    if errors:
-        raise _unreadable(errors)
-    shapes = {"crop": "cut to their centred square", "pad": "padded to a square with grey", "squash": "squashed"}
-    notes = []
-    if oblong := sum(width != height for width, height in sizes):
-        notes.append(f"{oblong} of {len(paths)} images are not square: {shapes[form.fit]}")
-    if resized := sum(min(size) != side for size in sizes):
-        notes.append(f"{resized} of {len(paths)} images were resized to {side}×{side}")
-    if turned := sum(turned for turned, _ in done):
-        notes.append(f"{turned} of {len(paths)} images were turned upright, as their EXIF orientation says")
-    if transparent := sum(transparent for _, transparent in done):
-        notes.append(f"{transparent} of {len(paths)} images have transparent parts: laid on white")
-    colour = bool((images[..., 0] != images[..., 1]).any())
-    return images, notes, colour and all(size == (SIDE, SIDE) for size in sizes)
+    with _opened(path) as image:
+        # Pillow turns a TIFF by itself, and counts its size as turned
+        turned = image.format != "TIFF" and _orientation(image) >= 5
+        return (image.height, image.width) if turned else image.size
 
 
-def squared(image: Image.Image, side: int, fit: str = "crop") -> np.ndarray:
-    """An image of mode L or RGB as a square, resampled to uint8 [side, side, 3]; `fit` as in `Form`."""
-    if fit == "squash":
-        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))
-    if fit == "pad":
-        longer = max(image.size)
-        square = Image.new("RGB", (longer, longer), GREY)
-        square.paste(image, ((longer - image.width) // 2, (longer - image.height) // 2))
-        return np.asarray(square.resize((side, side), Image.Resampling.BICUBIC))
-    shorter = min(image.size)
-    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
-    box = (left, top, left + shorter, top + shorter)
-    return np.asarray(image.crop(box).resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))
+def read_photograph(path: Path, side: int = SIDE, how: Fit = "crop") -> tuple[np.ndarray, tuple[int, int]]:
+    """Reads an image file; of an animation, the first frame.
+
+    Call it inside `large_images_allowed`.
+
+    Returns:
+        uint8 [side, side, 3], and the width and height of the image in the file.
+
+    Raises:
+        Exception: it cannot be read. The formats' readers have as many ways to fail on a damaged file as there are
+            formats.
+    """
+    with _opened(path) as image:
+        size = image.size
+        if size[0] * size[1] > LARGEST:
+            raise ValueError(f"{size[0]}×{size[1]} pixels, more than {LARGEST / 1e6:.0f} million")
+        factor = 1
+        if image.format in ("JPEG", "MPO"):
+            scale = min(size) / (GAP * side)
+            if drafted := image.draft(None, (int(size[0] / scale), int(size[1] / scale))):
+                factor = round(size[0] / drafted[1][2])
+        if image.width * image.height < LARGE:
+            pixels = _flat(image)
+        else:
+            with _ONE_LARGE:
+                more = max(1, min(image.size) // (GAP * side))
+                pixels, factor = _reduced(image, more), factor * more
+        turn = _TURNS.get(_orientation(image))
+    if factor > 1:  # turned at the end: what a whole factor leaves of the last row and column is at their end
+        fitted = _fit_reduced(pixels, size, factor, side, how)
+        return np.asarray(fitted if turn is None else fitted.transpose(turn)), size
+    return fit(pixels if turn is None else pixels.transpose(turn), side, how), size
+
+
+@contextmanager
+def large_images_allowed() -> Iterator[None]:
+    """Without Pillow's warning of attacks by large images: `read_photograph` has its own limit."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def fit(image: Image.Image, side: int = SIDE, how: Fit = "crop") -> np.ndarray:
+    """An image of mode L or RGB resampled (bicubic, antialiased) to uint8 [side, side, 3]."""
+    if how == "crop":
+        image = image.crop(_centred_square(image.size))
+    return np.asarray(_resampled(image, (0, 0, *image.size), side, how))
+
+
+def _fit_reduced(image: Image.Image, size: tuple[int, int], factor: int, side: int, how: Fit) -> Image.Image:
+    """As `fit`, of an image of `size` that was reduced by a whole factor: its box ends between pixels."""
+    box = _centred_square(size) if how == "crop" else (0, 0, *size)
+    left, top, right, bottom = (edge / factor for edge in box)
+    x, y = int(left), int(top)
+    image = image.crop((x, y, math.ceil(right), math.ceil(bottom)))  # what lies outside has no part in the edges
+    return _resampled(image, (left - x, top - y, right - x, bottom - y), side, how)
+
+
+def _centred_square(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    short = min(size)
+    left, top = (size[0] - short) // 2, (size[1] - short) // 2
+    return left, top, left + short, top + short
+
+
+def _resampled(image: Image.Image, box: tuple[float, float, float, float], side: int, how: Fit) -> Image.Image:
+    """The box of an image in RGB, side × side."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    if how != "pad" or width == height:
+        return image.resize((side, side), Image.Resampling.BICUBIC, box).convert("RGB")
+    scale = side / max(width, height)
+    small = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC, box)
+    small = small.convert("RGB")
+    red, green, blue = (round(mean) for mean in ImageStat.Stat(small).mean)
+    square = Image.new("RGB", (side, side), (red, green, blue))
+    square.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
+    return square
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of `IMAGE_FORMATS` that this Pillow reads."""
+    """Those of IMAGE_FORMATS that this installation reads."""
     Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image, of which only the header has been read."""
-    with Image.open(path, formats=_formats()) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}×{image.height} pixels are too many")
-        yield image
+def _opened(path: Path) -> Image.Image:
+    """The image with its header read."""
+    try:
+        return Image.open(path, formats=_formats())
+    except Image.UnidentifiedImageError:
+        with path.open("rb") as file:
+            start = file.read(12)
+        if start[4:8] == b"ftyp" and start[8:] in _HEIC and "HEIF" not in _formats():
+            raise ValueError("HEIC needs a plug-in: pip install pillow-heif") from None
+        raise
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height."""
-    with _opened(path) as image:
-        return image.size
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 to 8; 1 where the image has none, or damaged EXIF data."""
+    with suppress(struct.error, KeyError, SyntaxError, TypeError, ValueError, EOFError, OSError):
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return value if value in _TURNS else 1
+    return 1
 
 
-def _read(path: Path, side: int, fit: str) -> tuple[np.ndarray, bool, bool]:
-    """The image as a square, whether it was turned, and whether it was transparent."""
-    with _opened(path) as image:
-        # a large JPEG is decoded at a fraction of its size, at least four times the size wanted: a level apart at most,
-        # on average
-        scale = 4 * side / min(image.size)
-        if scale < 1:
-            image.draft(None, (round(image.width * scale), round(image.height * scale)))
-        turned = image.getexif().get(0x0112, 1) != 1
-        rgb, transparent = _eight_bit(image)
-        return squared(ImageOps.exif_transpose(rgb) if turned else rgb, side, fit), turned, transparent
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    """The image in RGB, each side shortened by a whole factor; never the whole of it in another mode."""
+    _scale_transparency(image)
+    image.load()
+    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    rows = max(1, LARGE // (image.width * factor))
+    for top in range(0, small.height, rows):
+        strip = image.crop((0, top * factor, image.width, min(image.height, (top + rows) * factor)))
+        small.paste(_in_rgb(strip, image).reduce(factor), (0, top))
+    return small
 
 
-def _eight_bit(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The image in RGB, 8 bits a channel, and whether parts of it were transparent: they lie on white."""
-    if image.mode.startswith(("I", "F")):  # Pillow's own conversion clips these at 255: white all over
-        pixels = np.asarray(image)
-        if image.mode == "F" or pixels.min() < 0 or pixels.max() > 0xFFFF:
+def _flat(image: Image.Image) -> Image.Image:
+    """The image in RGB."""
+    _scale_transparency(image)
+    image.load()
+    return _in_rgb(image, image)
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Brings a PNG's transparent colour, given in the file's bit depth, to the bit depth of the pixels."""
+    colour = image.info.get("transparency")
+    tiles = getattr(image, "tile", None)
+    depth = tiles and tiles[0][3]
+    if isinstance(colour, tuple) and depth == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+    elif isinstance(colour, int) and depth in ("1", "L;2", "L;4"):
+        image.info["transparency"] = colour * {"1": 255, "L;2": 85, "L;4": 17}[str(depth)]
+
+
+def _in_rgb(pixels: Image.Image, file: Image.Image) -> Image.Image:
+    """Pixels of a file in RGB, 8 bits a channel, on white where they are transparent."""
+    colour = pixels.info.get("transparency")
+    if pixels.mode.startswith(("I", "F")):  # Pillow's own conversion clips these at 255: white all over
+        values = np.asarray(pixels)
+        if pixels.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError("32-bit pixels")
-        return Image.fromarray((pixels >> 8).astype(np.uint8)).convert("RGB"), False
-    if not image.has_transparency_data:
-        return image.convert("RGB"), False
-    layer = image.convert("RGBA")
-    (lowest, _) = layer.getchannel("A").getextrema()
-    if lowest == 255:
-        return layer.convert("RGB"), False
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(layer)
-    return white.convert("RGB"), True
-
-
-def _try(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`read`, which returns an exception in place of raising it."""
-
-    def attempt(item: Any) -> Any:
-        try:
-            return read(item)
-        # the formats' readers have as many ways to fail on a damaged file as there are formats
-        except Exception as error:
-            return error
-
-    return attempt
-
-
-def _unreadable(errors: Mapping[Path, Exception]) -> UserError:
-    """One error for all files that cannot be read."""
-    (first, error), *more = errors.items()
-    if not more:
-        return data_error(first, f"cannot be read as an image ({error}): mend or remove it")
-    named = ", ".join(str(path) for path, _ in more[: UNREADABLE_NAMED - 1])
-    unnamed = len(errors) - UNREADABLE_NAMED
-    rest = f" and {unnamed} more" if unnamed > 0 else ""
-    return data_error(first, f"cannot be read as an image ({error}), nor can {named}{rest}: mend or remove them")
+        bits = getattr(file, "tag_v2", {}).get(258, (16,))[0]
+        grey = (values >> (4 if bits == 12 else 8)).astype(np.uint8)
+        if isinstance(colour, int):
+            grey[values == colour] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if pixels.mode == "CMYK" and file.format in ("JPEG", "MPO") and "adobe" not in file.info:
+        pixels = ImageChops.invert(pixels)  # Pillow takes every CMYK JPEG for one of Adobe's, which are negatives
+    if not pixels.has_transparency_data:
+        return pixels.convert("RGB")
+    if pixels.mode == "1":
+        pixels = pixels.convert("L")
+        pixels.info["transparency"] = colour
+    layer = pixels.convert("RGBA")
+    white = Image.new("RGB", layer.size, "white")
+    white.paste(layer, mask=layer.getchannel("A"))
+    return white

@@ -1,7 +1,8 @@
 """Labelled images: as read from one source, and as a run uses them."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ class Data:
         test_is_holdout: whether the test images were held out of the training images given.
         notes: one-line messages for the user.
         root: the folder in which CIFAR-10 lies, None where CIFAR-10 was not needed.
+        skipped: files that were left out because they cannot be read.
     """
 
     train: Images
@@ -55,6 +57,12 @@ class Data:
     test_is_holdout: bool
     notes: tuple[str, ...]
     root: str | None = None
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of every image."""
+        return self.train.images.shape[1]
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Source:
         native, files: as in `Images`.
         default_per_class: training images per class where the user gives no number.
         root: as in `Data`.
+        problems: file that was left out, named as in `files` → why it cannot be read.
     """
 
     name: str
@@ -86,6 +95,7 @@ class Source:
     files: tuple[str, ...] | None = None
     default_per_class: int | None = None
     root: str | None = None
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 def data_error(where: object, what: str) -> UserError:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from speedtrain.config import Config, resolve
+from speedtrain.data.photograph import Fit
 from speedtrain.errors import UserError
 from speedtrain.model.weights import load_facts, load_weights
 from speedtrain.network.classifier import Classifier, build_classifier, make_tricks
@@ -28,7 +29,7 @@ class TrainedModel:
     tricks: Sequence[Trick]
     classes: tuple[str, ...]
     side: int = 32
-    fit: str = "crop"
+    fit: Fit = "crop"
 
 
 def load_model(weights: Path) -> TrainedModel:
@@ -45,14 +46,13 @@ def load_model(weights: Path) -> TrainedModel:
     try:
         tricks = make_tricks(network["tricks"])
         width = 0 if network["width"] == "auto" else network["width"]  # a timm model has none
-        images: dict[str, Any] = facts.get("images", {})
-        classifier = build_classifier(
-            network["model"], len(classes), width, network["head_scale"], tricks, None, images.get("side", 32)
-        )
+        images = facts.get("images", {"side": 32, "fit": "crop"})  # runs before there was a choice
+        side, fit = images["side"], images["fit"]
+        classifier = build_classifier(network["model"], len(classes), width, network["head_scale"], tricks, None, side)
         classifier.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise UserError(f"{weights}: its header does not describe the network that its weights are of") from None
-    return TrainedModel(classifier.eval(), tricks, tuple(classes), **images)
+    return TrainedModel(classifier.eval(), tricks, tuple(classes), side, fit)
 
 
 def read_run(run: Path) -> tuple[Config, dict[str, Any]]:

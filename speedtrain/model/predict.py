@@ -1,11 +1,12 @@
 """Predictions: class probabilities from a trained classifier."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from speedtrain.data import image_names, load_images
+from speedtrain.data.load import read_images
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 from speedtrain.model.load import TrainedModel, load_model, read_run
@@ -29,11 +30,11 @@ def predict(model: TrainedModel, images: np.ndarray, device: torch.device) -> np
     return torch.cat(parts).numpy()
 
 
-def predict_run(run: Path, images: Path, out: Path) -> np.ndarray:
+def predict_run(run: Path, images: Path, out: Path) -> tuple[np.ndarray, Mapping[str, str]]:
     """Predicts images with a run's weights, also where the run was killed: `python -m speedtrain predict`.
 
     It predicts in full precision on a GPU if there is one, whatever the run trained on. For what it writes, see
-    `write_predictions`.
+    `write_predictions`. It goes on without files that cannot be read.
 
     Args:
         run: the run's directory.
@@ -41,7 +42,7 @@ def predict_run(run: Path, images: Path, out: Path) -> np.ndarray:
         out: an `.npz` or a `.csv`; its old content is replaced.
 
     Returns:
-        The probabilities.
+        The probabilities, and the files that cannot be read → why.
 
     Raises:
         UserError: not a run directory, no images there, or `out` cannot be written.
@@ -52,10 +53,10 @@ def predict_run(run: Path, images: Path, out: Path) -> np.ndarray:
     torch.set_num_threads(available_cores())
     model = load_model(run / "weights.safetensors")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load_images(images, side=model.side, fit=model.fit)[0]
-    probabilities = predict(model, loaded, device)
+    read = read_images(images, side=model.side, fit=model.fit)
+    probabilities = predict(model, read.images, device)
     try:
-        write_predictions(out, probabilities, model.classes, image_names(images))
+        write_predictions(out, probabilities, model.classes, read.files, unreadable=tuple(read.problems))
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
-    return probabilities
+    return probabilities, read.problems

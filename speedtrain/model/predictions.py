@@ -16,12 +16,14 @@ def write_predictions(
     classes: Sequence[str],
     files: Sequence[str] | None = None,
     labels: np.ndarray | None = None,
+    unreadable: Sequence[str] = (),
 ) -> None:
     """Writes predictions, in the format that the suffix names.
 
-    An `.npz` holds `probabilities` float32 [N, K], `predicted` int64 [N], `classes`, their K names, and `files`, the N
-    names, where there are any. A `.csv` has a row per image: its file, or else its number from 0; the true class, where
-    there are labels; the predicted class; and the probability of each class.
+    An `.npz` holds `probabilities` float32 [N, K], `predicted` int64 [N], `classes`, their K names, and, where there
+    are any, `files`, the N names, and `unreadable`, the names of files that could not be read. A `.csv` has a row per
+    image: its file, or else its number from 0; the true class, where there are labels; the predicted class; and the
+    probability of each class. The rows of unreadable files come last and have no prediction.
 
     Args:
         path: `.npz` or `.csv`; its old content is replaced.
@@ -29,6 +31,7 @@ def write_predictions(
         classes: names of the K classes.
         files: names of the N images; default: none.
         labels: int64 [N], the true classes; default: not known.
+        unreadable: names of files that could not be read; default: none.
 
     Raises:
         OSError: it could not be written.
@@ -36,6 +39,8 @@ def write_predictions(
     predicted = probabilities.argmax(1)
     if path.suffix == ".npz":
         names = {} if files is None else {"files": np.array(files)}
+        if unreadable:
+            names["unreadable"] = np.array(unreadable)
         write_npz(path, probabilities=probabilities, predicted=predicted, classes=np.array(classes), **names)
         return
     text = io.StringIO()
@@ -47,4 +52,6 @@ def write_predictions(
         writer.writerow(
             [i if files is None else files[i], *label, classes[predicted[i]], *(f"{p:.6f}" for p in shares)]
         )
+    for name in unreadable:
+        writer.writerow([name, *("" for _ in true), "", *("" for _ in classes)])
     write_atomic(path, text.getvalue().encode())

@@ -67,10 +67,11 @@ def train(
         **options,
     )
     started = time.monotonic()
-    loaded = load_configured(config, data, test)
+    display = Display(quiet)
+    loaded = load_configured(config, data, test, display.reading)
     off_clock = {"data": time.monotonic() - started}
     messages = unused_options(config, {**options, **(settings or {})})
-    return execute(config, loaded, out, Display(quiet), off_clock=off_clock, messages=messages)
+    return execute(config, loaded, out, display, off_clock=off_clock, messages=messages)
 
 
 def replay(run: Path, out: str | Path | None = None, *, quiet: bool = True) -> Result:
@@ -89,14 +90,15 @@ def replay(run: Path, out: str | Path | None = None, *, quiet: bool = True) -> R
     """
     config, facts = read_run(run)
     started = time.monotonic()
-    data = load_configured(config)
+    display = Display(quiet)
+    data = load_configured(config, progress=display.reading)
     if data.train.sha256() != facts["data_sha256"]:
         raise UserError(f"{run}: the training images in {config.data} are not those of the run any more")
     step_log = run.absolute() / "clock.csv"
     if not step_log.is_file():
         raise UserError(f"{run}: no log of the clock (clock.csv) to train by")
     off_clock = {"data": time.monotonic() - started}
-    result = execute(config, data, out, Display(quiet), off_clock=off_clock, replay=(step_log, facts["step"]))
+    result = execute(config, data, out, display, off_clock=off_clock, replay=(step_log, facts["step"]))
     weights = Path(result["out"]) / "weights.safetensors"
     saved = load_weights(run / "weights.safetensors")[0]
     again = load_weights(weights)[0] if weights.exists() else {}

@@ -63,14 +63,18 @@ def execute(
         scored = None
         if weights.exists():
             display.info("scoring …")
-            scored = score(weights, data.test, config)
-            add_score(result, scored, weights)
+            try:
+                scored = score(weights, data.test, config)
+                add_score(result, scored, weights)
+            except Exception as failure:  # memory may be short: what was trained must not be lost
+                reason = f"{type(failure).__name__}: {failure}"
+                result["error"] = " ".join(f"the weights are saved, but could not be scored ({reason})".split())
 
         def explain() -> str:
             display.info("the budget ended before the first step was saved; measuring what would be enough …")
             return explain_nothing_saved(config, data.train, interruption)
 
-        result["status"], error = conclude(worker, ended, interruption, saved=scored is not None, explain=explain)
+        result["status"], error = conclude(worker, ended, interruption, saved=weights.exists(), explain=explain)
         if error is not None:
             result["error"] = error
         if interruption.signal is not None:

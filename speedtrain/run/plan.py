@@ -10,6 +10,7 @@ from speedtrain.errors import UserError
 from speedtrain.run.checks import check_network, resolve_machine, unused_options
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import run_probe
+from speedtrain.run.progress import Display
 from speedtrain.training.scaling_law import predict_accuracy
 
 
@@ -28,7 +29,7 @@ def plan(
         UserError: as for `train`, or the network is too large for this machine.
     """
     config = resolve(budget=budget, data=source_name(data), test=source_name(test), **options)
-    loaded = load_configured(config)
+    loaded = load_configured(config, progress=Display().reading)
     given = {**options, **(options.get("settings") or {})}
     messages = [*loaded.notes, *unused_options(config, given), *resolve_machine(config)]
     check_network(config, loaded.train)

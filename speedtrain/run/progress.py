@@ -15,6 +15,8 @@ from rich.text import Text
 
 LINES = 20
 """Plain lines per run, where there is no terminal to draw a bar on."""
+READING_SHOWN = 500
+"""Image files to decode from which plain lines tell how many are done."""
 
 
 class _ClockBar(BarColumn):
@@ -86,6 +88,16 @@ class Display:
     def warn(self, line: str) -> None:
         """Shows one line, also when quiet."""
         self._console.print(line, markup=False)
+
+    def reading(self, done: int, total: int) -> None:
+        """Shows how many image files are decoded: a line that changes on a terminal, else at most LINES lines."""
+        if self.quiet:
+            return
+        text = f"reading images: {done} of {total}"
+        if self._console.is_terminal:
+            self._console.print(text, end="\n" if done == total else "\r", markup=False)
+        elif total >= READING_SHOWN and done * LINES // total > (done - 1) * LINES // total:
+            self._console.print(text, markup=False)
 
     @contextmanager
     def running(self, seconds: float, started: float, steps: int | None = None) -> Iterator[None]:

@@ -89,6 +89,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
             "class_counts": class_counts(data.train),
             "sha256": data.train.sha256(),
             "notes": list(data.notes),
+            "skipped": list(data.skipped),
         },
         "test_data": {
             "name": data.test.name,

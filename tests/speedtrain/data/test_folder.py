@@ -9,7 +9,8 @@ import pytest
 from labelled_images import error_of, save_folder, some_images
 
 from speedtrain.cli import main
-from speedtrain.data import image_names, load_data, load_images
+from speedtrain.data import load_data, load_images
+from speedtrain.data.load import read_images
 
 TWO = {"a": some_images(6), "b": some_images(6, seed=1)}
 
@@ -39,7 +40,7 @@ def test_images_in_sub_folders_belong_to_the_class(tmp_path: Path) -> None:
     images, labels, classes = load_images(tmp_path)
     assert labels is not None
     assert (classes, np.bincount(labels).tolist()) == (("a", "b"), [9, 6])
-    names = image_names(tmp_path)
+    names = read_images(tmp_path).files
     assert names is not None
     assert len(names) == len(images)
     assert names[6] == "a/2023/summer/0000.png"
@@ -107,5 +108,5 @@ def test_names_of_files_go_where_their_images_go(tmp_path: Path) -> None:
         assert part.files is not None
         for name, image in zip(part.files, part.images, strict=True):
             np.testing.assert_array_equal(load_images(tmp_path / name)[0][0], image)
-    assert set(data.train.files or ()) | set(data.test.files or ()) == set(image_names(tmp_path) or ())
+    assert set(data.train.files or ()) | set(data.test.files or ()) == set(read_images(tmp_path).files or ())
     assert load_data((TWO["a"], np.arange(6) % 2)).train.files is None

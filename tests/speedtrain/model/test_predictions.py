@@ -34,6 +34,17 @@ def test_images_without_names_have_numbers(tmp_path: Path) -> None:
     assert "true" not in rows_of(tmp_path / "p.csv")[0]
 
 
+def test_unreadable_files_come_last_without_a_prediction(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "p.csv", PROBABILITIES, CLASSES, ["a", "b", "c"], unreadable=["d", "e"])
+    rows = rows_of(tmp_path / "p.csv")
+    assert [row["file"] for row in rows] == ["a", "b", "c", "d", "e"]
+    assert [row["predicted"] for row in rows[3:]] == ["", ""]
+    assert rows[4]["p(dög)"] == ""
+    write_predictions(tmp_path / "p.npz", PROBABILITIES, CLASSES, ["a", "b", "c"], unreadable=["d", "e"])
+    with np.load(tmp_path / "p.npz") as stored:
+        assert stored["unreadable"].tolist() == ["d", "e"]
+
+
 def test_arrays_for_programs(tmp_path: Path) -> None:
     write_predictions(tmp_path / "p.npz", PROBABILITIES, CLASSES, ["a", "b", "c"])
     with np.load(tmp_path / "p.npz") as stored:

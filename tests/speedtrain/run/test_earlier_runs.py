@@ -41,7 +41,7 @@ def test_its_result_is_read_and_rendered(run: Path) -> None:
 def test_its_weights_predict_what_they_did(run: Path, tmp_path: Path) -> None:
     test = load_data("digits", per_class=10).test
     np.savez(tmp_path / "images.npz", images=test.images)
-    probabilities = predict_run(run, tmp_path / "images.npz", tmp_path / "out.npz")
+    probabilities, _ = predict_run(run, tmp_path / "images.npz", tmp_path / "out.npz")
     with np.load(run / "predictions.npz") as stored:
         np.testing.assert_allclose(probabilities, stored["probabilities"], atol=1e-4)
 

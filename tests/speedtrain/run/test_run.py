@@ -27,6 +27,7 @@ from sklearn.datasets import load_digits
 from speedtrain import train
 from speedtrain.cli import main
 from speedtrain.model.weights import load_weights, save_weights
+from speedtrain.run import execute
 from tricks import TRICKS
 
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
@@ -198,6 +199,24 @@ def test_predict_gives_what_scoring_gave(finished: Path, tmp_path: Path) -> None
     assert main([*command, "--out", str(tmp_path / "p.npz")]) == 0
     with np.load(tmp_path / "p.npz") as ours, np.load(finished / "predictions.npz") as theirs:
         np.testing.assert_allclose(ours["probabilities"], theirs["probabilities"], atol=1e-5)
+
+
+def test_predict_goes_on_without_unreadable_files(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new").mkdir()
+    for name in "bd":
+        Image.new("RGB", (40, 30), "red").save(tmp_path / "new" / f"{name}.png")
+    for name in "ac":
+        (tmp_path / "new" / f"{name}.png").write_bytes(b"no image")
+    command = ["predict", "--run", str(finished), "--images", str(tmp_path / "new"), "--no-cache"]
+    assert main([*command, "--out", str(tmp_path / "p.npz")]) == 1
+    with np.load(tmp_path / "p.npz") as ours:
+        assert ours["files"].tolist() == ["b.png", "d.png"]
+        assert ours["unreadable"].tolist() == ["a.png", "c.png"]
+        assert len(ours["probabilities"]) == len(ours["predicted"]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "cannot be read as an image" in line]
+    assert [line.partition(":")[0] for line in lines] == ["a.png", "c.png"]
 
 
 @pytest.mark.usefixtures("warm_processes")
@@ -437,6 +456,22 @@ def test_photographs_are_seen_alike_in_training_scoring_prediction_and_replay(
     with np.load(tmp_path / "p.npz") as stored:
         np.testing.assert_allclose(stored["probabilities"], scored, atol=1e-6)
     assert main(["replay", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "again")]) == 0
+
+
+@pytest.mark.usefixtures("warm_processes")
+def test_a_score_that_fails_costs_neither_weights_nor_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory:\ntried to allocate 2 GiB")
+
+    monkeypatch.setattr(execute, "score", fail)
+    assert run_here(tmp_path / "run", 4) == 1
+    result = result_of(tmp_path / "run")
+    assert (result["status"], result["accuracy"]) == ("finished", None)
+    assert "could not be scored (RuntimeError: out of memory: tried to allocate 2 GiB)" in result["error"]
+    assert load_weights(tmp_path / "run" / "weights.safetensors")[1]["step"] == result["steps"]
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.usefixtures("warm_processes")

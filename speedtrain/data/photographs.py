@@ -1,0 +1,125 @@
+"""Many image files → one array: all cores, the cache, progress, and the files that cannot be read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from speedtrain.data.cache import ImageCache, cache_folder, image_key
+from speedtrain.data.photograph import SIDE, Fit, large_images_allowed, natural_side, read_photograph, size_of
+from speedtrain.data.source import data_error
+from speedtrain.errors import UserError
+from speedtrain.machine import available_cores
+
+NAMED = 20
+"""Unreadable files that an error names."""
+BATCH = 256
+"""Images that go into the cache at once."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read.
+
+    Attributes:
+        side: pixels of each side; None for `natural_side` of the files.
+        fit: what becomes of images that are not square: crop, pad or squash.
+        skip_unreadable: whether files that cannot be read are left out, instead of an error.
+        progress: is called with the number of images read and their total.
+    """
+
+    side: int | None = SIDE
+    fit: Fit = "crop"
+    skip_unreadable: bool = False
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Image files as read.
+
+    Attributes:
+        images: uint8 [N, side, side, 3], of the files that could be read, in their order.
+        readable: bool, one per file named: whether it could be read.
+        resized: how many images had another size.
+        problems: file that cannot be read → why.
+        notes: one-line messages for the user.
+    """
+
+    images: np.ndarray
+    readable: np.ndarray
+    resized: int
+    problems: Mapping[Path, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_photographs(paths: Sequence[Path], reading: Reading) -> Photographs:
+    """Reads image files, each from the cache or else decoded, on all cores.
+
+    Threads are enough: Pillow decodes and resizes outside of Python's lock.
+    """
+    problems: dict[Path, str] = {}
+    with large_images_allowed(), ThreadPoolExecutor(available_cores()) as pool:
+        try:
+            sizes = list(pool.map(_size, paths))
+            side = reading.side or natural_side([size for size in sizes if size] or [(SIDE, SIDE)])
+            images = np.empty((len(paths), side, side, 3), np.uint8)
+            cache = ImageCache(cache_folder(), side)
+            keys = [image_key(path, side, reading.fit) for path in paths]
+            known = cache.read([key for key in keys if key])
+            missing = []
+            for place, key in enumerate(keys):
+                if key in known:
+                    images[place] = known[key]
+                else:
+                    missing.append(place)
+
+            def decode(place: int) -> str | None:
+                try:
+                    images[place], _ = read_photograph(paths[place], side, reading.fit)
+                except Exception as error:
+                    return str(error)
+                # a file that was changed while it was read is not kept
+                if keys[place] != image_key(paths[place], side, reading.fit):
+                    keys[place] = None
+                return None
+
+            for first in range(0, len(missing), BATCH):
+                batch = missing[first : first + BATCH]
+                for done, (place, problem) in enumerate(zip(batch, pool.map(decode, batch), strict=True), first + 1):
+                    if problem is not None:
+                        problems[paths[place]] = problem
+                    if reading.progress:
+                        reading.progress(done, len(missing))
+                good = [place for place in batch if paths[place] not in problems]
+                cache.write((key, images[place]) for place in good if (key := keys[place]))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    readable = np.array([path not in problems for path in paths], dtype=bool)
+    resized = sum(size != (side, side) for size, good in zip(sizes, readable, strict=True) if good)
+    notes = (f"decoded images could not be kept for the next run ({cache.problem})",) if cache.problem else ()
+    return Photographs(images if readable.all() else images[readable], readable, resized, problems, notes)
+
+
+def unreadable_images(problems: Mapping[Path, str], advice: str) -> UserError:
+    """The error that names files that cannot be read as images, one or more."""
+    named = list(problems.items())[:NAMED]
+    if len(problems) == 1:
+        path, why = named[0]
+        return data_error(path, f"cannot be read as an image ({why}): {advice}")
+    more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+    files = ", ".join(f"{path} ({why})" for path, why in named)
+    return UserError(" ".join(f"{len(problems)} files cannot be read as images: {files}{more}: {advice}".split()))
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width and height, None where the header cannot be read."""
+    try:
+        return size_of(path)
+    except Exception:
+        return None
