@@ -284,7 +284,7 @@ def _plan(options: Namespace) -> int:
         interval = f"{expected['low']:.1%} to {expected['high']:.1%}"
         print(f"expected on images like CIFAR-10's: {expected['accuracy']:.1%} ({interval})")
     elif chosen["accuracy"] is not None:
-        print("the predictions are for CIFAR-10, the default recipe and batches of 128; this run may reach more or less")
+        print("the predictions are for CIFAR-10 and the default recipe; this run may reach more or less")
     return 0
 
 
