@@ -37,7 +37,10 @@ def is_folder(path: Path) -> bool:
 
 
 def listing(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the files in a folder, sorted by name, numbers as numbers; hidden ones and litter are left out.
+    """The folders and the files in a folder; hidden ones and litter are left out.
+
+    Both are sorted by name, and numbers in names of folders as numbers: 2 comes before 10. Files are not, so that the
+    images of earlier runs keep their order.
 
     Raises:
         UserError: it cannot be read, or a name in it is not UTF-8.
@@ -53,8 +56,9 @@ def listing(folder: Path) -> tuple[list[Path], list[Path]]:
         except UnicodeEncodeError:
             shown = os.fsencode(path.name).decode(errors="backslashreplace")
             raise data_error(folder, f"the name '{shown}' in it is not UTF-8: rename it") from None
-    visible.sort(key=lambda entry: _natural(entry[0].name))
-    return [path for path, is_dir in visible if is_dir], [path for path, is_dir in visible if not is_dir]
+    folders = [path for path, is_dir in visible if is_dir]
+    files = [path for path, is_dir in visible if not is_dir]
+    return sorted(folders, key=lambda path: _natural(path.name)), sorted(files)
 
 
 def image_files(files: list[Path]) -> list[Path]:

@@ -72,6 +72,15 @@ def test_numbers_sort_as_numbers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(images[labels == number], some_images(2, seed=number))
 
 
+def test_files_keep_the_order_of_earlier_runs(tmp_path: Path) -> None:
+    save_folder(tmp_path, TWO)
+    (tmp_path / "a" / "0001.png").rename(tmp_path / "a" / "10.png")
+    (tmp_path / "a" / "0002.png").rename(tmp_path / "a" / "2.png")
+    names = read_images(tmp_path).files
+    assert names is not None
+    assert names[:6] == ("a/0000.png", "a/0003.png", "a/0004.png", "a/0005.png", "a/10.png", "a/2.png")
+
+
 def test_two_spellings_of_an_accent_are_one_name(tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     save_folder(tmp_path / "train", {"tea": some_images(4), composed: some_images(4, seed=1)})
