@@ -157,7 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.insert(0, "train")
         options = build_parser().parse_args(arguments)
         if options[options.verb].get("no_cache"):
-            os.environ["SPEEDTRAIN_CACHE"] = "off"  # of the processes that this one starts as well
+            from speedtrain.data.cache import VARIABLE
+
+            os.environ[VARIABLE] = "off"  # of the processes that this one starts as well
         if options.verb in _TRAINING:
             with hide_packages(*UNUSED_BY_LIGHTNING):
                 import lightning  # noqa: F401

@@ -78,6 +78,11 @@ class Config:
     head_scale: float = field(kw_only=True)
     tricks: Tricks = field(kw_only=True)
 
+    @property
+    def named_side(self) -> int | None:
+        """Pixels a side of the images; None for the side that the images suggest."""
+        return None if self.side == "auto" else self.side
+
     def lr_factor(self, progress: float) -> float:
         """The schedule's factor on the learning rate at a progress in [0, 1]."""
         knots = self.schedule

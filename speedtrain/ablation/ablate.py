@@ -11,8 +11,9 @@ import pandas as pd
 
 from speedtrain.ablation.design import Design, make_design, with_threads
 from speedtrain.ablation.engine import Engine, make_engine
-from speedtrain.ablation.sweep import Source, Sweep, check_counts, clock, load, run_sweep
+from speedtrain.ablation.sweep import Source, Sweep, check_counts, clock, run_sweep
 from speedtrain.data import Images
+from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
 from speedtrain.run.checks import check_network
 
@@ -73,7 +74,7 @@ def ablate(
     first = options.pop("seed", None) or 0
     planned = make_design(design, tricks, vary, seeds=seeds, many=yes, budget=budget, **options)
     any_config = next(iter(planned.variants.values()))
-    loaded = load(any_config, data, test, all_images=subset is not None)
+    loaded = load_given(any_config, data, test, all_images=subset is not None)
     _check_subset(loaded.train, subset)
     for config in planned.variants.values():
         check_network(replace(config, device="cpu"), loaded.train)  # trials may run on another machine

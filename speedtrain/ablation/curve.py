@@ -11,8 +11,9 @@ import pandas as pd
 from speedtrain.ablation.curve_report import Point, write_curve
 from speedtrain.ablation.design import Design, with_threads
 from speedtrain.ablation.engine import make_engine
-from speedtrain.ablation.sweep import Source, Sweep, check_counts, load, run_sweep
+from speedtrain.ablation.sweep import Source, Sweep, check_counts, run_sweep
 from speedtrain.config import Config, resolve
+from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
 from speedtrain.run.checks import check_network
 
@@ -70,7 +71,7 @@ def curve(
                 raise UserError(f"two recipes are called {point.recipe}: give them other names")
             variants[variant], points[variant] = config, point
     any_config = next(iter(variants.values()))
-    loaded = load(any_config, data, test)
+    loaded = load_given(any_config, data, test)
     for config in variants.values():
         check_network(replace(config, device="cpu"), loaded.train)  # trials may run on another machine
     with make_engine(engine, any_config, workers, address) as runner:

@@ -18,8 +18,7 @@ from speedtrain.ablation.report import write_tables
 from speedtrain.ablation.shared_plan import plan_once_for_all
 from speedtrain.ablation.sweep_folder import lock_folder, record_identity, write_images
 from speedtrain.ablation.trial import make_trials
-from speedtrain.config import Config
-from speedtrain.data import Data, load_data
+from speedtrain.data import Data
 from speedtrain.errors import UserError
 
 Source = str | Path | tuple[np.ndarray, np.ndarray]
@@ -65,29 +64,6 @@ def check_counts(**counts: Any) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise UserError(f"--{name} must be a whole number from 1, got {count!r}")
-
-
-def load(config: Config, data: Source | None, test: Source | None, all_images: bool = False) -> Data:
-    """The images given, or those that the configuration names.
-
-    Args:
-        config: names the images where `data` or `test` is None.
-        data: training images. None: the configuration's.
-        test: test images. None: the configuration's.
-        all_images: load all training images, whatever the configuration's `per_class`. Default: as many as it says.
-
-    Raises:
-        UserError: the images cannot be loaded.
-    """
-    return load_data(
-        config.data if data is None else data,
-        config.test if test is None else test,
-        per_class="all" if all_images else config.per_class,
-        data_root=config.data_root,
-        side=config.side if isinstance(config.side, int) else None,
-        fit=config.fit,
-        skip_unreadable=config.skip_unreadable,
-    )
 
 
 def run_sweep(

@@ -15,12 +15,13 @@ from speedtrain.ablation.engine import Engine, make_engine
 from speedtrain.ablation.optuna_search import Search, require_optuna
 from speedtrain.ablation.search_space import make_search_space
 from speedtrain.ablation.shared_plan import plan_once_for_all
-from speedtrain.ablation.sweep import Source, Sweep, check_counts, load, run_sweep
+from speedtrain.ablation.sweep import Source, Sweep, check_counts, run_sweep
 from speedtrain.ablation.sweep_folder import lock_folder, record_identity, write_images
 from speedtrain.ablation.trial import Trial
 from speedtrain.ablation.tune_report import recipe_text, write_search
 from speedtrain.config import Config, resolve
 from speedtrain.data import Data, load_data
+from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 
@@ -81,7 +82,7 @@ def tune(
     recipe = _Recipe(budget, dict(options.pop("settings", None) or {}), options)
     base = recipe.configure({})
     space = make_search_space(search, recipe.configure)
-    loaded = load(base, data, test)
+    loaded = load_given(base, data, test)
     out = Path(out).absolute()
     identity = {
         "recipe": asdict(base),
@@ -128,7 +129,7 @@ class _Recipe:
 
 def _prepare_trials(recipe: _Recipe, loaded: Data, out: Path, engine: Engine) -> "_TrialMaker":
     """Holds out a fifth of the training images, writes the images of the search, and plans once for all trials."""
-    split = load_data((loaded.train.images, loaded.train.labels), side=loaded.train.images.shape[1])
+    split = load_data((loaded.train.images, loaded.train.labels), side=loaded.side)
     write_images(out / "data", split)
     design = with_threads(Design({"recipe": recipe.configure({})}, ()), engine.threads)
     _, plans = plan_once_for_all(design, split.train, out / "plan.json", engine)

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from speedtrain.config import IN_MEMORY
-from speedtrain.data.photograph import SIDE, fit, natural_side
+from speedtrain.data.photograph import FITTED, SIDE, fit, natural_side
 from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Arrays, Source, data_error
 
@@ -114,12 +114,7 @@ def standard_images(images: np.ndarray, where: str, reading: Reading) -> tuple[n
         notes.append("grey images, repeated to RGB")
     side = reading.side or natural_side([(width, height)])
     if height != width:
-        done = {
-            "crop": "cut to their centred square and resized to",
-            "pad": "resized and filled up with their mean colour to",
-            "squash": "squashed to",
-        }[reading.fit]
-        notes.append(f"{height}×{width} images, {done} {side}×{side}")
+        notes.append(f"{height}×{width} images, {FITTED[reading.fit]} {side}×{side}")
     elif height != side:
         notes.append(f"{height}×{width} images, resized to {side}×{side}")
     if (height, width) == (side, side):

@@ -29,21 +29,39 @@ def load_configured(config: Config, data: Any = None, test: Any = None, progress
     for option, name, arrays in (("--data", config.data, given), ("--test", config.test, given_test)):
         if name == IN_MEMORY and arrays is None:
             raise UserError(f"{option}: the run's images came from Python, not from a file; give their path")
-    loaded = load_data(
-        config.data if given is None else given,
-        config.test if given_test is None else given_test,
-        per_class=config.per_class,
+    loaded = load_given(config, given, given_test, progress=progress)
+    if config.data == AUTO:
+        config.data = loaded.train.name
+    config.side = loaded.side
+    config.data_root = _absolute(loaded.root)
+    return loaded
+
+
+def load_given(
+    config: Config, data: Any, test: Any, *, all_images: bool = False, progress: Progress | None = None
+) -> Data:
+    """The images given, or those that the configuration names, in the form that it asks for.
+
+    Args:
+        config: names the images where `data` or `test` is None.
+        data: training images. None: the configuration's.
+        test: test images. None: the configuration's.
+        all_images: load all training images, whatever the configuration's `per_class`. Default: as many as it says.
+        progress: as for `load_data`. Default: none.
+
+    Raises:
+        UserError: the images cannot be loaded.
+    """
+    return load_data(
+        config.data if data is None else data,
+        config.test if test is None else test,
+        per_class="all" if all_images else config.per_class,
         data_root=config.data_root,
-        side=config.side if isinstance(config.side, int) else None,
+        side=config.named_side,
         fit=config.fit,
         skip_unreadable=config.skip_unreadable,
         progress=progress,
     )
-    if config.data == AUTO:
-        config.data = loaded.train.name
-    config.side = loaded.train.images.shape[1]
-    config.data_root = _absolute(loaded.root)
-    return loaded
 
 
 def source_name(source: Any) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speedtrain.data.photograph import IMAGE_SUFFIXES, SIDE, is_image_file
+from speedtrain.data.photograph import FITTED, IMAGE_SUFFIXES, SIDE, is_image_file
 from speedtrain.data.photographs import Photographs, Reading, read_photographs, unreadable_images
 from speedtrain.data.source import Source, data_error, unreadable
 
@@ -70,7 +70,8 @@ def find_splits(folder: Path) -> tuple[Path, Path, list[Path]] | None:
 
     A split is called `train`, or one of `TEST_SPLITS`, in any case, and has class folders in it.
     """
-    by_name = {path.name.lower(): path for path in listing(folder)[0] if listing(path)[0]}
+    named = [path for path in listing(folder)[0] if path.name.lower() in ("train", *TEST_SPLITS)]
+    by_name = {path.name.lower(): path for path in named if listing(path)[0]}
     tests = [by_name[name] for name in TEST_SPLITS if name in by_name]
     if "train" not in by_name or not tests:
         return None
@@ -90,15 +91,15 @@ def read_folder(folder: Path, name: str, reading: Reading) -> Source:
         raise data_error(folder, "no class folders: put the images of each class into a sub-folder of its name")
     if loose := image_files(others):
         raise data_error(loose[0], "an image beside the class folders belongs to no class: move it into one")
-    for path in class_folders:
-        if path.name.lower() == "train" and not image_files(listing(path)[1]) and labelled_files(path):
-            raise data_error(path, f"it is no class but holds class folders, without test images in {folder}: name it")
     classes = tuple(dict.fromkeys(_spelt(path) for path in class_folders))
     paths: list[Path] = []
     labels: list[int] = []
     for class_folder in class_folders:
         files = list(_below(class_folder))
         found = image_files(files)
+        if class_folder.name.lower() == "train" and found and all(file.parent != class_folder for file in found):
+            what = f"it is no class but holds class folders, without test images in {folder}: name it"
+            raise data_error(class_folder, what)
         others += sorted(set(files) - set(found))
         paths += found
         labels += [classes.index(_spelt(class_folder))] * len(found)
@@ -137,21 +138,11 @@ def _is_native(read: Photographs) -> bool:
 def _notes_on_reading(name: str, read: Photographs, reading: Reading) -> Iterator[str]:
     """What was done to the images of a folder."""
     count, side = len(read.images), read.images.shape[1]
-    done = {
-        "crop": "cut to a square and resized to",
-        "pad": "resized and filled up with their mean colour to",
-        "squash": "resized, whatever their shape, to",
-    }[reading.fit]
     if read.resized:
-        yield f"{name}: {read.resized} of {count} images were {done} {side}×{side}"
+        yield f"{name}: {read.resized} of {count} images were {FITTED[reading.fit]} {side}×{side}"
     if read.problems:
         first, why = next(iter(read.problems.items()))
         yield f"{name}: {len(read.problems)} files that cannot be read were left out, {first.name} for one ({why})"
-
-
-def labelled_files(folder: Path) -> list[Path]:
-    """The image files that `read_folder` reads, in its order."""
-    return image_files([file for class_folder in listing(folder)[0] for file in _below(class_folder)])
 
 
 def _below(folder: Path) -> Iterator[Path]:

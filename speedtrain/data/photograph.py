@@ -21,7 +21,13 @@ from PIL import ExifTags, Image, ImageChops, ImageStat
 Fit = Literal["crop", "pad", "squash"]
 """What becomes of an image that is not square: its centred square, the whole on its mean colour, or the whole
 distorted."""
-FITS: tuple[Fit, ...] = ("crop", "pad", "squash")
+FITTED: dict[Fit, str] = {
+    "crop": "cut to their centred square and resized to",
+    "pad": "resized and filled up with their mean colour to",
+    "squash": "squashed to",
+}
+"""What was done to images, in words that a side follows."""
+FITS = tuple(FITTED)
 
 SIDE = 32
 """Pixels of each side of every image, after resizing, where no other side is asked for."""

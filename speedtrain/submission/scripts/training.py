@@ -42,7 +42,7 @@ def main() -> None:
         config = Config(**{**recipe, "budget": options.budget, "seed": options.seed})
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
         config.threads = available_cores()
-        side = config.side if isinstance(config.side, int) else None
+        side = config.named_side
         if options.data is None:
             cifar10 = load_data("cifar10", per_class=config.per_class, side=side).train
             images, labels, classes = cifar10.images, cifar10.labels, cifar10.classes
