@@ -97,8 +97,15 @@ def build_parser() -> ArgumentParser:
 def _add_run_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--budget", metavar="SECONDS", help="wall-clock seconds, from the start of the training process")
-    add("--data", metavar="|".join([*DATA_SETS, "PATH"]), help="training images (default: auto)")
+    named = "|".join([*DATA_SETS, "torchvision:NAME", "PATH"])
+    add("--data", metavar=named, help="training images; a PATH is an .npz, a folder or a .csv (default: auto)")
     add("--test", metavar="PATH", help="test images (default: the data set's own, or a stratified holdout)")
+    add(
+        "--columns",
+        metavar="image=A,label=B,split=C,group=D",
+        help="columns of a .csv; images of one group are not held out without the others (default: by their names)",
+    )
+    add("--with-validation", action="store_true", help="train on the data's validation images too, where test is apart")
     add("--per-class", metavar="N|all", help="training images per class (default: 500 of CIFAR-10, else all)")
     add("--skip-unreadable", action="store_true", help="leave out image files that cannot be read")
     add("--no-cache", action="store_true", help="decode every image file anew, and keep none")
@@ -110,7 +117,7 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add(
         "--data-root",
         metavar="DIR",
-        help="where CIFAR-10 is, or is downloaded to (default: $SPEEDTRAIN_DATA, or data/)",
+        help="where a named data set is, or is downloaded to (default: $SPEEDTRAIN_DATA, or data/)",
     )
     add(
         "--recipe",
@@ -196,7 +203,9 @@ def _run_options(options: Namespace) -> dict[str, Any]:
         "settings": dict(map(_setting, options.set or [])),
         **{key: _number(options[key]) for key in ("per_class", "side", "seed", "threads")},
         **{key: options[key] for key in ("data_root", "model", "device")},
+        "columns": None if options.columns is None else dict(map(_column, _names([options.columns]))),
         "skip_unreadable": options.skip_unreadable or None,
+        "with_validation": options.with_validation or None,
     }
 
 
@@ -219,6 +228,13 @@ def _value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def _column(text: str) -> tuple[str, str]:
+    role, equals, column = text.partition("=")
+    if not equals or not column:
+        raise UserError(f"--columns {text}: must be ROLE=COLUMN, as in --columns image=path,label=breed")
+    return role.strip(), column
 
 
 def _setting(text: str) -> tuple[str, Any]:

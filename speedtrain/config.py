@@ -18,6 +18,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 AUTO, CIFAR10, DIGITS = DATA_SETS = ("auto", "cifar10", "digits")
 """Names for data sets that need no path."""
+TORCHVISION = "torchvision:"
+"""What precedes the name of one of torchvision's data sets."""
 IN_MEMORY = "arrays"
 """Name for images that were given as arrays."""
 
@@ -31,10 +33,12 @@ class Config:
 
     Args:
         budget: seconds of wall-clock time, from the start of the training process.
-        data: training images: auto, cifar10, digits, or a path.
+        data: training images: auto, cifar10, digits, torchvision:NAME, or a path.
         test: test images: as `data`; null for the data set's own test split, or a holdout.
         per_class: training images per class: a number, all, or null for the data set's default.
-        data_root: folder to look for CIFAR-10 in, and to download it to.
+        data_root: folder to look for data sets with a name in, and to download them to.
+        columns: role (image, label, split, group) → column of a CSV file.
+        with_validation: whether the data's validation images join the training images.
         skip_unreadable: whether image files that cannot be read are left out.
         seed: of initialisation, order and augmentation.
         device: auto, cpu or cuda.
@@ -43,6 +47,7 @@ class Config:
         side: pixels a side of the images, or auto: 32, 48 or 64, the largest that most images can fill.
         fit: what becomes of an image that is not square: crop (its centred square), pad (with its mean colour), or
             squash.
+        pixel_max: white in images of integers wider than uint8, or auto: the largest of their depth in bits.
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
         batch_size: images per step, or auto.
         precision: fp32, bf16 or fp16 (automatic mixed precision), or auto: the fastest here.
@@ -60,6 +65,8 @@ class Config:
     test: str | None = None
     per_class: int | Literal["all"] | None = None
     data_root: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    with_validation: bool = False
     skip_unreadable: bool = False
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -67,6 +74,7 @@ class Config:
     model: str = field(kw_only=True)
     side: int | Literal["auto"] = field(kw_only=True)
     fit: Literal["crop", "pad", "squash"] = field(kw_only=True)
+    pixel_max: int | Literal["auto"] = field(kw_only=True)
     width: int | Literal["auto"] = field(kw_only=True)
     batch_size: int | Literal["auto"] = field(kw_only=True)
     precision: Precision = field(kw_only=True)
@@ -82,6 +90,11 @@ class Config:
     def named_side(self) -> int | None:
         """Pixels a side of the images; None for the side that the images suggest."""
         return None if self.side == "auto" else self.side
+
+    @property
+    def named_pixel_max(self) -> int | None:
+        """White in images of wide integers; None for what the images suggest."""
+        return None if self.pixel_max == "auto" else self.pixel_max
 
     def lr_factor(self, progress: float) -> float:
         """The schedule's factor on the learning rate at a progress in [0, 1]."""
@@ -103,7 +116,7 @@ class Config:
 
 
 _KEYS = tuple(entry.name for entry in fields(Config))
-_POSITIVE = ("budget", "side", "width", "batch_size", "lr", "head_scale", "threads", "per_class")
+_POSITIVE = ("budget", "side", "pixel_max", "width", "batch_size", "lr", "head_scale", "threads", "per_class")
 _NOT_NEGATIVE = ("momentum", "weight_decay", "seed")
 
 

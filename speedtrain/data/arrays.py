@@ -1,5 +1,7 @@
 """Arrays of images and labels, checked."""
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 
@@ -7,6 +9,23 @@ from speedtrain.config import IN_MEMORY
 from speedtrain.data.photograph import FITTED, SIDE, fit, natural_side
 from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Arrays, Source, data_error
+
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits a pixel of cameras and scanners. Integers wider than uint8 hold one of these."""
+
+
+class Standard(NamedTuple):
+    """Images brought to the form that training takes.
+
+    Attributes:
+        images: uint8 [N, side, side, 3].
+        notes: what was done to them.
+        pixel_max: the integer that stands for white where they were wider than uint8, else None.
+    """
+
+    images: np.ndarray
+    notes: list[str]
+    pixel_max: int | None = None
 
 
 def read_arrays(arrays: Arrays, reading: Reading) -> Source:
@@ -41,7 +60,7 @@ def check_arrays(
     Raises:
         UserError: any of them is not as it should be.
     """
-    standard, notes = standard_images(images, where, reading)
+    standard, notes, pixel_max = standard_images(images, where, reading)
     if labels.dtype.kind not in "iu":
         plain = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
         hint = ": give labels.astype(int)" if plain else ": give whole numbers from 0"
@@ -60,8 +79,16 @@ def check_arrays(
     names = None if classes is None else _class_names(classes, where)
     if names is not None and numbers.max() >= len(names):
         raise data_error(where, f"label {numbers.max()} but only {len(names)} names in classes: name every class")
-    native = images.shape[1:] == (SIDE, SIDE, 3)
-    return Source(name, where, standard, numbers, names, tuple(f"{name}: {note}" for note in notes), native=native)
+    return Source(
+        name=name,
+        where=where,
+        images=standard,
+        labels=numbers,
+        classes=names,
+        notes=tuple(f"{name}: {note}" for note in notes),
+        native=images.shape[1:] == (SIDE, SIDE, 3),
+        pixel_max=pixel_max,
+    )
 
 
 def _class_names(classes: np.ndarray, where: str) -> tuple[str, ...]:
@@ -75,16 +102,14 @@ def _class_names(classes: np.ndarray, where: str) -> tuple[str, ...]:
     return names
 
 
-def standard_images(images: np.ndarray, where: str, reading: Reading) -> tuple[np.ndarray, list[str]]:
+def standard_images(images: np.ndarray, where: str, reading: Reading) -> Standard:
     """Checks an array of images and brings it to the standard reading.
 
     Args:
-        images: uint8, or floats within [0, 1] or [0, 255]; [N, H, W, C] with 1 or 3 channels, or [N, H, W].
+        images: uint8, wider integers, or floats within [0, 1] or [0, 255]; [N, H, W, C] with 1 or 3 channels, or
+            [N, H, W].
         where: how an error calls it.
-        reading: the side and fit of the result.
-
-    Returns:
-        uint8 [N, side, side, 3], and notes on what was done.
+        reading: the side and fit of the result, and what integers stand for white.
 
     Raises:
         UserError: another type or shape, or values out of range.
@@ -101,13 +126,16 @@ def standard_images(images: np.ndarray, where: str, reading: Reading) -> tuple[n
     if not (height and width):
         raise data_error(where, f"images of {height}×{width} pixels: give images of at least 1×1")
 
-    notes = []
+    notes, pixel_max = [], None
     if images.dtype.kind == "f":
         images, note = _from_floats(images, where)
         notes.append(note)
+    elif images.dtype.kind in "iu" and images.dtype != np.uint8:
+        pixel_max = _pixel_max(images, where, reading)
+        notes.append(f"{images.dtype} images from 0 to {pixel_max}, converted to uint8 (--set pixel_max=N changes it)")
+        images = _scaled(images, 255 / pixel_max)
     elif images.dtype != np.uint8:
-        hint = "scale the values to 0 to 255, and give images.round().astype(numpy.uint8)"
-        raise data_error(where, f"images are {images.dtype}, not uint8: {hint}")
+        raise data_error(where, f"images are {images.dtype}: give uint8, 0 to 255")
 
     images = images.reshape(count, height, width, channels)
     if channels == 1:
@@ -118,11 +146,34 @@ def standard_images(images: np.ndarray, where: str, reading: Reading) -> tuple[n
     elif height != side:
         notes.append(f"{height}×{width} images, resized to {side}×{side}")
     if (height, width) == (side, side):
-        return np.ascontiguousarray(np.broadcast_to(images, (count, side, side, 3))), notes
+        return Standard(np.ascontiguousarray(np.broadcast_to(images, (count, side, side, 3))), notes, pixel_max)
     standard = np.empty((count, side, side, 3), np.uint8)
     for row, image in zip(standard, images, strict=True):
         row[:] = fit(Image.fromarray(image.squeeze(2) if channels == 1 else image), side, reading.fit)
-    return standard, notes
+    return Standard(standard, notes, pixel_max)
+
+
+def _pixel_max(images: np.ndarray, where: str, reading: Reading) -> int:
+    """The integer that stands for white: the one asked for, or the largest of the smallest depth that holds them."""
+    low, high = int(images.min()), int(images.max())
+    if low < 0:
+        raise data_error(where, f"images are {images.dtype} from {low} to {high}: give values from 0")
+    if reading.pixel_max is None:
+        depth = next((depth for depth in DEPTHS if high < 2**depth), None)
+        if depth is None:
+            raise data_error(where, f"images are {images.dtype} up to {high}: give at most 16 bits, 0 to 65535")
+        return 2**depth - 1
+    if high > reading.pixel_max:
+        raise data_error(where, f"images go up to {high}, and {reading.pixel_max} is white: give pixel_max={high}")
+    return reading.pixel_max
+
+
+def _scaled(images: np.ndarray, factor: float) -> np.ndarray:
+    """uint8 of the same shape, each value times the factor and rounded."""
+    scaled = np.empty(images.shape, np.uint8)
+    for row, image in zip(scaled, images, strict=True):  # one at a time: the whole in floats is large
+        row[:] = np.rint(image * factor)
+    return scaled
 
 
 def _from_floats(images: np.ndarray, where: str) -> tuple[np.ndarray, str]:
@@ -133,7 +184,4 @@ def _from_floats(images: np.ndarray, where: str) -> tuple[np.ndarray, str]:
     if low < 0 or high > 255:
         raise data_error(where, f"images run from {low:g} to {high:g}, neither 0 to 1 nor 0 to 255: give uint8")
     scale = 255 if high <= 1 else 1
-    converted = np.empty(images.shape, np.uint8)
-    for row, image in zip(converted, images, strict=True):  # one at a time: the whole in floats is large
-        row[:] = np.rint(image * scale)
-    return converted, f"{images.dtype} images from 0 to {255 // scale}, converted to uint8"
+    return _scaled(images, scale), f"{images.dtype} images from 0 to {255 // scale}, converted to uint8"

@@ -28,7 +28,7 @@ def read_builtin(name: str, data_root: str | Path | None, reading: Reading) -> t
         return _read_digits(reading), None
     try:
         train, test = (
-            replace(source, images=standard_images(source.images, CIFAR10, reading)[0])
+            replace(source, images=standard_images(source.images, CIFAR10, reading).images)
             for source in read_cifar10(data_root)
         )
         return train, test

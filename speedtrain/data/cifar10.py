@@ -2,22 +2,17 @@
 
 import http.client
 import os
-import socket
-import threading
-import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from speedtrain.config import CIFAR10
+from speedtrain.data.download import answers, data_roots, no_dead_lines
 from speedtrain.data.source import Source, data_error
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"  # torchvision's
 CIFAR10_FOLDER = "cifar-10-batches-py"
 CIFAR10_PER_CLASS = 500  # the competition's
-PROBE_SECONDS = 3.0
-DOWNLOAD_STALL_SECONDS = 30.0
 
 
 def read_cifar10(data_root: str | Path | None) -> tuple[Source, Source]:
@@ -26,8 +21,7 @@ def read_cifar10(data_root: str | Path | None) -> tuple[Source, Source]:
     Raises:
         UserError: neither on disk nor to be had.
     """
-    folders = (data_root, os.environ.get("SPEEDTRAIN_DATA"), "data")
-    roots = [Path(folder) for folder in folders if folder]
+    roots = data_roots(data_root)
     problem = f"no {CIFAR10_FOLDER} folder in {' or '.join(map(str, roots))}"
     for root in roots:
         folder = root / CIFAR10_FOLDER
@@ -36,7 +30,7 @@ def read_cifar10(data_root: str | Path | None) -> tuple[Source, Source]:
                 return _torchvision_cifar10(root, download=False)
             except (OSError, RuntimeError):
                 problem = f"{folder} is damaged or incomplete (its checksums are wrong)"
-    if _answers(CIFAR10_URL):
+    if answers(CIFAR10_URL):
         try:
             return _torchvision_cifar10(roots[0], download=True)
         except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
@@ -53,12 +47,8 @@ def _torchvision_cifar10(root: Path, download: bool) -> tuple[Source, Source]:
     """CIFAR-10 below `root` as torchvision keeps it: it checks every file's MD5, of the archive as well."""
     from torchvision import datasets
 
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_STALL_SECONDS)  # torchvision sets none: a dead line would hang for ever
-    try:
+    with no_dead_lines():
         splits = [datasets.CIFAR10(root, train=train, download=download) for train in (True, False)]
-    finally:
-        socket.setdefaulttimeout(before)
     train, test = (
         Source(
             name=CIFAR10,
@@ -74,23 +64,3 @@ def _torchvision_cifar10(root: Path, download: bool) -> tuple[Source, Source]:
         for split in splits
     )
     return train, test
-
-
-def _answers(url: str) -> bool:
-    """Whether `url` can be had, decided within PROBE_SECONDS."""
-    answers: list[int] = []
-
-    def ask() -> None:
-        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "speedtrain"})
-        with (
-            suppress(OSError, ValueError, http.client.HTTPException),
-            urllib.request.urlopen(request, timeout=PROBE_SECONDS) as response,
-        ):
-            answers.append(response.status)
-
-    # The timeout above holds for each single wait for the socket and not at all for the look-up of the
-    # host's name, hence a thread that can be left behind.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return bool(answers)

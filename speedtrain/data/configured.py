@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from speedtrain.config import AUTO, DATA_SETS, IN_MEMORY, Config
+from speedtrain.config import AUTO, DATA_SETS, IN_MEMORY, TORCHVISION, Config
 from speedtrain.data.load import load_data
 from speedtrain.data.photographs import Progress
 from speedtrain.data.source import Data
@@ -13,8 +13,8 @@ from speedtrain.errors import UserError
 def load_configured(config: Config, data: Any = None, test: Any = None, progress: Progress | None = None) -> Data:
     """Loads the images that were given as arrays, or those that the configuration names.
 
-    In `config`, paths become absolute, and `auto` becomes the data set that was found and the side of its images: its
-    `config.yaml` then means the same later, and from another folder.
+    In `config`, paths become absolute, and `auto` becomes the data set that was found, the side of its images and their
+    white: its `config.yaml` then means the same later, and from another folder.
 
     Args:
         data, test: (images, labels) as given by the caller; anything else is taken from `config`.
@@ -33,6 +33,7 @@ def load_configured(config: Config, data: Any = None, test: Any = None, progress
     if config.data == AUTO:
         config.data = loaded.train.name
     config.side = loaded.side
+    config.pixel_max = loaded.train.pixel_max or config.pixel_max
     config.data_root = _absolute(loaded.root)
     return loaded
 
@@ -59,6 +60,9 @@ def load_given(
         data_root=config.data_root,
         side=config.named_side,
         fit=config.fit,
+        pixel_max=config.named_pixel_max,
+        columns=config.columns,
+        with_validation=config.with_validation,
         skip_unreadable=config.skip_unreadable,
         progress=progress,
     )
@@ -77,4 +81,6 @@ def _in_memory(source: Any) -> Any:
 
 
 def _absolute(path: str | None) -> str | None:
-    return path if path in (None, *DATA_SETS, IN_MEMORY) else str(Path(str(path)).absolute())
+    if path is None or path in (*DATA_SETS, IN_MEMORY) or path.startswith(TORCHVISION):
+        return path
+    return str(Path(path).absolute())

@@ -1,22 +1,19 @@
 """Folders of images: one sub-folder per class, or none; with their own splits, or without."""
 
 import os
-import re
 import stat
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from speedtrain.data.photograph import FITTED, IMAGE_SUFFIXES, SIDE, is_image_file
-from speedtrain.data.photographs import Photographs, Reading, read_photographs, unreadable_images
-from speedtrain.data.source import Source, data_error, unreadable
+from speedtrain.data.photograph import IMAGE_SUFFIXES, is_image_file
+from speedtrain.data.photographs import Reading, labelled_photographs
+from speedtrain.data.source import Source, data_error, in_one_spelling, natural_order, unreadable
+from speedtrain.data.splits import TEST_SPLITS, TRAIN
 
 LITTER = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin", "system volume information")
 """What systems leave in folders, in small letters."""
-TEST_SPLITS = ("test", "val", "valid", "validation")
-"""Names of the folder beside `train` whose images are for testing, the first that is there."""
 
 
 def is_folder(path: Path) -> bool:
@@ -58,24 +55,22 @@ def listing(folder: Path) -> tuple[list[Path], list[Path]]:
             raise data_error(folder, f"the name '{shown}' in it is not UTF-8: rename it") from None
     folders = [path for path, is_dir in visible if is_dir]
     files = [path for path, is_dir in visible if not is_dir]
-    return sorted(folders, key=lambda path: _natural(path.name)), sorted(files)
+    return sorted(folders, key=lambda path: natural_order(path.name)), sorted(files)
 
 
 def image_files(files: list[Path]) -> list[Path]:
     return [file for file in files if is_image_file(file)]
 
 
-def find_splits(folder: Path) -> tuple[Path, Path, list[Path]] | None:
-    """The folders of training images, of test images, and of further splits that are not used; None without splits.
+def find_splits(folder: Path) -> dict[str, Path]:
+    """Split → its folder, where a folder holds training images beside others; empty where it does not.
 
     A split is called `train`, or one of `TEST_SPLITS`, in any case, and has class folders in it.
     """
-    named = [path for path in listing(folder)[0] if path.name.lower() in ("train", *TEST_SPLITS)]
-    by_name = {path.name.lower(): path for path in named if listing(path)[0]}
-    tests = [by_name[name] for name in TEST_SPLITS if name in by_name]
-    if "train" not in by_name or not tests:
-        return None
-    return by_name["train"], tests[0], tests[1:]
+    named = [path for path in listing(folder)[0] if path.name.lower() in (TRAIN, *TEST_SPLITS)]
+    found = {path.name.lower(): path for path in named if listing(path)[0]}
+    splits = {split: found[split] for split in (TRAIN, *TEST_SPLITS) if split in found}
+    return splits if TRAIN in splits and len(splits) > 1 else {}
 
 
 def read_folder(folder: Path, name: str, reading: Reading) -> Source:
@@ -91,58 +86,27 @@ def read_folder(folder: Path, name: str, reading: Reading) -> Source:
         raise data_error(folder, "no class folders: put the images of each class into a sub-folder of its name")
     if loose := image_files(others):
         raise data_error(loose[0], "an image beside the class folders belongs to no class: move it into one")
-    classes = tuple(dict.fromkeys(_spelt(path) for path in class_folders))
+    classes = tuple(dict.fromkeys(in_one_spelling(path.name) for path in class_folders))
     paths: list[Path] = []
     labels: list[int] = []
     for class_folder in class_folders:
         files = list(_below(class_folder))
         found = image_files(files)
-        if class_folder.name.lower() == "train" and found and all(file.parent != class_folder for file in found):
+        if class_folder.name.lower() == TRAIN and found and all(file.parent != class_folder for file in found):
             what = f"it is no class but holds class folders, without test images in {folder}: name it"
             raise data_error(class_folder, what)
         others += sorted(set(files) - set(found))
         paths += found
-        labels += [classes.index(_spelt(class_folder))] * len(found)
+        labels += [classes.index(in_one_spelling(class_folder.name))] * len(found)
     if not paths:
         raise data_error(folder, f"no images in its class folders (looked for {' '.join(IMAGE_SUFFIXES)})")
-    read = read_photographs(paths, reading)
-    if read.problems and not reading.skip_unreadable:
-        raise unreadable_images(read.problems, "mend or remove what is damaged, or leave it out by --skip-unreadable")
-    if not len(read.images):
-        raise unreadable_images(read.problems, "no image is left; mend them")
-    notes = [*_notes_on_reading(name, read, reading), *read.notes]
+    notes = []
     if nested := sum(path.parent.parent != folder for path in paths):
         notes.append(f"{name}: {nested} images in sub-folders of class folders belong to the class")
     if others:
         notes.append(f"{name}: {len(others)} entries that are not images were left out, {others[0].name} for one")
-    return Source(
-        name=name,
-        where=str(folder),
-        images=read.images,
-        labels=np.array(labels, dtype=np.int64)[read.readable],
-        classes=classes,
-        notes=tuple(notes),
-        by_name=True,
-        native=_is_native(read),
-        files=tuple(path.relative_to(folder).as_posix() for path in paths if path not in read.problems),
-        problems={path.relative_to(folder).as_posix(): why for path, why in read.problems.items()},
-    )
-
-
-def _is_native(read: Photographs) -> bool:
-    """Whether all images were 32×32 in colour already."""
-    images = read.images
-    return images.shape[1] == SIDE and not read.resized and bool((images[..., 0] != images[..., 1]).any())
-
-
-def _notes_on_reading(name: str, read: Photographs, reading: Reading) -> Iterator[str]:
-    """What was done to the images of a folder."""
-    count, side = len(read.images), read.images.shape[1]
-    if read.resized:
-        yield f"{name}: {read.resized} of {count} images were {FITTED[reading.fit]} {side}×{side}"
-    if read.problems:
-        first, why = next(iter(read.problems.items()))
-        yield f"{name}: {len(read.problems)} files that cannot be read were left out, {first.name} for one ({why})"
+    named = {path: path.relative_to(folder).as_posix() for path in paths}
+    return labelled_photographs(name, str(folder), named, np.array(labels, dtype=np.int64), classes, reading, notes)
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -156,14 +120,3 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in LITTER
-
-
-def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorts `2` before `10`, and otherwise as text."""
-    parts = re.split(r"([0-9]+)", name)
-    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part)
-
-
-def _spelt(path: Path) -> str:
-    """The name of a class folder in one spelling, however the system composes its accents (NFC)."""
-    return unicodedata.normalize("NFC", path.name)

@@ -1,8 +1,8 @@
 """What a person names → training and test images, before the clock starts.
 
-Whatever the source (CIFAR-10, scikit-learn's digits, an .npz, a folder of class folders, two arrays), the result is
-uint8 images [N, side, side, 3] with int64 labels, or a UserError of one line. Images of another size are cut to their
-centred square, padded or squashed, and resampled (bicubic, antialiased when shrinking).
+Whatever the source (a data set with a name, an .npz, a folder of class folders, a table of files, arrays, a data set in
+Python), the result is uint8 images [N, side, side, 3] with int64 labels, or a UserError of one line. Images of another
+size are cut to their centred square, padded or squashed, and resampled (bicubic, antialiased when shrinking).
 
 No torch in here: most bad input is refused before torch is imported. torchvision and scikit-learn take seconds to
 import, and are imported only where they are needed.
@@ -10,32 +10,49 @@ import, and are imported only where they are needed.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from speedtrain.config import AUTO, CIFAR10, DATA_SETS
+from speedtrain.config import AUTO, CIFAR10, DATA_SETS, IN_MEMORY, TORCHVISION, nearest
 from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin
 from speedtrain.data.folder import find_splits, image_files, is_folder, listing, read_folder
+from speedtrain.data.indexable import is_indexable, read_indexable
 from speedtrain.data.npz import read_npz, sources_from_npz
 from speedtrain.data.photograph import FITS, IMAGE_SUFFIXES, SIDE, Fit, is_image_file
 from speedtrain.data.photographs import Progress, Reading, read_photographs, unreadable_images
-from speedtrain.data.source import Arrays, Data, Source, data_error
-from speedtrain.data.splits import count_shared, hold_out, limit_per_class, test_set, training_set
+from speedtrain.data.source import Arrays, Data, data_error
+from speedtrain.data.splits import (
+    TRAIN,
+    Sources,
+    SplitChoice,
+    count_shared,
+    groups_in_both,
+    hold_out,
+    limit_per_class,
+    read_chosen,
+    test_set,
+    training_set,
+)
+from speedtrain.data.table import ROLES, SUFFIXES, is_table, read_table
+from speedtrain.data.torchvision_sets import read_torchvision
 from speedtrain.errors import UserError
 
 
 def load_data(
-    data: str | Path | Arrays = "auto",
-    test: str | Path | Arrays | None = None,
+    data: str | Path | Arrays | Any = "auto",
+    test: str | Path | Arrays | Any | None = None,
     *,
     per_class: int | Literal["all"] | None = None,
     data_root: str | Path | None = None,
     side: int | None = SIDE,
     fit: Fit = "crop",
+    pixel_max: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    with_validation: bool = False,
     skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> Data:
@@ -45,16 +62,22 @@ def load_data(
     `train/` and `test/`. Where a source has none, a stratified fifth is held out, always the same one.
 
     Args:
-        data: "auto" (CIFAR-10, or the digits where CIFAR-10 cannot be had), "cifar10", "digits", the path of an
-            .npz or of a folder with a sub-folder per class, or (images, labels).
+        data: "auto" (CIFAR-10, or the digits where CIFAR-10 cannot be had), "cifar10", "digits", "torchvision:NAME",
+            the path of an .npz, of a folder with a sub-folder per class, or of a CSV file; or (images, labels), a data
+            frame, or any data set with a length and items (image, label).
         test: the same forms; None takes the source's own, or a holdout.
         per_class: training images per class, drawn at random but always the same; None means all, but 500
             for CIFAR-10.
-        data_root: folder to look for CIFAR-10 in first, before $SPEEDTRAIN_DATA and ./data, and to download it to.
+        data_root: folder to look for CIFAR-10 or a data set of torchvision in first, before $SPEEDTRAIN_DATA and
+            ./data, and to download it to.
         side: pixels a side of the images; None means the natural side of the training images: the largest of
             `photograph.SIDES` that is not above the median of their shorter sides. Default: 32.
         fit: what becomes of an image that is not square: crop (its centred square), pad (with its mean colour), or
             squash. Default: crop.
+        pixel_max: white in arrays of integers wider than uint8; None means the largest integer of their depth (8, 10,
+            12, 14 or 16 bits), by the largest value among the training images.
+        columns: role (image, label, split, group) → column of a CSV file or data frame. Default: found by name.
+        with_validation: whether the source's validation images join the training images. Default: no.
         skip_unreadable: whether image files that cannot be read are left out, instead of an error. Default: no.
         progress: is called with the number of image files decoded and their total. Default: none.
 
@@ -63,13 +86,17 @@ def load_data(
     """
     if per_class not in (None, "all") and not (isinstance(per_class, int | np.integer) and per_class >= 1):
         raise data_error("--per-class", f"{per_class!r} given: give a whole number from 1, or all")
+    for role in columns or {}:
+        if role not in ROLES:
+            raise data_error("--columns", f"no role {role!r}{nearest(role, ROLES)}")
     if isinstance(data, str) and data == AUTO and test is not None:
         data = CIFAR10  # test images of one's own belong to one data set: do not fall back to another
 
-    reading = _reading(side, fit, skip_unreadable, progress)
-    source, test_source = _open(data, data_root, reading)
+    reading = _reading(side, fit, skip_unreadable, progress, pixel_max)
+    choice = SplitChoice(own_test=test is None, with_validation=with_validation)
+    source, test_source = _open(data, data_root, reading, choice, columns or {})
     if test is not None:
-        given, own_test = _open(test, data_root, replace(reading, side=source.images.shape[1]))
+        given, own_test = _open(test, data_root, reading.like(source), SplitChoice(), columns or {})
         test_source = own_test or given
 
     train = training_set(source)
@@ -88,6 +115,11 @@ def load_data(
         train, limit_notes = limit_per_class(train, int(per_class))
         notes += limit_notes
 
+    if both := groups_in_both(train, held):
+        notes.append(
+            f"{both} groups have images on both sides, in training and in test: "
+            "the accuracy will look better than it is"
+        )
     shared = count_shared(train.images, held.images)
     if shared:
         notes.append(
@@ -99,13 +131,16 @@ def load_data(
     return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root, skipped)
 
 
-def _reading(side: int | None, fit: Fit, skip_unreadable: bool = False, progress: Progress | None = None) -> Reading:
+def _reading(
+    side: int | None, fit: Fit, skip_unreadable: bool, progress: Progress | None, pixel_max: int | None
+) -> Reading:
     """How files are read, checked."""
-    if side is not None and not (isinstance(side, int | np.integer) and side >= 1):
-        raise data_error("side", f"{side!r} given: give a whole number from 1, or None")
+    for name, number in (("side", side), ("pixel_max", pixel_max)):
+        if number is not None and not (isinstance(number, int | np.integer) and number >= 1):
+            raise data_error(name, f"{number!r} given: give a whole number from 1, or None")
     if fit not in FITS:
         raise data_error("fit", f"{fit!r} given: give {', '.join(FITS)}")
-    return Reading(side, fit, skip_unreadable, progress)
+    return Reading(side, fit, skip_unreadable, progress, pixel_max)
 
 
 @dataclass(frozen=True)
@@ -128,7 +163,12 @@ class ImagesToPredict:
 
 
 def load_images(
-    path: str | Path, *, need_labels: bool = False, side: int | None = SIDE, fit: Fit = "crop"
+    path: str | Path,
+    *,
+    need_labels: bool = False,
+    side: int | None = SIDE,
+    fit: Fit = "crop",
+    pixel_max: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
     """Reads images to predict: an .npz, a folder of class folders, a folder of images, or one image file.
 
@@ -137,7 +177,7 @@ def load_images(
     Args:
         path: where they are.
         need_labels: whether images without labels are refused.
-        side, fit: as for `load_data`.
+        side, fit, pixel_max: as for `load_data`.
 
     Returns:
         images uint8 [N, side, side, 3]; labels int64 [N] or None; the names of the classes or None.
@@ -145,7 +185,7 @@ def load_images(
     Raises:
         UserError: the images cannot be read, or have no labels although `need_labels`.
     """
-    read = read_images(Path(path), need_labels=need_labels, side=side, fit=fit)
+    read = read_images(Path(path), need_labels=need_labels, side=side, fit=fit, pixel_max=pixel_max)
     if read.problems:
         folder = Path(path) if is_folder(Path(path)) else Path(path).parent
         raise unreadable_images(
@@ -160,6 +200,7 @@ def read_images(
     need_labels: bool = False,
     side: int | None = SIDE,
     fit: Fit = "crop",
+    pixel_max: int | None = None,
     progress: Progress | None = None,
 ) -> ImagesToPredict:
     """As `load_images`, but goes on without image files that cannot be read, and tells which.
@@ -167,11 +208,12 @@ def read_images(
     Raises:
         UserError: as for `load_images`, or not one image file can be read.
     """
-    reading = _reading(side, fit, skip_unreadable=True, progress=progress)
+    reading = _reading(side, fit, True, progress, pixel_max)
     folder = path
     if is_folder(path):
         if splits := find_splits(path):
-            raise data_error(path, f"holds {splits[0].name}/ and {splits[1].name}/: name one of the two")
+            held = " and ".join(f"{split.name}/" for split in splits.values())
+            raise data_error(path, f"holds {held}: name one")
         class_folders, files = listing(path)
         if class_folders:
             source = read_folder(path, path.name, reading)
@@ -184,7 +226,7 @@ def read_images(
     else:
         arrays = read_npz(path, required=("images", "labels") if need_labels else ("images",))
         if "labels" not in arrays:
-            return ImagesToPredict(standard_images(arrays["images"], str(path), reading)[0])
+            return ImagesToPredict(standard_images(arrays["images"], str(path), reading).images)
         source = check_arrays(path.name, str(path), reading, **arrays)
         return ImagesToPredict(source.images, source.labels, source.classes)
     if need_labels:
@@ -197,22 +239,40 @@ def read_images(
     return ImagesToPredict(read.images, files=names, problems=problems)
 
 
-def _open(data: str | Path | Arrays, data_root: str | Path | None, reading: Reading) -> tuple[Source, Source | None]:
-    """The images that `data` names, and its own test images where it has any."""
+def _open(
+    data: Any, data_root: str | Path | None, reading: Reading, choice: SplitChoice, columns: Mapping[str, str]
+) -> Sources:
+    """The images that `data` names, and its own test images where it has any and they are wanted."""
+    if isinstance(data, str | Path):
+        return _open_named(data, data_root, reading, choice, columns)
+    if is_table(data):
+        return read_table(data, IN_MEMORY, reading, choice, columns)
     if isinstance(data, tuple):
-        return read_arrays(data, reading), None
-    if not isinstance(data, str | Path):
-        raise UserError(f"data is a {type(data).__name__}: give a name, a path or a tuple (images, labels)")
+        source = read_arrays(data, reading)
+    elif is_indexable(data) and not isinstance(data, np.ndarray):
+        source = read_indexable(data, IN_MEMORY, reading)
+    else:
+        what = "a name, a path, a tuple (images, labels), a data frame, or a data set with a length and items"
+        raise UserError(f"data is a {type(data).__name__}: give {what}")
+    return read_chosen({TRAIN: ""}, IN_MEMORY, IN_MEMORY, lambda split, reading: source, reading, choice)
+
+
+def _open_named(
+    data: str | Path, data_root: str | Path | None, reading: Reading, choice: SplitChoice, columns: Mapping[str, str]
+) -> Sources:
+    """As `_open`, of a name or a path."""
     if data in DATA_SETS:
         return read_builtin(str(data), data_root, reading)
+    if str(data).startswith(TORCHVISION):
+        return read_torchvision(str(data), data_root, reading, choice)
     path = Path(data)
     name = os.path.basename(os.path.abspath(path))  # of "." too
     if not is_folder(path):
-        return sources_from_npz(path, name, reading)
-    if splits := find_splits(path):
-        train_folder, test_folder, unused = splits
-        train = read_folder(train_folder, name, reading)
-        test = read_folder(test_folder, name, replace(reading, side=train.images.shape[1]))
-        note = f"{name}: testing on {test_folder.name}/" + "".join(f"; {split.name}/ is not used" for split in unused)
-        return train, replace(test, notes=(note, *test.notes)) if unused or test_folder.name != "test" else test
-    return read_folder(path, name, reading), None
+        if path.suffix.lower() in SUFFIXES:
+            return read_table(path, name, reading, choice, columns)
+        return sources_from_npz(path, name, reading, choice)
+    folders = find_splits(path) or {TRAIN: path}
+    there = {split: f"{folder.name}/" for split, folder in folders.items()}
+    return read_chosen(
+        there, name, str(path), lambda split, reading: read_folder(folders[split], name, reading), reading, choice
+    )

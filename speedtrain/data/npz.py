@@ -11,14 +11,15 @@ import numpy as np
 from speedtrain.data.arrays import check_arrays
 from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Source, data_error, unreadable
+from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen
 from speedtrain.errors import UserError
 
-OURS = (("images", "labels"),)
+OURS = {TRAIN: ("images", "labels")}
 LAYOUTS = (
-    (("train_images", "train_labels"), ("test_images", "test_labels")),  # MedMNIST's
-    (("x_train", "y_train"), ("x_test", "y_test")),  # Keras'
+    ("{}_images", "{}_labels"),  # MedMNIST's
+    ("x_{}", "y_{}"),  # Keras'
 )
-"""Keys of images and labels: of the training images, and of the test images."""
+"""Keys of a split's images and labels."""
 
 
 def read_npz(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -30,20 +31,21 @@ def read_npz(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray]:
         UserError: not a whole .npz of plain arrays, or one of the `required` is missing.
     """
     splits, classes, _ = _read(path, required)
-    return {**splits[-1], **classes}
+    return {**next(splits[split] for split in (*TEST_SPLITS, TRAIN) if split in splits), **classes}
 
 
-def sources_from_npz(path: Path, name: str, reading: Reading) -> tuple[Source, Source | None]:
+def sources_from_npz(path: Path, name: str, reading: Reading, choice: SplitChoice) -> Sources:
     """The labelled images of an .npz, and its own test images where it has any.
 
     Raises:
         UserError: it cannot be read, or is not as it should be.
     """
     splits, classes, unused = _read(path, required=("images", "labels"))
-    train = check_arrays(name, str(path), reading, **splits[0], **classes)
-    if len(splits) == 1:
-        return train, None
-    test = check_arrays(name, str(path), replace(reading, side=train.images.shape[1]), **splits[1], **classes)
+
+    def read(split: str, reading: Reading) -> Source:
+        return check_arrays(name, str(path), reading, **splits[split], **classes)
+
+    train, test = read_chosen({split: split for split in splits}, name, str(path), read, reading, choice)
     notes = (f"{name}: {', '.join(unused)} in it are not used",) if unused else ()
     return replace(train, notes=(*train.notes, *notes)), test
 
@@ -51,12 +53,22 @@ def sources_from_npz(path: Path, name: str, reading: Reading) -> tuple[Source, S
 Arrays = dict[str, np.ndarray]
 
 
-def _read(path: Path, required: tuple[str, ...]) -> tuple[list[Arrays], Arrays, list[str]]:
+def _layout(names: set[str]) -> dict[str, tuple[str, str]]:
+    """Split → its keys in an .npz that holds these."""
+    for images, labels in LAYOUTS:
+        splits = {split: (images.format(split), labels.format(split)) for split in (TRAIN, *TEST_SPLITS)}
+        there = {split: keys for split, keys in splits.items() if names.issuperset(keys)}
+        if TRAIN in there:
+            return there
+    return OURS
+
+
+def _read(path: Path, required: tuple[str, ...]) -> tuple[dict[str, Arrays], Arrays, list[str]]:
     """What an .npz holds.
 
     Returns:
-        `images` and `labels` of each split: of the only one, or of training and test; `classes`, if there are any; and
-        the names of the other arrays.
+        `images` and `labels` of each split, the only one being `TRAIN`; `classes`, if there are any; and the names of
+        further arrays beside splits.
     """
     advice = "write it with numpy.savez(path, images=..., labels=...), plain arrays only"
     try:
@@ -68,17 +80,21 @@ def _read(path: Path, required: tuple[str, ...]) -> tuple[list[Arrays], Arrays, 
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 names = set(archive.files)
-                layout = next((pairs for pairs in LAYOUTS if {*chain.from_iterable(pairs)} <= names), OURS)
+                layout = _layout(names)
                 missing = [key for key in required if layout is OURS and key not in archive]
                 if missing:
                     there = ", ".join(archive.files) or "nothing"
                     raise data_error(path, f"no {missing[0]!r} in it (it holds {there}): {advice}")
-                splits = [
-                    {name: archive[key] for name, key in zip(("images", "labels"), keys, strict=True) if key in archive}
-                    for keys in layout
-                ]
+                splits = {
+                    split: {
+                        name: archive[key]
+                        for name, key in zip(("images", "labels"), keys, strict=True)
+                        if key in archive
+                    }
+                    for split, keys in layout.items()
+                }
                 classes = {"classes": archive["classes"]} if "classes" in archive else {}
-                unused = sorted(names - {"classes", *chain.from_iterable(layout)})
+                unused = [] if layout is OURS else sorted(names - {"classes", *chain.from_iterable(layout.values())})
     except UserError:
         raise
     except MemoryError as error:
@@ -88,12 +104,12 @@ def _read(path: Path, required: tuple[str, ...]) -> tuple[list[Arrays], Arrays, 
     # zipfile, zlib, lzma, struct, numpy's parser of headers: each has its own ways to fail on a damaged file
     except Exception as error:
         raise data_error(path, f"damaged, or not plain arrays ({error}): {advice}") from error
-    for part in (*splits, classes):
+    for part in (*splits.values(), classes):
         for key, array in part.items():
             if not isinstance(array, np.ndarray):  # a member that is no .npy comes as its bytes
                 raise data_error(path, f"{key!r} in it is not an array: {advice}")
     if layout is not OURS:  # their labels stand in a column
-        for split in splits:
+        for split in splits.values():
             if split["labels"].ndim == 2 and split["labels"].shape[1] == 1:
                 split["labels"] = split["labels"][:, 0]
     return splits, classes, unused

@@ -137,6 +137,18 @@ def read_photograph(path: Path, side: int = SIDE, how: Fit = "crop") -> tuple[np
     return fit(pixels if turn is None else pixels.transpose(turn), side, how), size
 
 
+def read_image(image: Image.Image, side: int = SIDE, how: Fit = "crop") -> tuple[np.ndarray, tuple[int, int]]:
+    """An image in memory, as `read_photograph` reads a file; the image itself is not changed.
+
+    Raises:
+        Exception: as for `read_photograph`, where Pillow has not read the file yet.
+    """
+    image = image.copy()
+    turn = _TURNS.get(_orientation(image))
+    pixels = _flat(image)
+    return fit(pixels if turn is None else pixels.transpose(turn), side, how), image.size
+
+
 @contextmanager
 def large_images_allowed() -> Iterator[None]:
     """Without Pillow's warning of attacks by large images: `read_photograph` has its own limit."""

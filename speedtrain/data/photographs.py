@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from speedtrain.data.cache import ImageCache, cache_folder, image_key
-from speedtrain.data.photograph import SIDE, Fit, large_images_allowed, natural_side, read_photograph, size_of
-from speedtrain.data.source import data_error
+from speedtrain.data.photograph import FITTED, SIDE, Fit, large_images_allowed, natural_side, read_photograph, size_of
+from speedtrain.data.source import Source, data_error
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 
@@ -30,12 +30,18 @@ class Reading:
         fit: what becomes of images that are not square: crop, pad or squash.
         skip_unreadable: whether files that cannot be read are left out, instead of an error.
         progress: is called with the number of images read and their total.
+        pixel_max: what integers wider than uint8 have for white; None for the largest of their depth.
     """
 
     side: int | None = SIDE
     fit: Fit = "crop"
     skip_unreadable: bool = False
     progress: Progress | None = None
+    pixel_max: int | None = None
+
+    def like(self, source: Source) -> "Reading":
+        """The same for images that go with those of `source`."""
+        return replace(self, side=source.images.shape[1], pixel_max=source.pixel_max or self.pixel_max)
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,60 @@ def read_photographs(paths: Sequence[Path], reading: Reading) -> Photographs:
     resized = sum(size != (side, side) for size, good in zip(sizes, readable, strict=True) if good)
     notes = (f"decoded images could not be kept for the next run ({cache.problem})",) if cache.problem else ()
     return Photographs(images if readable.all() else images[readable], readable, resized, problems, notes)
+
+
+def labelled_photographs(
+    name: str,
+    where: str,
+    files: Mapping[Path, str],
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    reading: Reading,
+    notes: Sequence[str] = (),
+) -> Source:
+    """Image files of named classes.
+
+    Args:
+        name, where, classes: as in `Source`.
+        files: N files, each → its name in `Source.files`.
+        labels: int64 [N].
+        reading: how they are read.
+        notes: what is to be said beside what was done to the images. Default: nothing.
+
+    Raises:
+        UserError: a file cannot be read, or with `skip_unreadable`, none can.
+    """
+    paths = list(files)
+    read = read_photographs(paths, reading)
+    if read.problems and not reading.skip_unreadable:
+        raise unreadable_images(read.problems, "mend or remove what is damaged, or leave it out by --skip-unreadable")
+    if not len(read.images):
+        raise unreadable_images(read.problems, "no image is left; mend them")
+    count, side = len(read.images), read.images.shape[1]
+    said = [note_on_fit(name, read.resized, count, side, reading.fit)] if read.resized else []
+    if read.problems:
+        first, why = next(iter(read.problems.items()))
+        said.append(
+            f"{name}: {len(read.problems)} files that cannot be read were left out, {first.name} for one ({why})"
+        )
+    colour = bool((read.images[..., 0] != read.images[..., 1]).any())
+    return Source(
+        name=name,
+        where=where,
+        images=read.images,
+        labels=labels[read.readable],
+        classes=classes,
+        notes=(*said, *read.notes, *notes),
+        by_name=True,
+        native=side == SIDE and not read.resized and colour,
+        files=tuple(named for path, named in files.items() if path not in read.problems),
+        problems={files[path]: why for path, why in read.problems.items()},
+    )
+
+
+def note_on_fit(name: str, resized: int, count: int, side: int, fit: Fit) -> str:
+    """What was done to images of another size."""
+    return f"{name}: {resized} of {count} images were {FITTED[fit]} {side}×{side}"
 
 
 def unreadable_images(problems: Mapping[Path, str], advice: str) -> UserError:

@@ -1,7 +1,9 @@
 """Labelled images: as read from one source, and as a run uses them."""
 
 import hashlib
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +25,8 @@ class Images:
         classes: the K names; the numbers themselves where the source gives none.
         native: whether every image was 32×32 in colour already, as CIFAR-10's are.
         files: names of the N image files, relative to their folder; None where the images come from no files.
+        pixel_max: the integer that stood for white where they came as integers wider than uint8, else None.
+        groups: names [N], objects; images of one group belong together; None where nobody said so.
     """
 
     name: str
@@ -31,6 +35,8 @@ class Images:
     classes: tuple[str, ...]
     native: bool = False
     files: tuple[str, ...] | None = None
+    pixel_max: int | None = None
+    groups: np.ndarray | None = None
 
     def sha256(self) -> str:
         """Hex digest of the image bytes followed by the labels as little-endian int64."""
@@ -78,7 +84,8 @@ class Source:
         notes: what was done to the images.
         by_name: whether the class names alone identify the classes and the numbers only follow their order, as in a
             folder.
-        native, files: as in `Images`.
+        native, files, pixel_max: as in `Images`.
+        groups: names of the N images' groups; None where nobody gave them.
         default_per_class: training images per class where the user gives no number.
         root: as in `Data`.
         problems: file that was left out, named as in `files` → why it cannot be read.
@@ -93,9 +100,36 @@ class Source:
     by_name: bool = False
     native: bool = False
     files: tuple[str, ...] | None = None
+    pixel_max: int | None = None
+    groups: tuple[str, ...] | None = None
     default_per_class: int | None = None
     root: str | None = None
     problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def class_numbers(names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers classes in the order of their names: int64 [N], and the K names.
+
+    Two spellings of a name in Unicode are one class.
+
+    Args:
+        names: of each image's class [N].
+    """
+    spelt = [in_one_spelling(name) for name in names]
+    classes = tuple(sorted(set(spelt), key=natural_order))
+    numbers = {name: number for number, name in enumerate(classes)}
+    return np.array([numbers[name] for name in spelt], dtype=np.int64), classes
+
+
+def in_one_spelling(name: str) -> str:
+    """A name in one spelling, however the system composes its accents (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sorts `2` before `10`, and otherwise as text."""
+    parts = re.split(r"([0-9]+)", name)
+    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part)
 
 
 def data_error(where: object, what: str) -> UserError:

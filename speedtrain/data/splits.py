@@ -1,12 +1,99 @@
-"""From labelled images to training and test images: classes checked, holdout, limit per class, duplicates."""
+"""From labelled images to training and test images: splits, classes checked, holdout, limit per class, duplicates."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from speedtrain.data.source import Images, Source, data_error
+from speedtrain.data.photographs import Reading
+from speedtrain.data.source import Images, Source, class_numbers, data_error
+
+TRAIN = "train"
+TEST_SPLITS = ("test", "val", "valid", "validation")
+"""Names of splits other than `TRAIN`. The first that is there is for testing."""
+
+Sources = tuple[Source, Source | None]
+"""Training images, and test images where there are any."""
+
+
+@dataclass(frozen=True)
+class SplitChoice:
+    """Which splits of a source are used.
+
+    Attributes:
+        own_test: whether its test images are; not where others are named.
+        with_validation: whether its validation images join the training images.
+    """
+
+    own_test: bool = True
+    with_validation: bool = False
+
+
+def read_chosen(
+    there: Mapping[str, str],
+    name: str,
+    where: str,
+    read: Callable[[str, Reading], Source],
+    reading: Reading,
+    choice: SplitChoice,
+) -> Sources:
+    """Reads the splits of a source that are used, and says which are not.
+
+    Args:
+        there: split → how a message calls it; `TRAIN` is among them.
+        name, where: as in `Source`.
+        read: reads a split.
+        reading: how.
+        choice: which are used.
+
+    Raises:
+        UserError: there are no validation images to join, or a split cannot be read.
+    """
+    others = [split for split in TEST_SPLITS if split in there]
+    tested = others.pop(0) if others and choice.own_test else None
+    joined = [split for split in others if split != "test"] if choice.with_validation else []
+    if choice.with_validation and not joined:
+        raise data_error(
+            where, "--with-validation, but it has no validation images beside its test images: leave it out"
+        )
+    train = read(TRAIN, reading)
+    notes = []
+    for split in joined:
+        more = read(split, reading.like(train))
+        train = _joined(train, more)
+        notes.append(f"the {len(more.images)} images of {there[split]} are trained on as well")
+    test = None
+    if tested is not None:
+        test = read(tested, reading.like(train))
+        if others or there[tested] not in ("test/", "test"):
+            notes.append(f"testing on {there[tested]}")
+    notes += [f"{there[split]} is not used" for split in others if split not in joined]
+    said = [f"{name}: {'; '.join(notes)}"] if notes else []
+    return replace(train, notes=(*said, *train.notes)), test
+
+
+def _joined(first: Source, second: Source) -> Source:
+    """The images of two splits of a source in one."""
+    labels, classes = np.concatenate([first.labels, second.labels]), first.classes
+    if first.by_name and first.classes and second.classes:
+        named = ((first.classes, first.labels), (second.classes, second.labels))
+        labels, classes = class_numbers([names[label] for names, numbers in named for label in numbers])
+
+    def both(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if one is None or other is None else one + other
+
+    return replace(
+        first,
+        images=np.concatenate([first.images, second.images]),
+        labels=labels,
+        classes=classes,
+        notes=(*first.notes, *second.notes),
+        native=first.native and second.native,
+        files=both(first.files, second.files),
+        groups=both(first.groups, second.groups),
+        problems={**first.problems, **second.problems},
+    )
 
 
 def training_set(source: Source) -> Images:
@@ -25,7 +112,7 @@ def training_set(source: Source) -> Images:
         name = source.classes[missing] if source.classes else str(missing)
         raise data_error(source.where, f"class {name!r} has no training image: add some, or number without gaps from 0")
     classes = source.classes or _numbers(num_classes)
-    return Images(source.name, source.images, source.labels, classes, source.native, source.files)
+    return _images(source, source.labels, classes)
 
 
 def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[str]]:
@@ -61,26 +148,67 @@ def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[s
     if missing := sorted(set(range(num_classes)) - set(np.unique(labels).tolist())):
         which = f"{len(missing)} of {num_classes} classes have no test image, {train.classes[missing[0]]!r} for one"
         notes.append(f"{source.name}: {which}: the score is of the other classes alone")
-    return Images(source.name, source.images, labels, train.classes, source.native, source.files), notes
+    return _images(source, labels, train.classes), notes
+
+
+def _images(source: Source, labels: np.ndarray, classes: tuple[str, ...]) -> Images:
+    groups = None if source.groups is None else np.array(source.groups, dtype=object)
+    return Images(source.name, source.images, labels, classes, source.native, source.files, source.pixel_max, groups)
 
 
 def hold_out(train: Images, where: str) -> tuple[Images, Images, list[str]]:
     """What remains of the training images, a fifth of each class held out for testing, and notes.
 
-    The image of a class that has a single one stays in training.
+    Images of one group stay together, so that a class may lose more or less than a fifth. The image of a class that
+    has a single one stays in training, and so does a group without which a class would have none.
 
     Raises:
-        UserError: no class has two images.
+        UserError: nothing can be held out.
     """
     counts = np.bincount(train.labels)
     if counts.max() == 1:
         raise data_error(where, "each class has a single image, none to hold out: add more, or give --test")
-    out = _stratified(train.labels, lambda count: 0 if count == 1 else max(1, round(count / 5)))
-    notes = [f"test images: a stratified holdout of {out.sum()} of the {len(out)} images of {train.name}"]
+    if train.groups is None:
+        out = _stratified(train.labels, lambda count: 0 if count == 1 else _fifth(count))
+        whole = ""
+    else:
+        out = _whole_groups(train.labels, train.groups)
+        whole = f", {len(set(train.groups[out]))} of {len(set(train.groups))} groups"
+        if not out.any():
+            raise data_error(where, "no group can be held out without a class losing all its images: give --test")
+    notes = [f"test images: a stratified holdout of {out.sum()} of the {len(out)} images of {train.name}{whole}"]
     if single := int((counts == 1).sum()):
         which = f"{single} of {len(counts)} classes have a single image, {train.classes[counts.argmin()]!r} for one"
         notes.append(f"{train.name}: {which}: it is trained on, and nothing tests the class")
     return _subset(train, ~out), _subset(train, out), notes
+
+
+def _fifth(count: int) -> int:
+    return max(1, round(count / 5))
+
+
+def _whole_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Groups that together hold about a fifth of each class; always the same ones.
+
+    Large groups come first, equals in random order; each is taken if that brings the classes nearer to their fifth.
+
+    Returns:
+        bool [N]: which images are in them.
+    """
+    counts = np.bincount(labels)
+    wanted = np.array([_fifth(count) if count else 0 for count in counts])
+    _, group_of = np.unique(groups.astype(str), return_inverse=True)
+    members = np.zeros((group_of.max() + 1, len(counts)), dtype=np.int64)
+    np.add.at(members, (group_of, labels), 1)
+    shuffled = np.random.default_rng(0).permutation(len(members))
+    held = np.zeros_like(counts)
+    taken: list[int] = []
+    for group in shuffled[np.argsort(-members[shuffled].sum(1), kind="stable")]:
+        more = held + members[group]
+        nearer = np.abs(wanted - more).sum() < np.abs(wanted - held).sum()
+        if nearer and (more < counts)[counts > 0].all():
+            held, taken = more, [*taken, group]
+    return np.isin(group_of, taken)
 
 
 def limit_per_class(train: Images, per_class: int) -> tuple[Images, list[str]]:
@@ -124,7 +252,15 @@ def _stratified(labels: np.ndarray, quota: Callable[[int], int]) -> np.ndarray:
 
 def _subset(images: Images, chosen: np.ndarray) -> Images:
     files = None if images.files is None else tuple(np.array(images.files, dtype=object)[chosen])
-    return replace(images, images=images.images[chosen], labels=images.labels[chosen], files=files)
+    groups = None if images.groups is None else images.groups[chosen]
+    return replace(images, images=images.images[chosen], labels=images.labels[chosen], files=files, groups=groups)
+
+
+def groups_in_both(train: Images, test: Images) -> int:
+    """How many groups have images in both."""
+    if train.groups is None or test.groups is None:
+        return 0
+    return len(set(train.groups) & set(test.groups))
 
 
 def count_shared(train: np.ndarray, test: np.ndarray) -> int:

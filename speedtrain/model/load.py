@@ -23,6 +23,7 @@ class TrainedModel:
         classes: names of the classes, in the order of the outputs.
         side: of the images that the network sees, in pixels. Default: 32.
         fit: what becomes of an image that is not square, as in `Config`. Default: crop.
+        pixel_max: white in images of integers wider than uint8; None where it trained on none.
     """
 
     classifier: Classifier
@@ -30,6 +31,7 @@ class TrainedModel:
     classes: tuple[str, ...]
     side: int = 32
     fit: Fit = "crop"
+    pixel_max: int | None = None
 
 
 def load_model(weights: Path) -> TrainedModel:
@@ -47,12 +49,14 @@ def load_model(weights: Path) -> TrainedModel:
         tricks = make_tricks(network["tricks"])
         width = 0 if network["width"] == "auto" else network["width"]  # a timm model has none
         images = facts.get("images", {"side": 32, "fit": "crop"})  # runs before there was a choice
-        side, fit = images["side"], images["fit"]
+        side, fit, pixel_max = images["side"], images["fit"], images.get("pixel_max", "auto")
         classifier = build_classifier(network["model"], len(classes), width, network["head_scale"], tricks, None, side)
         classifier.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise UserError(f"{weights}: its header does not describe the network that its weights are of") from None
-    return TrainedModel(classifier.eval(), tricks, tuple(classes), side, fit)
+    return TrainedModel(
+        classifier.eval(), tricks, tuple(classes), side, fit, None if pixel_max == "auto" else pixel_max
+    )
 
 
 def read_run(run: Path) -> tuple[Config, dict[str, Any]]:

@@ -53,7 +53,7 @@ def predict_run(run: Path, images: Path, out: Path) -> tuple[np.ndarray, Mapping
     torch.set_num_threads(available_cores())
     model = load_model(run / "weights.safetensors")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    read = read_images(images, side=model.side, fit=model.fit)
+    read = read_images(images, side=model.side, fit=model.fit, pixel_max=model.pixel_max)
     probabilities = predict(model, read.images, device)
     try:
         write_predictions(out, probabilities, model.classes, read.files, unreadable=tuple(read.problems))

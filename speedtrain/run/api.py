@@ -21,8 +21,8 @@ from speedtrain.run.result import Result
 
 def train(
     budget: float | None = None,
-    data: str | Path | tuple[np.ndarray, np.ndarray] | None = None,
-    test: str | Path | tuple[np.ndarray, np.ndarray] | None = None,
+    data: str | Path | tuple[np.ndarray, np.ndarray] | Any = None,
+    test: str | Path | tuple[np.ndarray, np.ndarray] | Any = None,
     *,
     recipe: str | Path = "auto",
     tricks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
@@ -37,8 +37,9 @@ def train(
 
     Args:
         budget: seconds, from the start of the training process; default: the recipe's, if it has one.
-        data: auto, cifar10, digits, a path, or (images uint8 [N, H, W, C], labels int [N]); default: the recipe's,
-            or auto.
+        data: auto, cifar10, digits, torchvision:NAME, a path, (images uint8 [N, H, W, C], labels int [N]), a data
+            frame, or a data set with a length and items (image, label); see `load_data`; default: the recipe's, or
+            auto.
         test: test images, likewise; default: the data set's own test split, or a holdout.
         recipe: name, or path of a YAML file; default: auto.
         tricks: exactly these tricks, by name, or name → hyperparameters; default: the recipe's.

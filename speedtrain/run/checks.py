@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from speedtrain.config import AUTO, CIFAR10, Config
+from speedtrain.config import AUTO, CIFAR10, TORCHVISION, Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
@@ -44,7 +44,8 @@ def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:
     unused = []
     if config.model != "resnet9":
         unused += [f"{key} has no effect on {config.model}" for key in ("width", "head_scale") if key in names]
-    if not {AUTO, CIFAR10} & {config.data, config.test} and "data_root" in names:
+    by_name = any(str(data).startswith((AUTO, CIFAR10, TORCHVISION)) for data in (config.data, config.test))
+    if not by_name and "data_root" in names:
         unused += [f"--data-root has no effect on --data {config.data}"]
     return [f"warning: {line}" for line in unused]
 

@@ -128,7 +128,7 @@ def train(
         facts = {
             **(facts or {}),
             "network": {**network, "tricks": config.tricks},
-            "images": {"side": plan.side, "fit": config.fit},
+            "images": {"side": plan.side, "fit": config.fit, "pixel_max": config.pixel_max},
             "classes": list(classes),
         }
         checkpoint = CheckpointCallback(

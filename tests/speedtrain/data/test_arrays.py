@@ -19,7 +19,8 @@ def with_value(array: np.ndarray, value: float) -> np.ndarray:
 
 
 BAD_ARRAYS = {
-    "int64 images": (GOOD.astype(np.int64), LABELS, "int64, not uint8: scale the values to 0 to 255"),
+    "negative integers": (GOOD.astype(np.int64) - 1, LABELS, "int64 from -1 to 254: give values from 0"),
+    "integers of 17 bits": (GOOD.astype(np.int64) << 9, LABELS, "at most 16 bits"),
     "bool images": (GOOD > 9, LABELS, "images are bool"),
     "complex images": (GOOD.astype(np.complex64), LABELS, "images are complex64"),
     "text images": (GOOD.astype(str), LABELS, "images are <U"),
@@ -96,7 +97,7 @@ def test_bad_class_names(tmp_path: Path, classes: Any, said: str) -> None:
         ((GOOD, LABELS, LABELS), "a tuple of 3"),
         (([[1, 2], [3]], LABELS), "these are not arrays"),
         ((GOOD, None), "labels are object"),
-        ([GOOD, LABELS], "data is a list"),
+        ([GOOD, LABELS], "item 0 is a ndarray: give pairs (image, label), or a tuple of two arrays"),
         (GOOD, "data is a ndarray"),
         (7, "data is a int"),
         (None, "data is a NoneType"),

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from labelled_images import CLOSED_PORT, GOOD, LABELS, error_of, some_images
 
-from speedtrain.data import Data, cifar10, load_data
+from speedtrain.data import Data, cifar10, download, load_data
 
 
 def test_auto_falls_back_to_digits_and_says_so_once(offline: Path) -> None:
@@ -80,14 +80,14 @@ class Quiet(SimpleHTTPRequestHandler):
 def test_probe_of_a_server_that_answers(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     with server(partial(Quiet, directory=str(tmp_path))) as address:
-        assert cifar10._answers(f"{address}/there")
-        assert not cifar10._answers(f"{address}/not-there")
-    assert not cifar10._answers(f"{address}/there")
+        assert download.answers(f"{address}/there")
+        assert not download.answers(f"{address}/not-there")
+    assert not download.answers(f"{address}/there")
 
 
 def test_probe_of_a_server_that_dawdles(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then resets every timeout of the socket; only the thread's own limit ends it."""
-    monkeypatch.setattr(cifar10, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(download, "PROBE_SECONDS", 0.5)
     done = threading.Event()
 
     def drip(listening: socket.socket) -> None:
@@ -101,7 +101,7 @@ def test_probe_of_a_server_that_dawdles(monkeypatch: pytest.MonkeyPatch) -> None
         thread = threading.Thread(target=drip, args=(listening,))
         thread.start()
         start = time.monotonic()
-        assert not cifar10._answers(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        assert not download.answers(f"http://127.0.0.1:{listening.getsockname()[1]}/")
         taken = time.monotonic() - start
         done.set()
         thread.join()

@@ -39,7 +39,7 @@ def test_own_splits_in_the_layout_of_others(tmp_path: Path, save) -> None:
 
 def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     notes = load_data(medmnist(tmp_path / "a.npz")).notes
-    assert any("val_images, val_labels in it are not used" in note for note in notes)
+    assert any("testing on test; val is not used" in note for note in notes)
 
 
 @pytest.mark.parametrize("save", [medmnist, keras])
@@ -52,5 +52,11 @@ def test_images_of_several_classes_at_once_are_refused(tmp_path: Path, save) -> 
 
 
 def test_half_of_a_layout_is_none(tmp_path: Path) -> None:
-    path = save_npz(tmp_path / "a.npz", x_train=TRAIN, y_train=some_labels(12))
-    assert "no 'images' in it (it holds x_train, y_train)" in error_of(load_data, path)
+    path = save_npz(tmp_path / "a.npz", x_test=TEST, y_test=some_labels(6))
+    assert "no 'images' in it (it holds x_test, y_test)" in error_of(load_data, path)
+
+
+def test_a_layout_without_test_images_has_a_holdout(tmp_path: Path) -> None:
+    data = load_data(save_npz(tmp_path / "a.npz", x_train=TRAIN, y_train=some_labels(12), x_test=TEST))
+    assert data.test_is_holdout
+    assert any("x_test in it are not used" in note for note in data.notes)

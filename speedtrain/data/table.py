@@ -1,0 +1,166 @@
+"""Tables of image files: a CSV file, or a data frame of pandas or polars."""
+
+import csv
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speedtrain.data.photographs import Reading, labelled_photographs
+from speedtrain.data.source import Source, class_numbers, data_error, unreadable
+from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen
+
+SUFFIXES = (".csv", ".tsv")
+
+ROLES = {
+    "image": ("image", "file", "filename", "path"),
+    "label": ("label", "class"),
+    "split": ("split",),
+    "group": ("group",),
+}
+"""What a column can be for → the names by which it is found where nobody names it."""
+REQUIRED = ("image", "label")
+
+Columns = dict[str, list[Any]]
+
+
+def read_table(table: Any, name: str, reading: Reading, choice: SplitChoice, columns: Mapping[str, str]) -> Sources:
+    """The labelled images of a table, and its own test images where it has any.
+
+    Args:
+        table: the path of a CSV file, or a data frame. Paths of images in it are relative to the file's folder, of a
+            data frame to the current folder.
+        name: as in `Source`.
+        reading: how the images are read.
+        choice: which splits are used.
+        columns: role, one of `ROLES` → name of its column. The others are found by their usual names.
+
+    Raises:
+        UserError: a column is missing, a row is not as it should be, or an image cannot be read.
+    """
+    is_file = isinstance(table, Path)
+    where = str(table) if is_file else name
+    there = _read_csv(table) if is_file else {str(column): list(table[column]) for column in table.columns}
+    chosen = _choose(there, columns, where)
+    rows = {role: [_text(value) for value in there[column]] for role, column in chosen.items()}
+    if not rows["image"]:
+        raise data_error(where, "it has no rows: give one for each image")
+    for role, texts in rows.items():
+        if "" in texts:
+            row = texts.index("") + 1
+            raise data_error(where, f"row {row} has nothing in column {chosen[role]!r}: fill it, or remove the row")
+    folder = table.parent if is_file else Path()
+    _check_named_once(rows, where)
+    _check_there(rows["image"], folder, chosen["image"], where, reading)
+    split_of = np.array(_splits(rows, where), dtype=object)
+    said = ", ".join(f"{role} from {column!r}" for role, column in chosen.items() if role not in columns)
+    found = f"{name}: {said} (--columns {'image=…,label=…'} names others)" if said else None
+
+    def read(split: str, reading: Reading) -> Source:
+        places = np.flatnonzero(split_of == split)
+        labels, classes = class_numbers([rows["label"][place] for place in places])
+        files = {folder / rows["image"][place]: rows["image"][place] for place in places}
+        notes = [found] if found and split == TRAIN else []
+        source = labelled_photographs(name, where, files, labels, classes, reading, notes)
+        if "group" not in rows:
+            return source
+        group_of = {rows["image"][place]: rows["group"][place] for place in places}
+        return replace(source, groups=tuple(group_of[file] for file in source.files or ()))
+
+    splits = {split: split for split in (TRAIN, *TEST_SPLITS) if (split_of == split).any()}
+    return read_chosen(splits, name, where, read, reading, choice)
+
+
+def is_table(data: Any) -> bool:
+    """Whether it is a data frame."""
+    return hasattr(data, "columns") and hasattr(data, "__getitem__")
+
+
+def _read_csv(path: Path) -> Columns:
+    """The columns of a CSV file by the names in its first line; its separator is a comma, a semicolon or a tab."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            separator = max(",;\t", key=first.count)
+            lines = [(reader.line_num, line) for reader in [csv.reader(file, delimiter=separator)] for line in reader]
+    except UnicodeDecodeError as error:
+        raise data_error(path, f"it is not UTF-8 ({error.reason}): save it as UTF-8") from None
+    except csv.Error as error:
+        raise data_error(path, f"it is not CSV ({error}): save it as comma-separated values") from None
+    except OSError as error:
+        raise unreadable(path, error) from error
+    lines = [(number, line) for number, line in lines if any(field.strip() for field in line)]
+    if not lines:
+        raise data_error(path, "it is empty: the first line names the columns, and a line for each image follows")
+    (_, header), *rest = lines
+    names = [field.strip() for field in header]
+    if len(set(names)) < len(names):
+        twice = next(column for column in names if names.count(column) > 1)
+        raise data_error(path, f"two columns are called {twice!r}: give each its own name")
+    for number, line in rest:
+        if len(line) != len(names):
+            raise data_error(path, f"line {number} has {len(line)} fields, not {len(names)} as the first line: mend it")
+    return {column: [line[place] for _, line in rest] for place, column in enumerate(names)}
+
+
+def _choose(there: Columns, columns: Mapping[str, str], where: str) -> dict[str, str]:
+    """Role → its column: the one named, or the only one with a usual name."""
+    chosen = {}
+    has = f"it has {', '.join(map(repr, there))}"
+    for role, usual in ROLES.items():
+        if (named := columns.get(role)) is not None:
+            if named not in there:
+                raise data_error(where, f"no column {named!r} ({has}): give --columns {role}=NAME")
+            chosen[role] = named
+            continue
+        found = [column for column in there if column.lower() in usual]
+        if len(found) > 1 and role in REQUIRED:
+            raise data_error(where, f"{' and '.join(map(repr, found))} may be the {role}: give --columns {role}=NAME")
+        if not found and role in REQUIRED:
+            raise data_error(where, f"no column called {' or '.join(usual)} ({has}): give --columns {role}=NAME")
+        if found:
+            chosen[role] = found[0]
+    return chosen
+
+
+def _text(value: Any) -> str:
+    """A cell as text; empty where there is nothing in it. Whole numbers lose the point that a data frame gives them."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _check_named_once(rows: Mapping[str, Sequence[str]], where: str) -> None:
+    first: dict[str, int] = {}
+    for row, file in enumerate(rows["image"], 1):
+        if (before := first.setdefault(os.path.normpath(file), row)) != row:
+            raise data_error(where, f"{file!r} is in row {before} and in row {row}: an image has one row")
+
+
+def _check_there(files: Sequence[str], folder: Path, column: str, where: str, reading: Reading) -> None:
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing and not (reading.skip_unreadable and len(missing) < len(files)):
+        what = f"{len(missing)} of {len(files)} files in column {column!r} are not there, {missing[0]!r} for one"
+        hint = "" if len(missing) == len(files) else ", or leave them out by --skip-unreadable"
+        raise data_error(where, f"{what}: give paths relative to {folder.absolute()}{hint}")
+
+
+def _splits(rows: Mapping[str, Sequence[str]], where: str) -> list[str]:
+    """The split of each row."""
+    if "split" not in rows:
+        return [TRAIN] * len(rows["image"])
+    splits = [text.lower() for text in rows["split"]]
+    for row, split in enumerate(splits, 1):
+        if split not in (TRAIN, *TEST_SPLITS):
+            known = ", ".join((TRAIN, *TEST_SPLITS))
+            raise data_error(where, f"row {row} has the split {rows['split'][row - 1]!r}: give one of {known}")
+    if TRAIN not in splits:
+        raise data_error(where, "no row has the split train: mark the images to train on")
+    return splits
