@@ -127,7 +127,7 @@ def _add_run_options(parser: ArgumentParser) -> None:
     )
     add("--tricks", metavar="a,b,c", action="append", help="exactly these tricks; `none` for no trick")
     add("--with", metavar="a", action="append", help="add these tricks to the recipe's")
-    add("--without", metavar="b", action="append", help="remove these tricks")
+    add("--without", metavar="b", action="append", help="remove these tricks; flip from predictions as well")
     add("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter, dotted: sam.rho=0.1, lr=0.2")
     add("--model", metavar="resnet9|timm:NAME", help="network (default: resnet9)")
     add("--seed", metavar="N", help="seed of initialisation, order and augmentation (default: 0)")

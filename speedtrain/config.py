@@ -177,7 +177,8 @@ def resolve(
         tricks: exactly these tricks, with the recipe's hyperparameters where it has them; a mapping gives
             the hyperparameters along.
         with_tricks: tricks to add, each where it wraps by default.
-        without: tricks to take out.
+        without: tricks to take out. `flip` takes the mirror images out of `test_time_augmentation` too: whoever takes
+            it out has classes that a mirror changes.
         settings: dotted key → value, as `--set` gives.
         options: keys of `Config`; None means not given.
 
@@ -213,6 +214,8 @@ def resolve(
 
             known = f"that trick is not on; on are {', '.join(chosen) or 'none'}"
             raise UserError(f"--without {name}: {known if name in TRICKS else f'no such trick{nearest(name, TRICKS)}'}")
+    if "flip" in without:
+        _take_mirror_out(chosen)
     keys.update({key: value for key, value in options.items() if value is not None})
     for key, value in (settings or {}).items():
         trick, dot, hyperparameter = key.partition(".")
@@ -234,6 +237,16 @@ def resolve(
     config = Config(**_checked(keys))
     config.tricks = {name: _checked_trick(name, values) for name, values in chosen.items()}
     return config
+
+
+def _take_mirror_out(chosen: Tricks) -> None:
+    """Changes test-time augmentation to views that are not mirrored, or takes it out where it has no others."""
+    augmentation = chosen.get("test_time_augmentation")
+    if isinstance(augmentation, Mapping):
+        if augmentation.get("mode") == "mirror+shift":
+            chosen["test_time_augmentation"] = {**augmentation, "mode": "shift"}
+        elif augmentation.get("mode", "mirror") == "mirror":
+            del chosen["test_time_augmentation"]
 
 
 def _checked(keys: dict[str, Any]) -> dict[str, Any]:

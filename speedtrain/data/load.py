@@ -21,6 +21,7 @@ from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin
 from speedtrain.data.folder import find_splits, image_files, is_folder, listing, read_folder
 from speedtrain.data.indexable import is_indexable, read_indexable
+from speedtrain.data.likeness import notes_on_near_copies
 from speedtrain.data.npz import read_npz, sources_from_npz
 from speedtrain.data.photograph import FITS, IMAGE_SUFFIXES, SIDE, Fit, is_image_file
 from speedtrain.data.photographs import Progress, Reading, read_photographs, unreadable_images
@@ -126,6 +127,9 @@ def load_data(
             f"{shared} of the {len(held.labels)} test images are also among the training images: "
             "the accuracy will look better than it is"
         )
+    # built-in sets are what they are; an image in both is told of already
+    if not shared and not (isinstance(data, str) and data in DATA_SETS):
+        notes += notes_on_near_copies(train, held)
     root = source.root or (test_source.root if test_source is not None else None)
     skipped = (*source.problems, *(test_source.problems if test_source is not None else ()))
     return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root, skipped)

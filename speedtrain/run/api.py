@@ -15,6 +15,7 @@ from speedtrain.model.load import read_run
 from speedtrain.model.weights import load_weights
 from speedtrain.run.checks import unused_options
 from speedtrain.run.execute import execute
+from speedtrain.run.mirrors import notes_on_mirrors
 from speedtrain.run.progress import Display
 from speedtrain.run.result import Result
 
@@ -72,6 +73,7 @@ def train(
     loaded = load_configured(config, data, test, display.reading)
     off_clock = {"data": time.monotonic() - started}
     messages = unused_options(config, {**options, **(settings or {})})
+    messages += notes_on_mirrors(config, loaded.train, without)
     return execute(config, loaded, out, display, off_clock=off_clock, messages=messages)
 
 

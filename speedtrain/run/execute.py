@@ -13,6 +13,7 @@ from speedtrain.run import checks, directory
 from speedtrain.run.directory import may_fail
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import WorkerProcess
+from speedtrain.run.mirrors import notes_on_guesses
 from speedtrain.run.progress import Display
 from speedtrain.run.report import write_report
 from speedtrain.run.result import Result, add_score, conclude, describe, warning_of_short_schedule
@@ -79,9 +80,12 @@ def execute(
             result["error"] = error
         if interruption.signal is not None:
             result["signal"] = interruption.signal
-        if scored is not None and (warning := warning_of_short_schedule(result)):
-            result["events"].append(warning)
-            display.warn(warning)
+        if scored is not None:
+            predicted = scored.probabilities.argmax(1)
+            warnings = notes_on_guesses(config, data.test.labels, predicted, data.test.classes)
+            for warning in [*warning_of_short_schedule(result), *warnings]:
+                result["events"].append(warning)
+                display.warn(warning)
         off_clock["score"] = time.monotonic() - started
         result["off_clock"] = {name: round(seconds, 3) for name, seconds in off_clock.items()}
         _write_files(run, result, data, scored, display)

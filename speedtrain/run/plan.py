@@ -10,6 +10,7 @@ from speedtrain.errors import UserError
 from speedtrain.run.checks import check_network, resolve_machine, unused_options
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import run_probe
+from speedtrain.run.mirrors import notes_on_mirrors
 from speedtrain.run.progress import Display
 from speedtrain.training.scaling_law import predict_accuracy
 
@@ -32,6 +33,7 @@ def plan(
     loaded = load_configured(config, progress=Display().reading)
     given = {**options, **(options.get("settings") or {})}
     messages = [*loaded.notes, *unused_options(config, given), *resolve_machine(config)]
+    messages += notes_on_mirrors(config, loaded.train, options.get("without", ()))
     check_network(config, loaded.train)
     measured = measure_plan(config, loaded.train)
     sizes = len(loaded.train.images), len(loaded.train.classes), len(loaded.test.images)

@@ -134,11 +134,11 @@ def add_score(result: Result, score: Score, weights: Path) -> None:
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
 
 
-def warning_of_short_schedule(result: Result) -> str | None:
+def warning_of_short_schedule(result: Result) -> list[str]:
     """A warning where the budget was too short for the learning rate to come down; replays are not meant to be."""
     if result["status"] != "finished" or "replay_of" in result or result["saved_at"]["progress"] >= ANNEALED:
-        return None
-    return f"warning: only {result['steps']} steps fit into the budget, too few for the schedule to end"
+        return []
+    return [f"warning: only {result['steps']} steps fit into the budget, too few for the schedule to end"]
 
 
 def read_result(path: Path) -> Result:

@@ -27,6 +27,13 @@ def test_mirror_and_shift_is_the_weighted_average_of_six_views(forward):
     torch.testing.assert_close(TestTimeAugmentation("mirror+shift").prediction(forward)(images), expected)
 
 
+def test_shift_is_the_weighted_average_of_three_views_none_of_them_mirrored(forward):
+    images = torch.randn(4, 3, 8, 6)
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    expected = forward(images) / 2 + (forward(padded[:, :, :8, :6]) + forward(padded[:, :, 2:, 2:])) / 4
+    torch.testing.assert_close(TestTimeAugmentation("shift").prediction(forward)(images), expected)
+
+
 @pytest.mark.parametrize(("side", "shift"), [(32, 1), (48, 2), (64, 2), (128, 4)])
 def test_the_shift_is_a_share_of_a_large_image(side, shift):
     images = torch.randn(2, 3, side, side)
