@@ -131,7 +131,7 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter, dotted: sam.rho=0.1, lr=0.2")
     add("--model", metavar="resnet9|timm:NAME", help="network (default: resnet9)")
     add("--seed", metavar="N", help="seed of initialisation, order and augmentation (default: 0)")
-    add("--device", metavar="auto|cpu|cuda", help="where to train (default: auto)")
+    add("--device", metavar="auto|cpu|cuda|cuda:N", help="where to train (default: auto, a GPU that can be used)")
     add("--threads", metavar="N", help="at most so many CPU threads (default: all cores)")
 
 
@@ -158,6 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"speedtrain {__version__}")
         return 0
     try:
+        if sys.platform == "win32" and not {"-h", "--help"} & set(arguments):
+            raise UserError("speedtrain runs on Linux and macOS; on Windows, run it in WSL")
         if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
             raise UserError(f"no command {arguments[0]!r}{nearest(arguments[0], VERBS)}")
         if arguments[:1] not in (["-h"], ["--help"]) and arguments[:1] not in [[verb] for verb in VERBS]:

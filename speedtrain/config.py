@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
@@ -41,7 +42,7 @@ class Config:
         with_validation: whether the data's validation images join the training images.
         skip_unreadable: whether image files that cannot be read are left out.
         seed: of initialisation, order and augmentation.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, or cuda:N for one of several GPUs.
         threads: CPU threads at most, while no other program wants the cores; null for all cores.
         model: resnet9, or timm:NAME.
         side: pixels a side of the images, or auto: 32, 48 or 64, the largest that most images can fill.
@@ -69,7 +70,7 @@ class Config:
     with_validation: bool = False
     skip_unreadable: bool = False
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
     threads: int | None = None
     model: str = field(kw_only=True)
     side: int | Literal["auto"] = field(kw_only=True)
@@ -273,6 +274,9 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"momentum must be below 1, got {values['momentum']}")
     if values["nesterov"] and values["momentum"] == 0:
         raise UserError("nesterov needs a momentum above 0; set nesterov=false")
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", values["device"]):
+        given = values["device"]
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N (CPUs and NVIDIA GPUs are supported), got {given!r}")
     if not (values["model"] == "resnet9" or values["model"].startswith("timm:")):
         raise UserError(f"model must be resnet9 or timm:NAME, got {values['model']!r}")
     return values

@@ -1,10 +1,35 @@
-"""Files that a reader, or a power cut, finds whole."""
+"""Files that a reader, or a power cut, finds whole; and files that one process holds at a time."""
 
 import io
 import os
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+
+from speedtrain.errors import UserError
+
+
+def lock(file: IO[Any]) -> bool:
+    """Locks an open file for this process, until it is closed or the process ends, also by a kill.
+
+    Returns:
+        Whether it could be locked: not where another process holds it.
+
+    Raises:
+        UserError: this system has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, or a Python built without it
+        raise UserError(
+            "this command needs file locks (fcntl), which this system has not; use Linux or macOS"
+        ) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("speedtrain", "tricks", "timing")
 
-FOUNDATION = ("config", "errors", "files", "machine", "view")
+FOUNDATION = ("config", "device", "errors", "files", "machine", "view")
 """Rooms and modules of speedtrain that all the others may use."""
 
 LAYERS = (

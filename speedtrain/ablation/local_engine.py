@@ -27,12 +27,10 @@ class LocalEngine:
 
     def __init__(self, config: Config, workers: int = 1) -> None:
         self._shares = split_cores(workers)
-        if config.device == "cuda" or (config.device != "cpu" and workers > 1):
-            import torch
+        if config.device not in ("auto", "cpu") or (config.device != "cpu" and workers > 1):
+            from speedtrain.device import find_device
 
-            if config.device == "cuda" and not torch.cuda.is_available():
-                raise UserError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or auto")
-            if workers > 1 and torch.cuda.is_available():
+            if find_device(config.device)[0] != "cpu" and workers > 1:
                 raise UserError("--workers shares out CPU cores, not the GPU; use --device cpu, or one worker")
         self.at_once = workers
         self.threads = config.threads or len(self._shares[0])

@@ -34,6 +34,19 @@ def require_optuna() -> None:
         raise UserError('tune needs Optuna: pip install "speedtrain[tune]"') from None
 
 
+def mend_journal(journal: Path) -> None:
+    """Takes out of a journal what a kill leaves: half a line at its end, and a lock.
+
+    Optuna would wait half a minute for the lock, and take the next line for a part of the half one. Nobody else has the
+    journal open: the folder around it is ours.
+    """
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):
+        lock.unlink()
+    if journal.exists():
+        with journal.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 @dataclass
 class _Attempt:
     """One proposal, its settings, and the accuracies of its trials so far."""
@@ -70,6 +83,7 @@ class Search:
 
         self._space, self._seeds, self._engine, self._make_trial = space, seeds, engine, make_trial
         optuna.logging.set_verbosity(logging.WARNING)
+        mend_journal(journal)
         self._study = optuna.create_study(
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
             study_name="tune",

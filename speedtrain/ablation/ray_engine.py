@@ -58,8 +58,8 @@ class RayEngine:
                 raise UserError(f"--address {address}: no Ray cluster can be reached there ({reason})") from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
         gpu_nodes = [node for node in nodes if node.get("GPU", 0) >= GPUS_PER_TRIAL]
-        if config.device == "cuda" and not gpu_nodes:
-            raise UserError("--device cuda: no node of the Ray cluster has a GPU")
+        if config.device.startswith("cuda") and not gpu_nodes:
+            raise UserError(f"--device {config.device}: no node of the Ray cluster has a GPU")
         on_gpu = bool(gpu_nodes) and config.device != "cpu"
         nodes = gpu_nodes if on_gpu else nodes
         if not nodes:

@@ -1,6 +1,5 @@
 """The directory of a sweep: one owner at a time, a record of what the sweep is, and the images of its trials."""
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ import numpy as np
 
 from speedtrain.data import Data, Images
 from speedtrain.errors import UserError
-from speedtrain.files import write_atomic, write_npz
+from speedtrain.files import lock, write_atomic, write_npz
 
 SCHEMA = 1
 """Version of the JSON files of a sweep."""
@@ -26,14 +25,12 @@ def lock_folder(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115 (held open until the end)
+        file = open(out / ".lock", "w")  # noqa: SIM115 (held open until the end)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"--out {out}: another sweep is running there") from None
+    with file:
+        if not lock(file):
+            raise UserError(f"--out {out}: another sweep is running there")
         yield
 
 

@@ -20,8 +20,9 @@ from speedtrain.ablation.sweep_folder import lock_folder, record_identity, write
 from speedtrain.ablation.trial import Trial
 from speedtrain.ablation.tune_report import recipe_text, write_search
 from speedtrain.config import Config, resolve
-from speedtrain.data import Data, load_data
+from speedtrain.data import Data
 from speedtrain.data.configured import load_given
+from speedtrain.data.splits import hold_out
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 
@@ -129,7 +130,8 @@ class _Recipe:
 
 def _prepare_trials(recipe: _Recipe, loaded: Data, out: Path, engine: Engine) -> "_TrialMaker":
     """Holds out a fifth of the training images, writes the images of the search, and plans once for all trials."""
-    split = load_data((loaded.train.images, loaded.train.labels), side=loaded.side)
+    train, held, _ = hold_out(loaded.train, loaded.train.name, "use ablate: a search holds out images of its own")
+    split = Data(train, held, True, ())
     write_images(out / "data", split)
     design = with_threads(Design({"recipe": recipe.configure({})}, ()), engine.threads)
     _, plans = plan_once_for_all(design, split.train, out / "plan.json", engine)

@@ -156,18 +156,23 @@ def _images(source: Source, labels: np.ndarray, classes: tuple[str, ...]) -> Ima
     return Images(source.name, source.images, labels, classes, source.native, source.files, source.pixel_max, groups)
 
 
-def hold_out(train: Images, where: str) -> tuple[Images, Images, list[str]]:
+def hold_out(train: Images, where: str, advice: str = "give --test") -> tuple[Images, Images, list[str]]:
     """What remains of the training images, a fifth of each class held out for testing, and notes.
 
     Images of one group stay together, so that a class may lose more or less than a fifth. The image of a class that
     has a single one stays in training, and so does a group without which a class would have none.
+
+    Args:
+        train: the training images.
+        where: how an error calls them.
+        advice: what to do where nothing can be held out. Default: `give --test`.
 
     Raises:
         UserError: nothing can be held out.
     """
     counts = np.bincount(train.labels)
     if counts.max() == 1:
-        raise data_error(where, "each class has a single image, none to hold out: add more, or give --test")
+        raise data_error(where, f"each class has a single image, none to hold out: add more, or {advice}")
     if train.groups is None:
         out = _stratified(train.labels, lambda count: 0 if count == 1 else _fifth(count))
         whole = ""
@@ -175,7 +180,7 @@ def hold_out(train: Images, where: str) -> tuple[Images, Images, list[str]]:
         out = _whole_groups(train.labels, train.groups)
         whole = f", {len(set(train.groups[out]))} of {len(set(train.groups))} groups"
         if not out.any():
-            raise data_error(where, "no group can be held out without a class losing all its images: give --test")
+            raise data_error(where, f"no group can be held out without a class losing all its images: {advice}")
     notes = [f"test images: a stratified holdout of {out.sum()} of the {len(out)} images of {train.name}{whole}"]
     if single := int((counts == 1).sum()):
         which = f"{single} of {len(counts)} classes have a single image, {train.classes[counts.argmin()]!r} for one"

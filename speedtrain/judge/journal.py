@@ -1,12 +1,12 @@
 """The record of finished runs: a file of JSON lines, to which lines are only added. A crash loses no finished run."""
 
-import fcntl
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from speedtrain.errors import UserError
+from speedtrain.files import lock
 
 Entry = dict[str, Any]
 
@@ -33,10 +33,8 @@ class Journal:
             self._file = open(path, "a+b" if create is not None else "r+b")  # noqa: SIM115 (open as long as this object)
         except OSError as error:
             raise UserError(f"{path}: cannot be opened ({error.strerror}): not a judged board?") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{path}: another judge is at work on this board") from None
+        if not lock(self._file):
+            raise UserError(f"{path}: another judge is at work on this board")
         self._file.seek(0)
         content = self._file.read()
         whole = content.rfind(b"\n") + 1  # a power cut may leave a part of a line: that run is not finished

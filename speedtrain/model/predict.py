@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from speedtrain.data.load import read_images
+from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 from speedtrain.model.load import TrainedModel, load_model, read_run
@@ -52,7 +53,7 @@ def predict_run(run: Path, images: Path, out: Path) -> tuple[np.ndarray, Mapping
         raise UserError(f"--out {out}: predictions are written as .npz or .csv; name it so")
     torch.set_num_threads(available_cores())
     model = load_model(run / "weights.safetensors")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(find_device()[0])
     read = read_images(images, side=model.side, fit=model.fit, pixel_max=model.pixel_max)
     probabilities = predict(model, read.images, device)
     try:

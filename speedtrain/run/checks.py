@@ -7,6 +7,7 @@ import torch
 
 from speedtrain.config import AUTO, CIFAR10, TORCHVISION, Config
 from speedtrain.data import Images
+from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 from speedtrain.training.lightning_module import build_training
@@ -19,19 +20,16 @@ def resolve_machine(config: Config) -> list[str]:
     Raises:
         UserError: this machine has no such device, or the device no such precision.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA GPU here; use --device cpu, or auto")
-    if config.device == "auto":
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+    config.device, unusable = find_device(config.device)
+    warnings = [] if unusable is None else [unusable]
     if config.device == "cpu" and config.precision == "fp16":
         raise UserError("precision fp16 is for GPUs; on a CPU use bf16 or fp32")
     cores = available_cores()
     config.threads = config.threads or cores
-    if config.threads <= cores:
-        return []
-    warning = f"warning: {config.threads} threads asked for on {cores} cores: no more than that will be used"
-    config.threads = cores
-    return [warning]
+    if config.threads > cores:
+        warnings.append(f"warning: {config.threads} threads asked for on {cores} cores: no more than that will be used")
+        config.threads = cores
+    return warnings
 
 
 def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:

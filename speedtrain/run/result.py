@@ -166,6 +166,6 @@ def _images_per_second(worker: WorkerProcess) -> float:
 
 
 def _device_name(config: Config) -> str:
-    if config.device == "cuda":
-        return f"cuda ({torch.cuda.get_device_name()})"
+    if config.device != "cpu":
+        return f"{config.device} ({torch.cuda.get_device_name(config.device)})"
     return f"cpu ({processor_name()})"

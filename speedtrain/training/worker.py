@@ -94,7 +94,7 @@ def train(
     unlimited = replay is not None or max_steps is not None
     budget = Budget(math.inf if unlimited else config.budget, ledger.started)
     with ledger.phase("data"):
-        device = torch.device("cuda" if config.device == "cuda" else "cpu")
+        device = torch.device(config.device)
         configure_device(device)
         stored = torch.tensor(images, device=device)
         targets = torch.tensor(labels, device=device)
@@ -145,7 +145,7 @@ def train(
         )
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
             max_epochs=-1,
             max_steps=-1 if max_steps is None else max_steps,
             callbacks=[checkpoint, clock],  # in this order: the clock decides about the next step after a save

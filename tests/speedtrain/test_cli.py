@@ -69,7 +69,8 @@ BAD = {
     "--budget 9 --with sam --set sam.rho=": "sam.rho must be a number",
     "--budget 9 --recipe outo": "did you mean 'auto'",
     "--budget 9 --recipe missing.yaml": "no such file",
-    "--budget 9 --device tpu": "auto or cpu or cuda",
+    "--budget 9 --device tpu": "device must be auto, cpu, cuda or cuda:N",
+    "--budget 9 --device mps": "CPUs and NVIDIA GPUs are supported",
     "--budget 9 --seed x": "whole number",
     "--budget 9 --seed -1": "0 or more",
     "--budget 9 --threads 0": "positive",
@@ -270,3 +271,23 @@ def test_the_schedule_is_linear_between_its_knots() -> None:
     points = np.linspace(0, 1, 21)
     expected = np.interp(points, [0, 0.2, 1], [0, 1, 0])
     assert [config.lr_factor(point) for point in points] == pytest.approx(list(expected))
+
+
+def test_windows_is_told_what_is_supported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert "on Windows, run it in WSL" in refused(["--budget", "9"], capsys)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ablate", "--budget", "9", "--data", "digits", "--out", "a"], ["board", "--test", "digits", "--out", "board"]],
+    ids=["ablate", "board"],
+)
+def test_without_file_locks_one_line_says_so(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    (tmp_path / "board/private").mkdir(parents=True)
+    (tmp_path / "board/private/journal.jsonl").write_text("{}\n")
+    assert "this command needs file locks (fcntl)" in refused(command, capsys)

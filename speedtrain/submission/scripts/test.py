@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from speedtrain.data import load_data, load_images
+from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.machine import available_cores
@@ -38,7 +39,7 @@ def main() -> None:
         images, read_labels, _ = load_images(options.data, side=model.side, fit=model.fit)
         labels = np.empty(0) if read_labels is None else read_labels
     torch.set_num_threads(available_cores())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(find_device()[0])
     predicted = predict(model, images, device).argmax(1).astype(np.int64)
     if options.predictions is not None:
         content = io.BytesIO()

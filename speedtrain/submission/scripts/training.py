@@ -32,15 +32,15 @@ def main() -> None:
 
     ledger = Ledger()
     with ledger.phase("import"):
-        import torch
         import yaml
 
         from speedtrain.config import Config
         from speedtrain.data import load_data, load_images
+        from speedtrain.device import find_device
     with ledger.phase("data"):
         recipe = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text(encoding="utf-8"))
         config = Config(**{**recipe, "budget": options.budget, "seed": options.seed})
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+        config.device, _ = find_device()
         config.threads = available_cores()
         side = config.named_side
         if options.data is None:

@@ -8,11 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from labelled_images import some_images, some_labels
 from sklearn.datasets import load_digits
 
 from speedtrain import UserError, tune
+from speedtrain.ablation.local_engine import LocalEngine
 from speedtrain.ablation.search_space import Dimension
+from speedtrain.ablation.tune import _prepare_trials, _Recipe
 from speedtrain.cli import main
+from speedtrain.data import load_data
 
 from .conftest import kill, start, wait_until
 
@@ -66,6 +70,20 @@ def test_optuna_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         tune(9, "digits", search={"lr": "0.1..0.2"}, out=tmp_path / "tuning")
 
 
+def test_a_class_of_a_single_image_is_searched_with(tmp_path: Path) -> None:
+    images, labels = some_images(21), np.r_[some_labels(20, 2), 2]
+    loaded = load_data((images, labels), (images[:2], labels[:2]))
+    recipe = _Recipe(9, {"width": 8, "batch_size": 32, "precision": "fp32"}, {})
+    _prepare_trials(recipe, loaded, tmp_path, LocalEngine(recipe.configure({})))
+    with np.load(tmp_path / "data/train.npz") as train, np.load(tmp_path / "data/test.npz") as test:
+        assert set(train["labels"]) == {0, 1, 2}
+        assert set(test["labels"]) == {0, 1}
+        assert len(train["labels"]) + len(test["labels"]) == 21
+    alone = load_data((images[:2], np.arange(2)), (images[:2], np.arange(2)))
+    with pytest.raises(UserError, match="each class has a single image, none to hold out: add more, or use ablate"):
+        _prepare_trials(recipe, alone, tmp_path / "other", LocalEngine(recipe.configure({})))
+
+
 @pytest.mark.usefixtures("warm_processes")
 def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
     warm_python: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -84,6 +102,9 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
     search = start(command, warm_python)
     wait_until(lambda: list(out.glob("trials/*/*/recipe.yaml")), search)
     kill(search)
+    with (out / "study.log").open("ab") as journal:
+        journal.write(b'{"op_code": 5, "worker')  # as a kill in the middle of a line leaves it
+    (out / "study.log.lock").symlink_to("study.log")  # and in the middle of a write
 
     assert main([*command, "--resume"]) == 0
     table = pd.read_csv(out / "tune.csv")
