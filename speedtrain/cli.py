@@ -272,8 +272,10 @@ def _exit_code(result: dict[str, Any]) -> int:
 
 def _predict(options: Namespace) -> int:
     from speedtrain.model.predict import predict_run
+    from speedtrain.run.progress import Display
 
-    probabilities, problems = predict_run(Path(options.run), Path(options.images), Path(options.out))
+    paths = Path(options.run), Path(options.images), Path(options.out)
+    probabilities, problems = predict_run(*paths, progress=Display().reading)
     for file, why in problems.items():
         _print(f"{file}: not predicted, cannot be read as an image ({' '.join(why.split())})", sys.stderr)
     print(f"{len(probabilities)} predictions in {options.out}")

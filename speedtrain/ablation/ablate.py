@@ -16,6 +16,7 @@ from speedtrain.data import Images
 from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
 from speedtrain.run.checks import check_network
+from speedtrain.run.progress import Display
 
 SECONDS_AROUND_BUDGET = 15.0
 """Estimate of what a trial takes beside its budget, to start and to score."""
@@ -74,7 +75,7 @@ def ablate(
     first = options.pop("seed", None) or 0
     planned = make_design(design, tricks, vary, seeds=seeds, many=yes, budget=budget, **options)
     any_config = next(iter(planned.variants.values()))
-    loaded = load_given(any_config, data, test, all_images=subset is not None)
+    loaded = load_given(any_config, data, test, all_images=subset is not None, progress=Display(quiet).reading)
     _check_subset(loaded.train, subset)
     for config in planned.variants.values():
         check_network(replace(config, device="cpu"), loaded.train)  # trials may run on another machine

@@ -16,6 +16,7 @@ from speedtrain.config import Config, resolve
 from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
 from speedtrain.run.checks import check_network
+from speedtrain.run.progress import Display
 
 
 def curve(
@@ -71,7 +72,7 @@ def curve(
                 raise UserError(f"two recipes are called {point.recipe}: give them other names")
             variants[variant], points[variant] = config, point
     any_config = next(iter(variants.values()))
-    loaded = load_given(any_config, data, test)
+    loaded = load_given(any_config, data, test, progress=Display(quiet).reading)
     for config in variants.values():
         check_network(replace(config, device="cpu"), loaded.train)  # trials may run on another machine
     with make_engine(engine, any_config, workers, address) as runner:

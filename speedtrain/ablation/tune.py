@@ -25,6 +25,7 @@ from speedtrain.data.configured import load_given
 from speedtrain.data.splits import hold_out
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
+from speedtrain.run.progress import Display
 
 FIRST_FRESH_SEED = 1000
 """The first seed of the confirmation, far from the seeds of the search."""
@@ -83,7 +84,7 @@ def tune(
     recipe = _Recipe(budget, dict(options.pop("settings", None) or {}), options)
     base = recipe.configure({})
     space = make_search_space(search, recipe.configure)
-    loaded = load_given(base, data, test)
+    loaded = load_given(base, data, test, progress=Display(quiet).reading)
     out = Path(out).absolute()
     identity = {
         "recipe": asdict(base),

@@ -19,6 +19,7 @@ from speedtrain.run.checks import check_network, resolve_machine
 from speedtrain.run.directory import new_run_directory
 from speedtrain.run.launcher import worker_environment
 from speedtrain.run.plan import measure_plan
+from speedtrain.run.progress import Display
 from timing import Guarded
 
 SCHEMA = 1
@@ -59,7 +60,7 @@ def bench(
         raise UserError("no budget; say which, as in --budgets 60,600")
     configs = [resolve(budget=budget, data=data, test=test, **options) for budget in dict.fromkeys(budgets)]
     config = configs[0]
-    loaded = load_configured(config)
+    loaded = load_configured(config, progress=Display(quiet).reading)
     resolve_machine(config)
     check_network(config, loaded.train)
     folder = new_run_directory(out)

@@ -1,5 +1,6 @@
 """Many image files → one array: all cores, the cache, progress, and the files that cannot be read."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,15 @@ from speedtrain.data.cache import ImageCache, cache_folder, image_key
 from speedtrain.data.photograph import FITTED, SIDE, Fit, large_images_allowed, natural_side, read_photograph, size_of
 from speedtrain.data.source import Source, data_error
 from speedtrain.errors import UserError
-from speedtrain.machine import available_cores
+from speedtrain.machine import available_cores, total_memory
 
 NAMED = 20
 """Unreadable files that an error names."""
 BATCH = 256
 """Images that go into the cache at once."""
+
+COPIES = 4
+"""Of the images, at the most at once: as read, less the holdout, on their way to the process that trains, and there."""
 
 Progress = Callable[[int, int], None]
 
@@ -73,6 +77,7 @@ def read_photographs(paths: Sequence[Path], reading: Reading) -> Photographs:
         try:
             sizes = list(pool.map(_size, paths))
             side = reading.side or natural_side([size for size in sizes if size] or [(SIDE, SIDE)])
+            _check_memory(len(paths), side)
             images = np.empty((len(paths), side, side, 3), np.uint8)
             cache = ImageCache(cache_folder(), side)
             keys = [image_key(path, side, reading.fit) for path in paths]
@@ -175,6 +180,16 @@ def unreadable_images(problems: Mapping[Path, str], advice: str) -> UserError:
     more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
     files = ", ".join(f"{path} ({why})" for path, why in named)
     return UserError(" ".join(f"{len(problems)} files cannot be read as images: {files}{more}: {advice}".split()))
+
+
+def _check_memory(count: int, side: int) -> None:
+    """Refuses images that do not fit into memory, and names the side at which they would."""
+    memory = total_memory()
+    needed = COPIES * count * side**2 * 3
+    if needed > memory:
+        fits = math.isqrt(memory // (COPIES * count * 3))
+        takes = f"{count} images of {side}×{side} pixels take {needed / 2**30:.1f} GiB"
+        raise data_error("--side", f"{takes}, and there are {memory / 2**30:.1f}: give --side {fits}, or fewer images")
 
 
 def _size(path: Path) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from speedtrain.data.load import read_images
+from speedtrain.data.photographs import Progress
 from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
@@ -31,7 +32,9 @@ def predict(model: TrainedModel, images: np.ndarray, device: torch.device) -> np
     return torch.cat(parts).numpy()
 
 
-def predict_run(run: Path, images: Path, out: Path) -> tuple[np.ndarray, Mapping[str, str]]:
+def predict_run(
+    run: Path, images: Path, out: Path, progress: Progress | None = None
+) -> tuple[np.ndarray, Mapping[str, str]]:
     """Predicts images with a run's weights, also where the run was killed: `python -m speedtrain predict`.
 
     It predicts in full precision on a GPU if there is one, whatever the run trained on. For what it writes, see
@@ -41,6 +44,7 @@ def predict_run(run: Path, images: Path, out: Path) -> tuple[np.ndarray, Mapping
         run: the run's directory.
         images: an `.npz`, a folder, or an image file.
         out: an `.npz` or a `.csv`; its old content is replaced.
+        progress: is called with the number of image files decoded and their total. Default: none.
 
     Returns:
         The probabilities, and the files that cannot be read → why.
@@ -54,7 +58,7 @@ def predict_run(run: Path, images: Path, out: Path) -> tuple[np.ndarray, Mapping
     torch.set_num_threads(available_cores())
     model = load_model(run / "weights.safetensors")
     device = torch.device(find_device()[0])
-    read = read_images(images, side=model.side, fit=model.fit, pixel_max=model.pixel_max)
+    read = read_images(images, side=model.side, fit=model.fit, pixel_max=model.pixel_max, progress=progress)
     probabilities = predict(model, read.images, device)
     try:
         write_predictions(out, probabilities, model.classes, read.files, unreadable=tuple(read.problems))

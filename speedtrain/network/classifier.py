@@ -91,13 +91,13 @@ def build_classifier(
         side: of the images that the network is for, in pixels. Default: 32.
 
     Raises:
-        UserError: no such model, or timm cannot build it for 32×32 images.
+        UserError: no such model, or timm cannot build it for images of this side.
         TrickError: a trick cannot act on this model.
     """
     if model == "resnet9":
         network: nn.Module = ResNet9(num_classes, width, head_scale, stem_stride(side))
     else:
-        network = _timm_network(model.removeprefix("timm:"), num_classes)
+        network = _timm_network(model, num_classes, side)
     classifier = Classifier(network)
     if images is not None:
         classifier.to(images.device).measure(images)
@@ -110,13 +110,23 @@ def build_classifier(
     return classifier.to(memory_format=torch.channels_last)
 
 
-def _timm_network(name: str, num_classes: int) -> nn.Module:
+def hub_tag(model: str) -> str:
+    """What `timm:NAME.TAG` has behind the point: the name of pretrained weights. Empty where there is none."""
+    return model.partition(".")[2]
+
+
+def _timm_network(model: str, num_classes: int, side: int) -> nn.Module:
+    """The network of timm with this name, its weights random."""
     import timm  # 1.3 s, which a ResNet-9's budget need not pay
 
+    name = model.removeprefix("timm:").removesuffix(f".{hub_tag(model)}")
     if name not in timm.list_models():
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise UserError(f"timm has no model {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
+    pretrained = timm.get_pretrained_cfg(name)
+    fixed = pretrained is not None and pretrained.fixed_input_size  # of transformers, which must know the size
+    size: dict[str, Any] = {"img_size": side} if fixed else {}
     try:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=3)
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=3, **size)
     except Exception as error:  # timm's models raise whatever they like
         raise UserError(f"timm cannot build {name}: {error}") from error

@@ -10,6 +10,7 @@ from speedtrain.data import Images
 from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
+from speedtrain.network.classifier import hub_tag
 from speedtrain.training.lightning_module import build_training
 from tricks import TrickError
 
@@ -43,6 +44,8 @@ def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:
     if config.model != "resnet9":
         unused += [f"{key} has no effect on {config.model}" for key in ("width", "head_scale") if key in names]
     by_name = any(str(data).startswith((AUTO, CIFAR10, TORCHVISION)) for data in (config.data, config.test))
+    if tag := hub_tag(config.model):
+        unused += [f"{config.model}: {tag} names pretrained weights, which are not used; training begins from nothing"]
     if not by_name and "data_root" in names:
         unused += [f"--data-root has no effect on --data {config.data}"]
     return [f"warning: {line}" for line in unused]

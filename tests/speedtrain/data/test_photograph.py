@@ -11,7 +11,7 @@ import pytest
 from labelled_images import error_of, save_folder, some_images
 from PIL import Image, ImageOps
 
-from speedtrain.data import load_data, load_images
+from speedtrain.data import load_data, load_images, photographs
 from speedtrain.data.photograph import FITS, Fit, natural_side
 
 RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128, 128)
@@ -204,3 +204,12 @@ def test_natural_side(tmp_path: Path, short: int, side: int) -> None:
         assert data.test.images.shape == (2, side, side, 3)
         assert data.train.files == ("a/0000.png", "a/0001.png", "a/0002.png", *(f"b/000{n}.png" for n in range(3)))
         assert load_data((images, np.array([0, 0, 1])), (images[:2], np.array([0, 1])), side=None).side == side
+
+
+def test_images_that_do_not_fit_into_memory_name_a_side_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_folder(tmp_path / "set", {"a": some_images(5, 64, 64, 3), "b": some_images(5, 64, 64, 3)})
+    monkeypatch.setattr(photographs, "total_memory", lambda: 10 * 3 * 50**2 * photographs.COPIES)
+    assert "give --side 50, or fewer images" in error_of(load_data, tmp_path / "set", side=51)
+    assert load_data(tmp_path / "set", side=50).side == 50

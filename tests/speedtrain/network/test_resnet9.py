@@ -93,9 +93,11 @@ def test_everything_is_built_where_the_images_are() -> None:
     assert classifier(batch.images).device.type == "cuda"
 
 
-def test_a_timm_model_is_built_for_the_classes_there_are() -> None:
-    classifier = build_classifier("timm:resnet18", 7, 0, 0.125, [], None).eval()
-    assert classifier(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k", "vit_tiny_patch16_224", "swinv2_tiny_window8_256"])
+def test_a_timm_model_is_built_for_the_classes_and_the_side_there_are(name: str, side: int) -> None:
+    classifier = build_classifier(f"timm:{name}", 7, 0, 0.125, [], None, side).eval()
+    assert classifier(torch.randn(2, 3, side, side)).shape == (2, 7)
 
 
 def test_an_unknown_timm_model_is_refused_with_a_hint() -> None:
