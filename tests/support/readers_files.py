@@ -23,10 +23,13 @@ def write_files() -> None:
         np.savez(name, images=images[:400], labels=labels[:400])
     for name in TEST_FILES:
         np.savez(name, images=images[400:500], labels=labels[400:500])
+    table = ["file,breed"]
     for number in range(60):
         path = Path("photos", f"digit-{labels[number]}", f"{number}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images[number]).save(path)
+        table.append(f"{path.as_posix()},digit {labels[number]}")
+    Path("labels.csv").write_text("\n".join([*table, ""]))
     Path("new").mkdir()
     for number in range(500, 503):
         Image.fromarray(images[number]).save(Path("new", f"{number}.png"))
