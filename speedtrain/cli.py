@@ -112,7 +112,7 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add(
         "--side",
         metavar="N|auto",
-        help="pixels a side of the images; auto: 32, 48 or 64, as they are large (default: 32)",
+        help="pixels a side of the images; auto: 32, 48 or 64, by their size and the budget (default: auto)",
     )
     add(
         "--data-root",

@@ -45,7 +45,8 @@ class Config:
         device: auto, cpu, cuda, or cuda:N for one of several GPUs.
         threads: CPU threads at most, while no other program wants the cores; null for all cores.
         model: resnet9, or timm:NAME.
-        side: pixels a side of the images, or auto: 32, 48 or 64, the largest that most images can fill.
+        side: pixels a side of the images, or auto: 32, 48 or 64, the largest that most images can fill, and 32 where
+            the budget is short for so many.
         fit: what becomes of an image that is not square: crop (its centred square), pad (with its mean colour), or
             squash.
         pixel_max: white in images of integers wider than uint8, or auto: the largest of their depth in bits.

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from speedtrain.config import IN_MEMORY
-from speedtrain.data.photograph import FITTED, SIDE, fit, natural_side
+from speedtrain.data.photograph import FITTED, SIDE, fit
 from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Arrays, Source, data_error
 
@@ -140,7 +140,8 @@ def standard_images(images: np.ndarray, where: str, reading: Reading) -> Standar
     images = images.reshape(count, height, width, channels)
     if channels == 1:
         notes.append("grey images, repeated to RGB")
-    side = reading.side or natural_side([(width, height)])
+    side, on_side = reading.decide_side([(width, height)], count)
+    notes += on_side
     if height != width:
         notes.append(f"{height}×{width} images, {FITTED[reading.fit]} {side}×{side}")
     elif height != side:

@@ -8,6 +8,7 @@ from speedtrain.data.load import load_data
 from speedtrain.data.photographs import Progress
 from speedtrain.data.source import Data
 from speedtrain.errors import UserError
+from speedtrain.machine import available_cores
 
 
 def load_configured(config: Config, data: Any = None, test: Any = None, progress: Progress | None = None) -> Data:
@@ -64,8 +65,18 @@ def load_given(
         columns=config.columns,
         with_validation=config.with_validation,
         skip_unreadable=config.skip_unreadable,
+        core_seconds=_core_seconds(config) if config.named_side is None else None,
         progress=progress,
     )
+
+
+def _core_seconds(config: Config) -> float | None:
+    """Seconds of training times cores; None on a GPU, for which they are no measure."""
+    from speedtrain.device import find_device  # imports torch
+
+    if find_device(config.device)[0] != "cpu":
+        return None
+    return config.budget * min(config.threads or available_cores(), available_cores())
 
 
 def source_name(source: Any) -> str | None:

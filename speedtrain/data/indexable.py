@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from speedtrain.data.photograph import SIDE, large_images_allowed, natural_side, read_image
+from speedtrain.data.photograph import SIDE, large_images_allowed, read_image
 from speedtrain.data.photographs import Reading, note_on_fit
 from speedtrain.data.source import Source, class_numbers, data_error
 from speedtrain.machine import available_cores
@@ -43,7 +43,7 @@ def read_indexable(dataset: Any, name: str, reading: Reading, *, in_parallel: bo
     sample = range(0, count, max(1, count // SAMPLE))
     with large_images_allowed(), ThreadPoolExecutor(available_cores()) if in_parallel else nullcontext() as pool:
         each = pool.map if pool else map
-        side = reading.side or natural_side([_item(dataset, place, name)[0].size for place in sample])
+        side, on_side = reading.decide_side([_item(dataset, place, name)[0].size for place in sample], count)
         images = np.empty((count, side, side, 3), np.uint8)
 
         def read(place: int) -> tuple[int | str, bool, bool]:
@@ -57,13 +57,14 @@ def read_indexable(dataset: Any, name: str, reading: Reading, *, in_parallel: bo
         items = list(_with_progress(each(read, range(count)), count, reading))
     labels, resized, colour = (list(column) for column in zip(*items, strict=True))
     numbers, classes = _classes(labels, dataset, name)
+    notes = [*on_side, *([note_on_fit(sum(resized), count, side, reading.fit)] if any(resized) else [])]
     return Source(
         name=name,
         where=name,
         images=images,
         labels=numbers,
         classes=classes,
-        notes=(note_on_fit(name, sum(resized), count, side, reading.fit),) if any(resized) else (),
+        notes=tuple(f"{name}: {note}" for note in notes),
         by_name=isinstance(labels[0], str),
         native=side == SIDE and all(colour) and not any(resized),
     )

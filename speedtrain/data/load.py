@@ -10,7 +10,7 @@ import, and are imported only where they are needed.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,7 @@ def load_data(
     columns: Mapping[str, str] | None = None,
     with_validation: bool = False,
     skip_unreadable: bool = False,
+    core_seconds: float | None = None,
     progress: Progress | None = None,
 ) -> Data:
     """Reads and checks training and test images.
@@ -72,7 +73,8 @@ def load_data(
         data_root: folder to look for CIFAR-10 or a data set of torchvision in first, before $SPEEDTRAIN_DATA and
             ./data, and to download it to.
         side: pixels a side of the images; None means the natural side of the training images: the largest of
-            `photograph.SIDES` that is not above the median of their shorter sides. Default: 32.
+            `photograph.SIDES` that is not above the median of their shorter sides, as far as `core_seconds` allow.
+            Default: 32.
         fit: what becomes of an image that is not square: crop (its centred square), pad (with its mean colour), or
             squash. Default: crop.
         pixel_max: white in arrays of integers wider than uint8; None means the largest integer of their depth (8, 10,
@@ -80,6 +82,8 @@ def load_data(
         columns: role (image, label, split, group) → column of a CSV file or data frame. Default: found by name.
         with_validation: whether the source's validation images join the training images. Default: no.
         skip_unreadable: whether image files that cannot be read are left out, instead of an error. Default: no.
+        core_seconds: seconds of training times cores; too few keep images at 32 pixels where `side` is None. Default:
+            no limit.
         progress: is called with the number of image files decoded and their total. Default: none.
 
     Raises:
@@ -93,7 +97,7 @@ def load_data(
     if isinstance(data, str) and data == AUTO and test is not None:
         data = CIFAR10  # test images of one's own belong to one data set: do not fall back to another
 
-    reading = _reading(side, fit, skip_unreadable, progress, pixel_max)
+    reading = replace(_reading(side, fit, skip_unreadable, progress, pixel_max), core_seconds=core_seconds)
     choice = SplitChoice(own_test=test is None, with_validation=with_validation)
     source, test_source = _open(data, data_root, reading, choice, columns or {})
     if test is not None:

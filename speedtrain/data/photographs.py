@@ -14,6 +14,9 @@ from speedtrain.data.source import Source, data_error
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores, total_memory
 
+LEAST = 0.048
+"""Core-seconds of training for each image from which more than 32 pixels a side pay: some twenty epochs of images of 64
+pixels at width 8, on a core of an EPYC with AVX2 (docs/experiments.md)."""
 NAMED = 20
 """Unreadable files that an error names."""
 BATCH = 256
@@ -30,10 +33,11 @@ class Reading:
     """How image files are read.
 
     Attributes:
-        side: pixels of each side; None for `natural_side` of the files.
+        side: pixels of each side; None for what `decide_side` finds.
         fit: what becomes of images that are not square: crop, pad or squash.
         skip_unreadable: whether files that cannot be read are left out, instead of an error.
         progress: is called with the number of images read and their total.
+        core_seconds: of training, to decide the side by; None where they do not limit it.
         pixel_max: what integers wider than uint8 have for white; None for the largest of their depth.
     """
 
@@ -42,6 +46,24 @@ class Reading:
     skip_unreadable: bool = False
     progress: Progress | None = None
     pixel_max: int | None = None
+    core_seconds: float | None = None
+
+    def decide_side(self, sizes: Sequence[tuple[int, int]], count: int) -> tuple[int, list[str]]:
+        """The side of the images, and what is to be said about it.
+
+        Where none is asked for, it is `natural_side`, or 32 where the training would be too short for more.
+
+        Args:
+            sizes: (width, height) of the images, or of some of them.
+            count: how many images there are.
+        """
+        if self.side is not None:
+            return self.side, []
+        side = natural_side(sizes)
+        if side == SIDE or self.core_seconds is None or self.core_seconds >= LEAST * count:
+            return side, []
+        budget = f"{self.core_seconds:.0f} core-seconds are short for {count} images of {side} pixels a side"
+        return SIDE, [f"{budget}: they are taken at {SIDE} pixels (--side {side} takes all)"]
 
     def like(self, source: Source) -> "Reading":
         """The same for images that go with those of `source`."""
@@ -76,7 +98,7 @@ def read_photographs(paths: Sequence[Path], reading: Reading) -> Photographs:
     with large_images_allowed(), ThreadPoolExecutor(available_cores()) as pool:
         try:
             sizes = list(pool.map(_size, paths))
-            side = reading.side or natural_side([size for size in sizes if size] or [(SIDE, SIDE)])
+            side, on_side = reading.decide_side([size for size in sizes if size] or [(SIDE, SIDE)], len(paths))
             _check_memory(len(paths), side)
             images = np.empty((len(paths), side, side, 3), np.uint8)
             cache = ImageCache(cache_folder(), side)
@@ -114,7 +136,7 @@ def read_photographs(paths: Sequence[Path], reading: Reading) -> Photographs:
     readable = np.array([path not in problems for path in paths], dtype=bool)
     resized = sum(size != (side, side) for size, good in zip(sizes, readable, strict=True) if good)
     notes = (f"decoded images could not be kept for the next run ({cache.problem})",) if cache.problem else ()
-    return Photographs(images if readable.all() else images[readable], readable, resized, problems, notes)
+    return Photographs(images if readable.all() else images[readable], readable, resized, problems, (*on_side, *notes))
 
 
 def labelled_photographs(
@@ -145,12 +167,10 @@ def labelled_photographs(
     if not len(read.images):
         raise unreadable_images(read.problems, "no image is left; mend them")
     count, side = len(read.images), read.images.shape[1]
-    said = [note_on_fit(name, read.resized, count, side, reading.fit)] if read.resized else []
+    said = [note_on_fit(read.resized, count, side, reading.fit)] if read.resized else []
     if read.problems:
         first, why = next(iter(read.problems.items()))
-        said.append(
-            f"{name}: {len(read.problems)} files that cannot be read were left out, {first.name} for one ({why})"
-        )
+        said.append(f"{len(read.problems)} files that cannot be read were left out, {first.name} for one ({why})")
     colour = bool((read.images[..., 0] != read.images[..., 1]).any())
     return Source(
         name=name,
@@ -158,7 +178,7 @@ def labelled_photographs(
         images=read.images,
         labels=labels[read.readable],
         classes=classes,
-        notes=(*said, *read.notes, *notes),
+        notes=(*(f"{name}: {note}" for note in [*read.notes, *said]), *notes),
         by_name=True,
         native=side == SIDE and not read.resized and colour,
         files=tuple(named for path, named in files.items() if path not in read.problems),
@@ -166,9 +186,9 @@ def labelled_photographs(
     )
 
 
-def note_on_fit(name: str, resized: int, count: int, side: int, fit: Fit) -> str:
+def note_on_fit(resized: int, count: int, side: int, fit: Fit) -> str:
     """What was done to images of another size."""
-    return f"{name}: {resized} of {count} images were {FITTED[fit]} {side}×{side}"
+    return f"{resized} of {count} images were {FITTED[fit]} {side}×{side}"
 
 
 def unreadable_images(problems: Mapping[Path, str], advice: str) -> UserError:

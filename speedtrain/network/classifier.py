@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speedtrain.errors import UserError
-from speedtrain.network.resnet9 import ResNet9, stem_stride
+from speedtrain.network.resnet9 import ResNet9
 from tricks import TRICKS, Trick
 
 STATISTICS_PIXELS = 10_000 * 32 * 32
@@ -95,7 +95,7 @@ def build_classifier(
         TrickError: a trick cannot act on this model.
     """
     if model == "resnet9":
-        network: nn.Module = ResNet9(num_classes, width, head_scale, stem_stride(side))
+        network: nn.Module = ResNet9(num_classes, width, head_scale, side)
     else:
         network = _timm_network(model, num_classes, side)
     classifier = Classifier(network)

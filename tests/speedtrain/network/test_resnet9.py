@@ -30,14 +30,15 @@ def test_pooling_comes_before_batch_norm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "positions"), [(32, 32), (48, 48), (64, 32), (96, 32), (100, 33), (128, 32), (224, 32), (256, 36)]
+    ("side", "positions"), [(32, 32), (48, 48), (64, 32), (96, 48), (100, 50), (128, 32), (224, 37), (512, 36)]
 )
-def test_the_stem_strides_over_larger_images(side: int, positions: int) -> None:
-    """Every pixel counts, and the first feature map stays as large as that of a 32-pixel image."""
+def test_large_images_have_a_stage_more_and_a_stem_that_strides(side: int, positions: int) -> None:
+    """Every pixel counts, and stage 1 sees about as many positions as of a small image."""
     images = torch.randn(2, 3, side, side, requires_grad=True)
-    network = ResNet9(10, 8, stride=stem_stride(side))
-    maps = network.prep(images)
-    assert maps.shape[2:] == (positions, positions)
+    network = ResNet9(10, 8, side=side)
+    maps = network.stage0(network.prep(images))
+    assert maps.shape[1:] == (8, positions, positions)
+    assert network(images).shape == (2, 10)
     maps.square().sum().backward()
     assert images.grad is not None
     seen = images.grad.abs().sum((0, 1)) > 0
