@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
@@ -97,6 +97,18 @@ class Config:
     def named_pixel_max(self) -> int | None:
         """White in images of wide integers; None for what the images suggest."""
         return None if self.pixel_max == "auto" else self.pixel_max
+
+    def for_prepared(self, data: Path, test: Path) -> "Config":
+        """The same for images that were loaded by it and written to two `.npz` files."""
+        return replace(
+            self,
+            data=str(data),
+            test=str(test),
+            per_class="all",
+            data_root=None,
+            columns={},
+            with_validation=False,
+        )
 
     def lr_factor(self, progress: float) -> float:
         """The schedule's factor on the learning rate at a progress in [0, 1]."""

@@ -71,7 +71,7 @@ def curve(
             if variant in variants:
                 raise UserError(f"two recipes are called {point.recipe}: give them other names")
             variants[variant], points[variant] = config, point
-    any_config = next(iter(variants.values()))
+    any_config = max(variants.values(), key=lambda config: config.budget)  # which allows the largest images
     loaded = load_given(any_config, data, test, progress=Display(quiet).reading)
     for config in variants.values():
         check_network(replace(config, device="cpu"), loaded.train)  # trials may run on another machine

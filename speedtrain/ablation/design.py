@@ -98,6 +98,15 @@ def with_threads(design: Design, threads: int) -> Design:
     return replace(design, variants=variants)
 
 
+def with_side(design: Design, side: int) -> Design:
+    """The same design, with that side where a variant names none: all of them train on the same images."""
+    variants = {
+        name: replace(config, side=side) if config.side == "auto" else config
+        for name, config in design.variants.items()
+    }
+    return replace(design, variants=variants)
+
+
 class _Variants:
     """The variants of one design, each made once.
 

@@ -68,8 +68,7 @@ def make_trials(design: Design, seeds: Sequence[int], out: Path, subsets: bool =
         for number, (name, config) in enumerate(design.variants.items()):
             short = re.sub(r"[^\w.=+-]+", "-", name)[:60]
             train = f"train-{seed}.npz" if subsets else "train.npz"
-            images, test = (str(out / "data" / file) for file in (train, "test.npz"))
-            complete = replace(config, seed=seed, per_class="all", data_root=None, data=images, test=test)
+            complete = replace(config.for_prepared(out / "data" / train, out / "data" / "test.npz"), seed=seed)
             trials.append(Trial(name, out / "trials" / f"{number:03}-{short}" / f"seed-{seed}", complete))
     return trials
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from speedtrain.ablation.design import Comparison, Design, with_threads
+from speedtrain.ablation.design import Comparison, Design, with_side, with_threads
 from speedtrain.ablation.engine import Engine, make_engine
 from speedtrain.ablation.optuna_search import Search, require_optuna
 from speedtrain.ablation.search_space import make_search_space
@@ -136,7 +136,7 @@ def _prepare_trials(recipe: _Recipe, loaded: Data, out: Path, engine: Engine) ->
     write_images(out / "data", split)
     design = with_threads(Design({"recipe": recipe.configure({})}, ()), engine.threads)
     _, plans = plan_once_for_all(design, split.train, out / "plan.json", engine)
-    return _TrialMaker(recipe, plans.get("recipe", {}), engine.threads, out)
+    return _TrialMaker(recipe, plans.get("recipe", {}), loaded.side, engine.threads, out)
 
 
 @dataclass(frozen=True)
@@ -146,26 +146,22 @@ class _TrialMaker:
     Attributes:
         recipe: what the proposed settings change.
         plan: the planner's choices; a proposed setting takes precedence.
+        side: of the images, in pixels.
         threads: of each trial.
         out: the directory of the search.
     """
 
     recipe: _Recipe
     plan: Mapping[str, Any]
+    side: int
     threads: int
     out: Path
 
     def __call__(self, settings: Mapping[str, Any], seed: int) -> Trial:
         name = ", ".join(f"{key}={value}" for key, value in settings.items())
-        config = replace(
-            self.recipe.configure({**self.plan, **settings}),
-            seed=seed,
-            threads=self.threads,
-            per_class="all",
-            data_root=None,
-            data=str(self.out / "data" / "train.npz"),
-            test=str(self.out / "data" / "test.npz"),
-        )
+        config = self.recipe.configure({"side": self.side, **self.plan, **settings})
+        config = config.for_prepared(self.out / "data" / "train.npz", self.out / "data" / "test.npz")
+        config = replace(config, seed=seed, threads=self.threads)
         # The folder depends on the configuration alone: settings that are proposed twice are trained once.
         digest = hashlib.sha256(json.dumps(asdict(replace(config, seed=0))).encode()).hexdigest()[:12]
         return Trial(name, self.out / "trials" / digest / f"seed-{seed}", config)
@@ -177,6 +173,7 @@ def _confirm(
     """Compares the winner with the first recipe, by an ablation with fresh seeds on images that chose neither."""
     design = Design({"recipe": base, "tuned": tuned}, [Comparison("tuned", {"tuned": 1.0, "recipe": -1.0})])
     fresh_seeds = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds)
-    sweep = Sweep(with_threads(design, engine.threads), fresh_seeds, data, facts={"budget_seconds": base.budget})
+    design = with_side(with_threads(design, engine.threads), data.side)
+    sweep = Sweep(design, fresh_seeds, data, facts={"budget_seconds": base.budget})
     resume = (out / "sweep.json").exists()
     return run_sweep(sweep, out, engine, resume=resume, quiet=quiet).attrs["comparisons"][0]

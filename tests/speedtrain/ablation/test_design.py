@@ -1,9 +1,13 @@
 """Which variants a design makes, and what it compares."""
 
+from pathlib import Path
+
 import pytest
 
-from speedtrain.ablation.design import make_design
+from speedtrain.ablation.design import Design, make_design, with_side
+from speedtrain.ablation.trial import make_trials
 from speedtrain.cli import main
+from speedtrain.config import resolve
 from speedtrain.errors import UserError
 
 THREE = {"budget": 10, "tricks": ["flip", "celu", "cutout"], "seeds": 2}
@@ -97,3 +101,14 @@ def test_a_dry_run_trains_nothing(tmp_path, capsys: pytest.CaptureFixture[str]) 
     assert main([*command, "--out", str(out)]) == 0
     assert "12 trials" in capsys.readouterr().out
     assert not out.exists()
+
+
+def test_trials_take_the_images_that_were_written_whatever_chose_them(tmp_path: Path) -> None:
+    options = {"columns": {"image": "path"}, "with_validation": True, "per_class": 20, "data_root": "there"}
+    configs = {side: resolve(budget=9, data="a.csv", side=side, **options) for side in ("auto", 48)}
+    design = with_side(Design({str(side): config for side, config in configs.items()}, ()), 64)
+    for trial, side in zip(make_trials(design, [0], tmp_path), (64, 48), strict=True):
+        config = trial.config
+        assert (config.data, config.test) == (str(tmp_path / "data/train.npz"), str(tmp_path / "data/test.npz"))
+        assert (config.columns, config.with_validation, config.per_class, config.data_root) == ({}, False, "all", None)
+        assert config.side == side
