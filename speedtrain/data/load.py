@@ -27,6 +27,7 @@ from speedtrain.data.photograph import FITS, IMAGE_SUFFIXES, SIDE, Fit, is_image
 from speedtrain.data.photographs import Progress, Reading, read_photographs, unreadable_images
 from speedtrain.data.source import Arrays, Data, data_error
 from speedtrain.data.splits import (
+    NO_VALIDATION,
     TRAIN,
     Sources,
     SplitChoice,
@@ -270,6 +271,8 @@ def _open_named(
 ) -> Sources:
     """As `_open`, of a name or a path."""
     if data in DATA_SETS:
+        if choice.with_validation:
+            raise data_error(data, f"{NO_VALIDATION}: leave it out")
         return read_builtin(str(data), data_root, reading)
     if str(data).startswith(TORCHVISION):
         return read_torchvision(str(data), data_root, reading, choice)

@@ -13,6 +13,8 @@ TRAIN = "train"
 TEST_SPLITS = ("test", "val", "valid", "validation")
 """Names of splits other than `TRAIN`. The first that is there is for testing."""
 
+NO_VALIDATION = "--with-validation, but it has no validation images beside its test images"
+
 Sources = tuple[Source, Source | None]
 """Training images, and test images where there are any."""
 
@@ -54,9 +56,7 @@ def read_chosen(
     tested = others.pop(0) if others and choice.own_test else None
     joined = [split for split in others if split != "test"] if choice.with_validation else []
     if choice.with_validation and not joined:
-        raise data_error(
-            where, "--with-validation, but it has no validation images beside its test images: leave it out"
-        )
+        raise data_error(where, f"{NO_VALIDATION}: leave it out")
     train = read(TRAIN, reading)
     notes = []
     for split in joined:

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from speedtrain.config import AUTO, CIFAR10, TORCHVISION, Config
+from speedtrain.config import AUTO, CIFAR10, IN_MEMORY, TORCHVISION, Config
 from speedtrain.data import Images
+from speedtrain.data.table import SUFFIXES
 from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
@@ -48,6 +49,8 @@ def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:
         unused += [f"{config.model}: {tag} names pretrained weights, which are not used; training begins from nothing"]
     if not by_name and "data_root" in names:
         unused += [f"--data-root has no effect on --data {config.data}"]
+    if config.columns and not any(str(data).lower().endswith(SUFFIXES) for data in (config.data, config.test)):
+        unused += [f"--columns has no effect on --data {config.data}"] if config.data != IN_MEMORY else []
     return [f"warning: {line}" for line in unused]
 
 

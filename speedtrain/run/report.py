@@ -60,7 +60,10 @@ def write_report(
         pairs = labels * len(classes) + probabilities.argmax(1)
         counts = np.bincount(pairs, minlength=len(classes) ** 2).reshape(len(classes), -1)
         sections.append(_matrix(counts, classes) if len(classes) <= MOST_CLASSES_IN_MATRIX else _pairs(counts, classes))
-        sections += [_each_class(counts, classes), _mistakes(images, labels, probabilities, classes, files)]
+        sections += [
+            _each_class(counts, classes, result["data"].get("class_counts")),
+            _mistakes(images, labels, probabilities, classes, files),
+        ]
     sections.append(_what_was_run(result))
     name = (result.get("data") or {}).get("name") or "a run"
     title = f"{_accuracy(result)}, {name}"
@@ -165,7 +168,8 @@ def _pairs(counts: np.ndarray, classes: Sequence[str]) -> Html:
     return section("Confusions", table(f"Most confused of {len(classes)} classes", head, rows, "plain"))
 
 
-def _each_class(counts: np.ndarray, classes: Sequence[str]) -> Html:
+def _each_class(counts: np.ndarray, classes: Sequence[str], trained: Sequence[int] | None) -> Html:
+    """Of each class: test images, training images where they are known, accuracy, and the most frequent mistake."""
     totals, errors = counts.sum(1), counts * ~np.eye(len(classes), dtype=bool)
     accuracies = counts.diagonal() / np.maximum(totals, 1)
     rows = []
@@ -173,8 +177,9 @@ def _each_class(counts: np.ndarray, classes: Sequence[str]) -> Html:
         bar = tag("b", percent(accuracies[k]), style=f"--width:{100 * accuracies[k]:.1f}%")
         other = errors[k].argmax()
         taken_for = f"{classes[other]} ({errors[k, other]})" if errors[k, other] else "–"
-        rows.append((classes[k], f"{totals[k]:,}", bar if totals[k] else "–", taken_for))
-    head = ("true class", "images", "accuracy", "most often taken for")
+        number = f"{trained[k]:,}" if trained else "–"
+        rows.append((classes[k], f"{totals[k]:,}", number, bar if totals[k] else "–", taken_for))
+    head = ("true class", "images", "trained on", "accuracy", "most often taken for")
     return section("Each class", table("Accuracy by class, lowest first", head, rows, "plain classes"))
 
 

@@ -315,18 +315,20 @@ def test_accuracy_of_each_class(tmp_path: Path) -> None:
     scored["classes"].append("without an image")
     scored["probabilities"] = np.pad(scored["probabilities"], ((0, 0), (0, 1)))
     hits = scored["probabilities"].argmax(1) == scored["labels"]
-    rows = report(tmp_path, RESULT, scored).table("Accuracy by class")[1:]
+    result = {**RESULT, "data": {**RESULT["data"], "class_counts": [1000, 20, 30, 40, 50, 60]}}
+    rows = report(tmp_path, result, scored).table("Accuracy by class")[1:]
     told = {row[0]: row[1:] for row in rows}
-    assert told.pop("without an image") == ["0", "–", "–"]
+    assert told.pop("without an image") == ["0", "60", "–", "–"]
     for k in range(5):
         of_class = scored["labels"] == k
-        images, accuracy, taken_for = told[f"class {k}"]
+        images, trained_on, accuracy, taken_for = told[f"class {k}"]
         assert int(images) == of_class.sum()
+        assert trained_on == ["1,000", "20", "30", "40", "50"][k]
         assert float(accuracy.split()[0]) == pytest.approx(100 * hits[of_class].mean(), abs=0.051)
         wrong = scored["probabilities"].argmax(1)[of_class & ~hits].tolist()
         name, number = re.fullmatch(r"class (\d) \((\d+)\)", taken_for).groups()  # type: ignore[union-attr]
         assert int(number) == wrong.count(int(name)) == max(map(wrong.count, range(5)))
-    accuracies = [float(row[2].split()[0]) for row in rows if row[2] != "–"]
+    accuracies = [float(row[3].split()[0]) for row in rows if row[3] != "–"]
     assert accuracies == sorted(accuracies)
 
 
