@@ -166,5 +166,10 @@ def test_a_role_that_is_none(photos: Path) -> None:
 
 
 def test_validation_to_join_must_be_there(photos: Path) -> None:
-    path = save_csv(photos / "a.csv", "file,label", rows())
-    assert "no validation images beside its test images" in error_of(load_data, path, with_validation=True)
+    alone = [[*row, split] for row, split in zip(rows(), ["train"] * 18 + ["val"] * 6, strict=True)]
+    without = save_csv(photos / "a.csv", "file,label", rows())
+    validation_is_the_test = save_csv(photos / "b.csv", "file,label,split", alone)
+    for data in ("digits", (IMAGES, np.arange(24) % 3), without, validation_is_the_test):
+        assert "no validation images beside its test images" in error_of(load_data, data, with_validation=True)
+    joined = load_data(validation_is_the_test, (IMAGES[:3], np.arange(3)), with_validation=True)
+    assert numbers_of(joined.train.files) == list(range(24))
