@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from speedtrain.submission.package import ROOMS, TOP_FILES
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("speedtrain", "tricks", "timing")
 
@@ -116,6 +118,16 @@ def test_imports_of_the_application_run_downwards() -> None:
             if mine in FOUNDATION or height[theirs] >= height[mine]:
                 wrong.append(f"{name} imports {other}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_submission_takes_along_all_that_it_imports() -> None:
+    taken = {*ROOMS, *(Path(file).stem for file in TOP_FILES)}
+    scripts = sorted((ROOT / "speedtrain/submission/scripts").glob("*.py"))
+    trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in scripts}
+    trees |= {name: tree for name, tree in MODULES.items() if name.startswith("speedtrain.") and room(name) in taken}
+    for name, tree in trees.items():
+        for other in imported_by(name, tree):
+            assert not room(other) or other.split(".")[0] != "speedtrain" or room(other) in taken, f"{name}: {other}"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

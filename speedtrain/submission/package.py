@@ -20,7 +20,7 @@ from speedtrain.files import write_atomic
 INTERFACE = 1
 """Version of the interface that docs/submission.md describes."""
 
-TOP_FILES = ("__init__.py", "config.py", "errors.py", "files.py", "machine.py")
+TOP_FILES = ("__init__.py", "config.py", "device.py", "errors.py", "files.py", "machine.py")
 ROOMS = ("data", "model", "network", "training")
 """The parts of speedtrain that training and predicting need. The packages tricks and timing are taken whole."""
 
@@ -65,6 +65,7 @@ def package(
     config = resolve(recipe=recipe, settings=settings, budget=600.0)
     # the paths of the entrant's images stay private, and the judge chooses the machine
     config.data, config.test, config.data_root = "auto", None, None
+    config.columns, config.with_validation = {}, False
     config.seed, config.device, config.threads = 0, "auto", None
     introduction = _read_text(description) if description else ""
     name = name or f"speedtrain {run.resolve().name if run else Path(recipe).stem}"
