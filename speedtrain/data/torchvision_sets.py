@@ -18,19 +18,22 @@ _ALL_THREE = {**_TRAIN_VAL, **_TRAIN_TEST}
 _ONE: dict[str, dict[str, Any]] = {"train": {}}
 
 SETS: dict[str, dict[str, dict[str, Any]]] = {
-    **dict.fromkeys(("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "USPS"), _TRAIN_FLAG),
-    **dict.fromkeys(("Food101", "GTSRB", "LFWPeople", "RenderedSST2", "STL10", "SVHN", "StanfordCars"), _TRAIN_TEST),
+    **dict.fromkeys(("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "USPS"), _TRAIN_FLAG),
+    **dict.fromkeys(
+        ("FER2013", "Food101", "GTSRB", "LFWPeople", "RenderedSST2", "STL10", "SVHN", "StanfordCars"), _TRAIN_TEST
+    ),
     **dict.fromkeys(("CLEVRClassification", "ImageNet", "Imagenette"), _TRAIN_VAL),
     **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "PCAM"), _ALL_THREE),
     **dict.fromkeys(("Caltech101", "Caltech256", "EuroSAT", "SEMEION", "SUN397"), _ONE),
     "Country211": {**_TRAIN_TEST, "valid": {"split": "valid"}},
     "EMNIST": {name: {"split": "balanced", **flag} for name, flag in _TRAIN_FLAG.items()},
+    "INaturalist": {"train": {"version": "2021_train_mini"}, "val": {"version": "2021_valid"}},
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
     "Places365": {
         name: {"split": split, "small": True} for name, split in (("train", "train-standard"), ("val", "val"))
     },
 }
-"""Name → split → what torchvision calls it."""
+"""Name → split → what torchvision calls it. Not Omniglot, whose test images are of other classes."""
 
 
 def read_torchvision(name: str, data_root: str | Path | None, reading: Reading, choice: SplitChoice) -> Sources:
