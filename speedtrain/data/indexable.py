@@ -43,7 +43,7 @@ def read_indexable(dataset: Any, name: str, reading: Reading, *, in_parallel: bo
     sample = range(0, count, max(1, count // SAMPLE))
     with large_images_allowed(), ThreadPoolExecutor(available_cores()) if in_parallel else nullcontext() as pool:
         each = pool.map if pool else map
-        side, on_side = reading.decide_side([_item(dataset, place, name)[0].size for place in sample], count)
+        side, on_side = reading.decide_side((_item(dataset, place, name)[0].size for place in sample), count)
         images = np.empty((count, side, side, 3), np.uint8)
 
         def read(place: int) -> tuple[int | str, bool, bool]:

@@ -1,7 +1,7 @@
 """Many image files → one array: all cores, the cache, progress, and the files that cannot be read."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,18 +48,18 @@ class Reading:
     pixel_max: int | None = None
     core_seconds: float | None = None
 
-    def decide_side(self, sizes: Sequence[tuple[int, int]], count: int) -> tuple[int, list[str]]:
+    def decide_side(self, sizes: Iterable[tuple[int, int]], count: int) -> tuple[int, list[str]]:
         """The side of the images, and what is to be said about it.
 
         Where none is asked for, it is `natural_side`, or 32 where the training would be too short for more.
 
         Args:
-            sizes: (width, height) of the images, or of some of them.
+            sizes: (width, height) of the images, or of some of them; not looked at where a side is asked for.
             count: how many images there are.
         """
         if self.side is not None:
             return self.side, []
-        side = natural_side(sizes)
+        side = natural_side(list(sizes))
         if side == SIDE or self.core_seconds is None or self.core_seconds >= LEAST * count:
             return side, []
         budget = f"{self.core_seconds:.0f} core-seconds are short for {count} images of {side} pixels a side"

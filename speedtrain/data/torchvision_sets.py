@@ -9,7 +9,8 @@ from speedtrain.data.download import data_roots, no_dead_lines
 from speedtrain.data.indexable import read_indexable
 from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Source, data_error
-from speedtrain.data.splits import Sources, SplitChoice, read_chosen
+from speedtrain.data.splits import TRAIN, Sources, SplitChoice, read_chosen
+from speedtrain.errors import UserError
 
 _TRAIN_FLAG = {"train": {"train": True}, "test": {"train": False}}
 _TRAIN_TEST = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -51,26 +52,25 @@ def read_torchvision(name: str, data_root: str | Path | None, reading: Reading, 
     short = name.removeprefix(TORCHVISION)
     if short not in SETS:
         raise data_error(name, f"torchvision has no classification data set of this name{nearest(short, SETS)}")
-    root, download = _find(name, data_root)
+    root, found = _find(name, data_root)
 
     def read(split: str, reading: Reading) -> Source:
-        dataset = _open(name, split, root, download)
+        dataset = found if split == TRAIN and found is not None else _open(name, split, root, download=found is None)
         return read_indexable(dataset, name, reading, in_parallel=True)
 
     there = {split: split for split in SETS[short]}
     return read_chosen(there, name, name, read, reading, choice)
 
 
-def _find(name: str, data_root: str | Path | None) -> tuple[Path, bool]:
-    """The folder in which the data set lies, or to which it is downloaded; and whether it must be downloaded."""
+def _find(name: str, data_root: str | Path | None) -> tuple[Path, Any]:
+    """The folder in which the data set lies, and its training split; or the folder to download it to, and None."""
     roots = data_roots(data_root)
     for root in roots:
         try:
-            _open(name, "train", root, download=False)
-        except Exception:  # each data set has its own way to say that it is not there
+            return root, _open(name, TRAIN, root, download=False)
+        except UserError:
             continue
-        return root, False
-    return roots[0], True
+    return roots[0], None
 
 
 def _open(name: str, split: str, root: Path, download: bool) -> Any:

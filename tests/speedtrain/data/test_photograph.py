@@ -206,6 +206,19 @@ def test_natural_side(tmp_path: Path, short: int, side: int) -> None:
         assert load_data((images, np.array([0, 0, 1])), (images[:2], np.array([0, 1])), side=None).side == side
 
 
+@pytest.mark.parametrize(
+    ("core_seconds", "side", "expected"),
+    [(None, None, 64), (photographs.LEAST * 10, None, 64), (photographs.LEAST * 9, None, 32), (0.0, 64, 64)],
+)
+def test_a_short_budget_keeps_photographs_at_32_pixels_and_says_so(
+    tmp_path: Path, core_seconds: float | None, side: int | None, expected: int
+) -> None:
+    save_folder(tmp_path / "set", {"a": some_images(5, 70, 70, 3), "b": some_images(5, 70, 70, 3, seed=1)})
+    data = load_data(tmp_path / "set", side=side, core_seconds=core_seconds)
+    assert data.side == expected
+    assert any("core-seconds are short for 10 images" in note for note in data.notes) == (expected == 32)
+
+
 def test_images_that_do_not_fit_into_memory_name_a_side_that_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
