@@ -8,7 +8,7 @@ from argparse import Action
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
@@ -19,6 +19,8 @@ from speedtrain.ablation import options as ablation_options
 from speedtrain.config import DATA_SETS, nearest
 from speedtrain.errors import UserError
 from speedtrain.judge import cli as judging
+from speedtrain.run import commands as running
+from speedtrain.run.commands import print_line
 from speedtrain.training.imports import UNUSED_BY_LIGHTNING, hide_packages
 
 VERBS = {
@@ -78,8 +80,10 @@ def build_parser() -> ArgumentParser:
     train, predict, replay = parsers["train"], parsers["predict"], parsers["replay"]
     train.add_argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one in runs/)")
     train.add_argument("--quiet", action="store_true", help="show no progress")
-    predict.add_argument("--run", metavar="DIR", required=True, help="run directory")
+    predict.add_argument("--run", metavar="DIR|FILE", required=True, help="run directory, or its weights.safetensors")
     predict.add_argument("--images", metavar="PATH", required=True, help=".npz, folder or image file")
+    predict.add_argument("--each-class", action="store_true", help="a column per class in a .csv, with its probability")
+    predict.add_argument("--exact", action="store_true", help="full precision, where another is faster (default: no)")
     predict.add_argument("--no-cache", action="store_true", help="decode every image file anew, and keep none")
     predict.add_argument(
         "--out", metavar="FILE", required=True, help=".npz or .csv for the predictions; an existing file is replaced"
@@ -177,19 +181,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"speedtrain: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        _print("speedtrain: interrupted", sys.stderr)
+        print_line("speedtrain: interrupted", sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
     except BrokenPipeError:  # the reader of a pipe, as in `… | head`, has gone
         return 128 + signal.SIGPIPE
     except OSError as error:  # the disk may have filled up after the checks
-        _print(f"speedtrain: {error}", sys.stderr)
+        print_line(f"speedtrain: {error}", sys.stderr)
         return 1
-
-
-def _print(line: str, stream: TextIO | None = None) -> None:
-    """Prints, without an error where the terminal has been closed."""
-    with suppress(OSError):
-        print(line, file=stream, flush=True)
 
 
 def _run_options(options: Namespace) -> dict[str, Any]:
@@ -247,67 +245,11 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _train(options: Namespace) -> int:
-    from speedtrain.run.api import train
-
-    result = train(**_run_options(options), out=options.out, quiet=options.quiet)
-    if options.quiet and result["accuracy"] is not None:
-        _print(f"accuracy {result['accuracy']:.2%} in {result['out']}")
-    return _exit_code(result)
-
-
-def _replay(options: Namespace) -> int:
-    from speedtrain.run.api import replay
-
-    result = replay(Path(options.run), options.out, quiet=options.quiet)
-    same = result["identical_weights"]
-    _print(f"the weights are {'bit for bit the same' if same else 'NOT the same'} as in {options.run}")
-    return _exit_code(result) or (0 if same else 1)
-
-
-def _exit_code(result: dict[str, Any]) -> int:
-    if result["status"] == "interrupted":
-        return 128 + result.get("signal", signal.SIGTERM)
-    return 0 if result["accuracy"] is not None and result["status"] != "failed" else 1
-
-
-def _predict(options: Namespace) -> int:
-    from speedtrain.model.predict import predict_run
-    from speedtrain.run.progress import Display
-
-    paths = Path(options.run), Path(options.images), Path(options.out)
-    probabilities, problems = predict_run(*paths, progress=Display().reading)
-    for file, why in problems.items():
-        _print(f"{file}: not predicted, cannot be read as an image ({' '.join(why.split())})", sys.stderr)
-    print(f"{len(probabilities)} predictions in {options.out}")
-    return 1 if problems else 0
+    return running.train_command(options, _run_options(options))
 
 
 def _plan(options: Namespace) -> int:
-    from speedtrain.run.plan import plan
-
-    config, chosen, notes = plan(**_run_options(options))
-    for note in notes:
-        print(note, file=sys.stderr)
-    print(f"on {config.device} with {config.threads} threads, in {config.budget:g} s:")
-    for key in ("model", "side", "width", "batch_size", "precision", "resolutions"):
-        if chosen[key] is not None:
-            print(f"  {key:18} {chosen[key]}")
-    print(f"  {'images_per_second':18} {chosen['images_per_second']:.0f}  (about {chosen['epochs']:.1f} epochs)")
-    print(f"  {'tricks':18} {', '.join(config.tricks) or 'none'}")
-    print("because")
-    for reason in chosen["reasons"] or ["the recipe pins everything"]:
-        print(f"  {reason}")
-    print("measured (width, precision, images/s, epochs, predicted accuracy)")
-    for row in chosen["alternatives"]:
-        name = "as built" if row["width"] is None else str(row["width"])
-        accuracy = "" if row["accuracy"] is None else f"  {row['accuracy']:8.1%}"
-        print(f"  {name:>8}  {row['precision']}  {row['images_per_second']:8.0f}  {row['epochs']:8.1f}{accuracy}")
-    if expected := chosen["expected"]:
-        interval = f"{expected['low']:.1%} to {expected['high']:.1%}"
-        print(f"expected on images like CIFAR-10's: {expected['accuracy']:.1%} ({interval})")
-    elif chosen["accuracy"] is not None:
-        print("the predictions are for CIFAR-10 and the default recipe; this run may reach more or less")
-    return 0
+    return running.plan_command(options, _run_options(options))
 
 
 def _ablate(options: Namespace) -> int:
@@ -330,7 +272,7 @@ def _bench(options: Namespace) -> int:
         raise UserError("bench takes --budgets, as in --budgets 60,600")
     budgets = ablation_options.parse_budgets(options.budgets)
     bench(budgets, **arguments, out=options.out, quiet=options.quiet)
-    _print(Path(options.out, "bench.md").read_text(encoding="utf-8").rstrip())
+    print_line(Path(options.out, "bench.md").read_text(encoding="utf-8").rstrip())
     return 0
 
 
@@ -381,8 +323,8 @@ _TRAINING = ("train", "replay", "predict", "plan", "ablate", "tune", "curve", "b
 
 _COMMANDS = {
     "train": _train,
-    "replay": _replay,
-    "predict": _predict,
+    "replay": running.replay_command,
+    "predict": running.predict_command,
     "plan": _plan,
     "tricks": _tricks,
     "ablate": _ablate,

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,13 +74,27 @@ def find_splits(folder: Path) -> dict[str, Path]:
     return splits if TRAIN in splits and len(splits) > 1 else {}
 
 
-def read_folder(folder: Path, name: str, reading: Reading) -> Source:
-    """Images of a folder with one sub-folder per class, the classes numbered in the order of their names.
+class LabelledFiles(NamedTuple):
+    """The image files of a folder with one sub-folder per class.
 
-    Images in sub-folders of a class folder belong to its class. Two spellings of a name in Unicode are one class.
+    Attributes:
+        paths: in the order of the class folders.
+        labels: of each, the number of its class.
+        classes: their names, in one spelling.
+        others: files that are not images.
+    """
+
+    paths: list[Path]
+    labels: list[int]
+    classes: tuple[str, ...]
+    others: list[Path]
+
+
+def labelled_files(folder: Path) -> LabelledFiles:
+    """Finds the image files of a folder with one sub-folder per class, classes numbered in the order of their names.
 
     Raises:
-        UserError: no class folders, no images, images that belong to no class, or a file that cannot be read.
+        UserError: no class folders, no images, or images that belong to no class.
     """
     class_folders, others = listing(folder)
     if not class_folders:
@@ -100,6 +115,35 @@ def read_folder(folder: Path, name: str, reading: Reading) -> Source:
         labels += [classes.index(in_one_spelling(class_folder.name))] * len(found)
     if not paths:
         raise data_error(folder, f"no images in its class folders (looked for {' '.join(IMAGE_SUFFIXES)})")
+    return LabelledFiles(paths, labels, classes, others)
+
+
+def files_to_predict(folder: Path) -> list[Path]:
+    """The image files of a folder, those of class folders too, in the order of their names.
+
+    Raises:
+        UserError: none is there, or the folder has splits.
+    """
+    if splits := find_splits(folder):
+        held = " and ".join(f"{split.name}/" for split in splits.values())
+        raise data_error(folder, f"holds {held}: name one")
+    class_folders, files = listing(folder)
+    if class_folders:
+        return labelled_files(folder).paths
+    if paths := image_files(files):
+        return paths
+    raise data_error(folder, f"no images in this folder (looked for {' '.join(IMAGE_SUFFIXES)})")
+
+
+def read_folder(folder: Path, name: str, reading: Reading) -> Source:
+    """Images of a folder with one sub-folder per class, the classes numbered in the order of their names.
+
+    Images in sub-folders of a class folder belong to its class. Two spellings of a name in Unicode are one class.
+
+    Raises:
+        UserError: as for `labelled_files`, or a file that cannot be read.
+    """
+    paths, labels, classes, others = labelled_files(folder)
     notes = []
     if nested := sum(path.parent.parent != folder for path in paths):
         notes.append(f"{name}: {nested} images in sub-folders of class folders belong to the class")

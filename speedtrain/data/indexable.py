@@ -80,15 +80,7 @@ def _item(dataset: Any, place: int, name: str) -> tuple[Image.Image, int | str]:
         raise data_error(
             name, f"item {place} is a {type(item).__name__}: give pairs (image, label), or a tuple of two arrays"
         )
-    image, label = item
-    if not isinstance(image, Image.Image):
-        pixels = np.asarray(image)
-        if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3))):
-            what = f"image {place} is {pixels.dtype} of shape {pixels.shape}"
-            raise data_error(name, f"{what}: give PIL images or uint8 [H, W, 3], without a transform to tensors")
-        if not pixels.size:
-            raise data_error(name, f"image {place} has no pixels: remove it")
-        image = Image.fromarray(pixels.squeeze(2) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+    image, label = as_image(item[0], f"image {place}", name), item[1]
     if isinstance(label, str):
         return image, label
     try:
@@ -96,6 +88,26 @@ def _item(dataset: Any, place: int, name: str) -> tuple[Image.Image, int | str]:
     except TypeError:
         what = f"label {place} is a {type(label).__name__}"
         raise data_error(name, f"{what}: give the number of one class, from 0, or its name") from None
+
+
+def as_image(image: Any, which: str, name: str) -> Image.Image:
+    """A PIL image, or uint8 [H, W], [H, W, 1] or [H, W, 3], as a PIL image.
+
+    Args:
+        which, name: for errors: the image, and where it comes from.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if isinstance(image, Image.Image):
+        return image
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3))):
+        what = f"{which} is {pixels.dtype} of shape {pixels.shape}"
+        raise data_error(name, f"{what}: give PIL images or uint8 [H, W, 3], without a transform to tensors")
+    if not pixels.size:
+        raise data_error(name, f"{which} has no pixels: remove it")
+    return Image.fromarray(pixels.squeeze(2) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
 
 
 def _with_progress(items: Any, count: int, reading: Reading) -> Iterator[Any]:

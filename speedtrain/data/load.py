@@ -19,11 +19,11 @@ import numpy as np
 from speedtrain.config import AUTO, CIFAR10, DATA_SETS, IN_MEMORY, TORCHVISION, nearest
 from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin
-from speedtrain.data.folder import find_splits, image_files, is_folder, listing, read_folder
+from speedtrain.data.folder import files_to_predict, find_splits, is_folder, listing, read_folder
 from speedtrain.data.indexable import is_indexable, read_indexable
 from speedtrain.data.likeness import notes_on_near_copies
 from speedtrain.data.npz import read_npz, sources_from_npz
-from speedtrain.data.photograph import FITS, IMAGE_SUFFIXES, SIDE, Fit, is_image_file
+from speedtrain.data.photograph import FITS, SIDE, Fit, is_image_file
 from speedtrain.data.photographs import Progress, Reading, read_photographs, unreadable_images
 from speedtrain.data.source import Arrays, Data, data_error
 from speedtrain.data.splits import (
@@ -220,16 +220,10 @@ def read_images(
     reading = _reading(side, fit, True, progress, pixel_max)
     folder = path
     if is_folder(path):
-        if splits := find_splits(path):
-            held = " and ".join(f"{split.name}/" for split in splits.values())
-            raise data_error(path, f"holds {held}: name one")
-        class_folders, files = listing(path)
-        if class_folders:
+        paths = files_to_predict(path)
+        if listing(path)[0]:
             source = read_folder(path, path.name, reading)
             return ImagesToPredict(source.images, source.labels, source.classes, source.files, source.problems)
-        paths = image_files(files)
-        if not paths:
-            raise data_error(path, f"no images in this folder (looked for {' '.join(IMAGE_SUFFIXES)})")
     elif is_image_file(path):
         folder, paths = path.parent, [path]
     else:

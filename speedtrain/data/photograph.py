@@ -149,15 +149,31 @@ def read_image(image: Image.Image, side: int = SIDE, how: Fit = "crop") -> tuple
     return fit(pixels if turn is None else pixels.transpose(turn), side, how), image.size
 
 
+class _Limit:
+    """Pillow's limit on the pixels of an image, and how many use the reader without it."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.of_pillow: int | None = None
+
+
+_LIMIT = _Limit()
+
+
 @contextmanager
 def large_images_allowed() -> Iterator[None]:
     """Without Pillow's warning of attacks by large images: `read_photograph` has its own limit."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
+    with _LIMIT.lock:  # of all threads: the first one takes Pillow's limit away, the last one gives it back
+        if not _LIMIT.users:
+            _LIMIT.of_pillow, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _LIMIT.users += 1
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = before
+        with _LIMIT.lock:
+            _LIMIT.users -= 1
+            if not _LIMIT.users:
+                Image.MAX_IMAGE_PIXELS = _LIMIT.of_pillow
 
 
 def fit(image: Image.Image, side: int = SIDE, how: Fit = "crop") -> np.ndarray:

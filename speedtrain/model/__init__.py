@@ -1,1 +1,1 @@
-"""After the run: its weights on disk, and predictions with them."""
+"""After the run: the trained model, its weights on disk, and predictions with it."""

@@ -1,62 +1,67 @@
 """From a run's directory, or its weights file, to the trained classifier."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from speedtrain.config import Config, resolve
-from speedtrain.data.photograph import Fit
+from speedtrain.data.photographs import Reading
+from speedtrain.device import find_device
 from speedtrain.errors import UserError
+from speedtrain.machine import available_cores
+from speedtrain.model.trained import TrainedModel
 from speedtrain.model.weights import load_facts, load_weights
-from speedtrain.network.classifier import Classifier, build_classifier, make_tricks
-from tricks import Trick
+from speedtrain.network.classifier import build_classifier, make_tricks
+
+WEIGHTS = "weights.safetensors"
+"""Name of the weights file in a run's directory."""
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """A trained classifier.
+def load(path: str | Path, *, device: str = "auto") -> TrainedModel:
+    """Loads the classifier of a run, also of one that was killed.
 
-    Attributes:
-        classifier: the network with its weights, in evaluation mode.
-        tricks: of its training; some of them act on predictions.
-        classes: names of the classes, in the order of the outputs.
-        side: of the images that the network sees, in pixels. Default: 32.
-        fit: what becomes of an image that is not square, as in `Config`. Default: crop.
-        pixel_max: white in images of integers wider than uint8; None where it trained on none.
-    """
+    The weights file alone is enough: its header holds the network, the tricks, the classes, and how images are brought
+    to the network's side. Nothing is unpickled.
 
-    classifier: Classifier
-    tricks: Sequence[Trick]
-    classes: tuple[str, ...]
-    side: int = 32
-    fit: Fit = "crop"
-    pixel_max: int | None = None
-
-
-def load_model(weights: Path) -> TrainedModel:
-    """Loads a classifier from its weights file, whose header holds the network, the tricks and the classes.
+    Args:
+        path: the run's directory, or its `weights.safetensors`, wherever it was copied to.
+        device: where it predicts: auto, cpu, cuda or cuda:N. Default: auto, a GPU that can be used, or else the CPU.
 
     Raises:
-        UserError: the file cannot be read, or is not of a run.
+        UserError: there is no such file, it is not the weights of a run, or the device cannot be used.
     """
-    state, stored = load_weights(weights)
+    path = Path(path)
+    if not path.is_file():
+        if not (path / WEIGHTS).is_file():
+            raise UserError(f"{path}: not a run directory with something saved in it (there is no {WEIGHTS})")
+        path = path / WEIGHTS
+    state, stored = load_weights(path)
     facts: dict[str, Any] = stored
     classes, network = facts.get("classes"), facts.get("network")
     if not isinstance(classes, list) or not isinstance(network, dict):
-        raise UserError(f"{weights}: not the weights of a run")
+        raise UserError(f"{path}: not the weights of a run")
     try:
         tricks = make_tricks(network["tricks"])
         width = 0 if network["width"] == "auto" else network["width"]  # a timm model has none
         images = facts.get("images", {"side": 32, "fit": "crop"})  # runs before there was a choice
-        side, fit, pixel_max = images["side"], images["fit"], images.get("pixel_max", "auto")
-        classifier = build_classifier(network["model"], len(classes), width, network["head_scale"], tricks, None, side)
+        pixel_max = images.get("pixel_max", "auto")
+        reading = Reading(
+            side=images["side"],
+            fit=images["fit"],
+            skip_unreadable=True,
+            pixel_max=None if pixel_max == "auto" else pixel_max,
+        )
+        classifier = build_classifier(
+            network["model"], len(classes), width, network["head_scale"], tricks, None, images["side"]
+        )
         classifier.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError):
-        raise UserError(f"{weights}: its header does not describe the network that its weights are of") from None
-    return TrainedModel(
-        classifier.eval(), tricks, tuple(classes), side, fit, None if pixel_max == "auto" else pixel_max
-    )
+        raise UserError(f"{path}: its header does not describe the network that its weights are of") from None
+    # torch counts the processors of the machine, also where a container may use but a few of them
+    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+    classifier.to(torch.device(find_device(device)[0]))
+    return TrainedModel(classifier.eval(), tricks, tuple(classes), reading, facts)
 
 
 def read_run(run: Path) -> tuple[Config, dict[str, Any]]:
@@ -67,10 +72,10 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any]]:
     Raises:
         UserError: not a run directory, or no weights of a run in it.
     """
-    for name in ("config.yaml", "weights.safetensors"):
+    for name in ("config.yaml", WEIGHTS):
         if not (run / name).is_file():
             raise UserError(f"{run}: not a run directory with something saved in it (there is no {name})")
-    facts: dict[str, Any] = load_facts(run / "weights.safetensors")
+    facts: dict[str, Any] = load_facts(run / WEIGHTS)
     if not {"step", "classes", "data_sha256"} <= facts.keys():
         raise UserError(f"{run / 'weights.safetensors'}: not the weights of a run")
     return resolve(recipe=run / "config.yaml"), facts

@@ -18,7 +18,8 @@ AVX-512: it saves time in proportion to the product, and its transforms cost tim
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3×3 convolution that keeps the side, without bias, computed in the quickest way known for the processor.
+    """A 3×3 convolution that keeps the side, without bias until a norm is folded into it, computed in the quickest way
+    known for the processor.
 
     Bfloat16 on a CPU with AMX: the library's kernel computes one row of the feature map at a time, and 4 positions
     fill only a quarter of a tile. For such small feature maps a product of patches takes 0.4 to 0.8 of the time.
@@ -38,11 +39,15 @@ class Conv3x3(nn.Conv2d):
                 half = torch.get_autocast_dtype("cpu") is torch.bfloat16
                 if half and x.shape[2] * x.shape[3] <= SMALL_MAP and has_amx():
                     product: Tensor = PatchProduct.apply(x.bfloat16(), self.weight.bfloat16())
-                    return product
+                    return self._with_bias(product)
             elif self._is_for_winograd(x):
                 tiled: Tensor = Winograd.apply(x, self.weight)
-                return tiled
+                return self._with_bias(tiled)
         return super().forward(x)
+
+    def _with_bias(self, maps: Tensor) -> Tensor:
+        """There is one where a norm was folded into the convolution."""
+        return maps if self.bias is None else maps + self.bias.to(maps.dtype).view(-1, 1, 1)
 
     def _is_for_winograd(self, x: Tensor) -> bool:
         whole_tiles = x.shape[2] % 4 == 0 and x.shape[3] % 4 == 0

@@ -63,9 +63,9 @@ def execute(
         weights = run / "weights.safetensors"
         scored = None
         if weights.exists():
-            display.info("scoring …")
+            display.info(f"scoring {len(data.test.images)} images …")
             try:
-                scored = score(weights, data.test, config)
+                scored = score(weights, data.test, config, display.counting("scoring"))
                 add_score(result, scored, weights)
             except Exception as failure:  # memory may be short: what was trained must not be lost
                 reason = f"{type(failure).__name__}: {failure}"

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +15,8 @@ from rich.text import Text
 
 LINES = 20
 """Plain lines per run, where there is no terminal to draw a bar on."""
+LINE_SECONDS = 5.0
+"""Between two plain lines on predictions."""
 READING_SHOWN = 500
 """Image files to decode from which plain lines tell how many are done."""
 
@@ -91,13 +93,32 @@ class Display:
 
     def reading(self, done: int, total: int) -> None:
         """Shows how many image files are decoded: a line that changes on a terminal, else at most LINES lines."""
-        if self.quiet:
-            return
         text = f"reading images: {done} of {total}"
-        if self._console.is_terminal:
-            self._console.print(text, end="\n" if done == total else "\r", markup=False)
-        elif total >= READING_SHOWN and done * LINES // total > (done - 1) * LINES // total:
-            self._console.print(text, markup=False)
+        on_terminal = self._change(text, done == total)
+        if not on_terminal and total >= READING_SHOWN and done * LINES // total > (done - 1) * LINES // total:
+            self.info(text)
+
+    def counting(self, what: str) -> Callable[[int, int], None]:
+        """Shows how many images are done, and the time left: a line that changes on a terminal, else one every
+        LINE_SECONDS. What it returns is to be called with both numbers."""
+        started = last = time.monotonic()
+
+        def count(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            left = (now - started) * (total - done) / max(done, 1)
+            text = f"{what}: {done} of {total} images" + (f", {left:.0f} s left" if now - started > 1 else "")
+            if not self._change(text, done == total) and now - last >= LINE_SECONDS:
+                last = now
+                self.info(text)
+
+        return count
+
+    def _change(self, text: str, last: bool) -> bool:
+        """Shows a text in the place of the one before, where there is a terminal; returns whether there is."""
+        if not self.quiet and self._console.is_terminal:
+            self._console.print(text.ljust(60), end="\n" if last else "\r", markup=False)
+        return self._console.is_terminal
 
     @contextmanager
     def running(self, seconds: float, started: float, steps: int | None = None) -> Iterator[None]:

@@ -130,6 +130,7 @@ def add_score(result: Result, score: Score, weights: Path) -> None:
     """Adds the accuracy and its kin, and which step's weights they are of."""
     result["accuracy"], result["accuracy_interval"] = score.accuracy, score.interval
     result["balanced_accuracy"], result["macro_f1"] = score.balanced_accuracy, score.macro_f1
+    result["scored_in"] = score.precision
     facts = load_facts(weights)
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
 

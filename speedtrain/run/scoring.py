@@ -8,8 +8,9 @@ import torch
 
 from speedtrain.config import Config
 from speedtrain.data import Images
-from speedtrain.model.load import load_model
-from speedtrain.model.predict import predict
+from speedtrain.data.photographs import Progress
+from speedtrain.model.load import load
+from speedtrain.model.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Score:
             images do not count.
         macro_f1: mean of the F1 scores of these classes.
         probabilities: float32 [N, K], of the test images.
+        precision: fp32, bf16 or fp16, in which they were computed.
     """
 
     accuracy: float
@@ -30,15 +32,17 @@ class Score:
     balanced_accuracy: float
     macro_f1: float
     probabilities: np.ndarray
+    precision: str
 
 
-def score(weights: Path, test: Images, config: Config) -> Score:
+def score(weights: Path, test: Images, config: Config, progress: Progress | None = None) -> Score:
     """Predicts the test images with saved weights.
 
     Args:
         weights: file of a run.
         test: the test images.
         config: for device and threads, both resolved.
+        progress: is called with the number of images predicted and their total. Default: none.
 
     Raises:
         UserError: the weights cannot be read.
@@ -46,14 +50,22 @@ def score(weights: Path, test: Images, config: Config) -> Score:
     from scipy import stats  # half a second, which bad input need not wait for
 
     torch.set_num_threads(config.threads or 1)
-    probabilities = predict(load_model(weights), test.images, torch.device(config.device))
-    predicted = probabilities.argmax(1)
+    predictions = load(weights, device=config.device).predict(test.images, progress=progress)
+    assert isinstance(predictions, Predictions)
+    predicted = predictions.probabilities.argmax(1)
     correct = int((predicted == test.labels).sum())
     # Wilson's is sound near 0 and 1 too, unlike ± 1.96 standard errors
     interval = stats.binomtest(correct, len(predicted)).proportion_ci(method="wilson")
     recall, f1 = of_each_class(test.labels, predicted, len(test.classes))
     bounds = float(interval.low), float(interval.high)
-    return Score(correct / len(predicted), bounds, float(recall.mean()), float(f1.mean()), probabilities)
+    return Score(
+        accuracy=correct / len(predicted),
+        interval=bounds,
+        balanced_accuracy=float(recall.mean()),
+        macro_f1=float(f1.mean()),
+        probabilities=predictions.probabilities,
+        precision=predictions.precision,
+    )
 
 
 def of_each_class(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

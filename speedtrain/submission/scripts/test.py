@@ -16,12 +16,11 @@ import numpy as np
 import torch
 
 from speedtrain.data import load_data, load_images
-from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.machine import available_cores
-from speedtrain.model.load import load_model
-from speedtrain.model.predict import predict
+from speedtrain.model.load import load
+from speedtrain.model.predictions import Predictions
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
     parser.add_argument("--predictions", metavar="OUT.npy", type=Path)
     options = parser.parse_args()
 
-    model = load_model(options.net_sav)
+    model = load(options.net_sav)
     if options.data is None:
         test = load_data("cifar10", side=model.side).test
         images, labels = test.images, test.labels
@@ -39,8 +38,9 @@ def main() -> None:
         images, read_labels, _ = load_images(options.data, side=model.side, fit=model.fit)
         labels = np.empty(0) if read_labels is None else read_labels
     torch.set_num_threads(available_cores())
-    device = torch.device(find_device()[0])
-    predicted = predict(model, images, device).argmax(1).astype(np.int64)
+    predictions = model.predict(images)
+    assert isinstance(predictions, Predictions)
+    predicted = predictions.probabilities.argmax(1).astype(np.int64)
     if options.predictions is not None:
         content = io.BytesIO()
         np.save(content, predicted)

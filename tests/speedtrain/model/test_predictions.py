@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speedtrain.model.predictions import write_predictions
+from speedtrain.model.predictions import Predictions, write_predictions
 
 PROBABILITIES = np.array([[0.2, 0.8], [0.625, 0.375], [0.1, 0.9]], np.float32)
 CLASSES = ("cat, big", "dög")
@@ -21,11 +21,14 @@ def test_a_table_for_people(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     write_predictions(path, PROBABILITIES, CLASSES, ["a/1.jpg", "b/ü,2.jpg", "3.jpg"], np.array([1, 1, 0]))
     rows = rows_of(path)
-    assert list(rows[0]) == ["file", "true", "predicted", "p(cat, big)", "p(dög)"]
+    assert list(rows[0]) == ["file", "true", "predicted", "probability", "p(cat, big)", "p(dög)"]
     assert [row["file"] for row in rows] == ["a/1.jpg", "b/ü,2.jpg", "3.jpg"]
     assert [row["true"] for row in rows] == ["dög", "dög", "cat, big"]
     assert [row["predicted"] for row in rows] == ["dög", "cat, big", "dög"]
     assert [float(row["p(dög)"]) for row in rows] == pytest.approx(PROBABILITIES[:, 1])
+    assert [float(row["probability"]) for row in rows] == pytest.approx(PROBABILITIES.max(1))
+    write_predictions(path, PROBABILITIES, CLASSES, ["a", "b", "c"], each_class=False)
+    assert list(rows_of(path)[0]) == ["file", "predicted", "probability"]
 
 
 def test_images_without_names_have_numbers(tmp_path: Path) -> None:
@@ -34,15 +37,19 @@ def test_images_without_names_have_numbers(tmp_path: Path) -> None:
     assert "true" not in rows_of(tmp_path / "p.csv")[0]
 
 
-def test_unreadable_files_come_last_without_a_prediction(tmp_path: Path) -> None:
-    write_predictions(tmp_path / "p.csv", PROBABILITIES, CLASSES, ["a", "b", "c"], unreadable=["d", "e"])
+def test_unreadable_files_keep_their_place_without_a_prediction(tmp_path: Path) -> None:
+    shares = np.vstack([PROBABILITIES[0], [np.nan, np.nan], PROBABILITIES[1:]])
+    files, problems = ["a", "x", "b", "c"], {1: "truncated"}
+    write_predictions(tmp_path / "p.csv", shares, CLASSES, files, problems=problems)
     rows = rows_of(tmp_path / "p.csv")
-    assert [row["file"] for row in rows] == ["a", "b", "c", "d", "e"]
-    assert [row["predicted"] for row in rows[3:]] == ["", ""]
-    assert rows[4]["p(dög)"] == ""
-    write_predictions(tmp_path / "p.npz", PROBABILITIES, CLASSES, ["a", "b", "c"], unreadable=["d", "e"])
+    assert [row["file"] for row in rows] == files
+    assert [row["predicted"] for row in rows] == ["dög", "", "cat, big", "dög"]
+    assert rows[1]["probability"] == rows[1]["p(dög)"] == ""
+    write_predictions(tmp_path / "p.npz", shares, CLASSES, files, problems=problems)
     with np.load(tmp_path / "p.npz") as stored:
-        assert stored["unreadable"].tolist() == ["d", "e"]
+        assert stored["unreadable"].tolist() == ["x"]
+        assert stored["files"].tolist() == ["a", "b", "c"]
+        np.testing.assert_array_equal(stored["probabilities"], PROBABILITIES)
 
 
 def test_arrays_for_programs(tmp_path: Path) -> None:
@@ -55,3 +62,22 @@ def test_arrays_for_programs(tmp_path: Path) -> None:
     write_predictions(tmp_path / "p.npz", PROBABILITIES, CLASSES)
     with np.load(tmp_path / "p.npz") as stored:
         assert "files" not in stored
+
+
+def test_in_python() -> None:
+    shares = np.vstack([PROBABILITIES, [np.nan, np.nan]]).astype(np.float32)
+    predictions = Predictions(shares, CLASSES, ["a", "b", None, "d"], {3: "truncated"})
+    assert len(predictions) == 4
+    assert predictions.labels == ["dög", "cat, big", "dög", None]
+    assert predictions[1].label == "cat, big"
+    assert predictions[1].probability == 0.625
+    assert predictions[-1].problem == "truncated"
+    assert predictions[-1].label is None
+    assert predictions[-1].top(3) == []
+    assert predictions[1].top(1) == [("cat, big", 0.625)]
+    assert [name for name, _ in predictions[0].top(9)] == ["dög", "cat, big"]  # as many as there are
+    assert [prediction.file for prediction in predictions[1:3]] == ["b", None]
+    assert [len(best) for best in predictions.top(2)] == [2, 2, 2, 0]
+    assert repr(predictions[1]) == "<b: cat, big 62.5%, dög 37.5%>"
+    with pytest.raises(IndexError):
+        predictions[4]

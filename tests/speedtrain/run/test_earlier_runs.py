@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speedtrain import load
 from speedtrain.data import load_data
-from speedtrain.model.predict import predict_run
 from speedtrain.run.api import replay
 from speedtrain.run.report import write_report
 from speedtrain.run.result import SCHEMA, read_result
@@ -40,10 +40,9 @@ def test_its_result_is_read_and_rendered(run: Path) -> None:
 
 def test_its_weights_predict_what_they_did(run: Path, tmp_path: Path) -> None:
     test = load_data("digits", per_class=10).test
-    np.savez(tmp_path / "images.npz", images=test.images)
-    probabilities, _ = predict_run(run, tmp_path / "images.npz", tmp_path / "out.npz")
+    predictions = load(run).predict(test.images, exact=True)
     with np.load(run / "predictions.npz") as stored:
-        np.testing.assert_allclose(probabilities, stored["probabilities"], atol=1e-4)
+        np.testing.assert_allclose(predictions.probabilities, stored["probabilities"], atol=1e-4)
 
 
 @pytest.mark.usefixtures("warm_processes")

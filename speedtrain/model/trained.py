@@ -1,0 +1,143 @@
+"""The trained classifier, for a person to use."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speedtrain.data.photograph import Fit
+from speedtrain.data.photographs import Progress, Reading
+from speedtrain.data.source import data_error
+from speedtrain.data.stream import ImageStream, Part, open_images
+from speedtrain.model.inference import Predictor
+from speedtrain.model.predictions import Prediction, Predictions
+from speedtrain.network.classifier import Classifier
+from tricks import Trick
+
+
+class TrainedModel:
+    """A trained classifier: `load(run)` gives it.
+
+    It may be used from several threads at once.
+
+    Args:
+        classifier: the network with its weights, in evaluation mode, on the device that predicts.
+        tricks: of its training; some of them act on predictions.
+        classes: names of the classes, in the order of the outputs.
+        reading: how its training images were brought to their side.
+        facts: what is stored with the weights.
+
+    Attributes:
+        network: normalised images float [N, 3, side, side] → logits [N, K]; without test-time augmentation.
+        classes: names of the K classes.
+        side: of the images that the network sees, in pixels.
+        fit: what becomes of an image that is not square: crop, pad or squash.
+        device: where it predicts.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        tricks: Sequence[Trick],
+        classes: tuple[str, ...],
+        reading: Reading,
+        facts: Mapping[str, Any],
+    ) -> None:
+        assert reading.side is not None
+        self.classifier, self.tricks, self.classes, self.facts = classifier, tricks, classes, facts
+        self.side: int = reading.side
+        self.fit: Fit = reading.fit
+        self.pixel_max = reading.pixel_max
+        self.device = classifier.mean.device
+        self._reading = reading
+
+    @property
+    def network(self) -> nn.Module:
+        """Normalised images float [N, 3, side, side] → logits [N, K]."""
+        return self.classifier.network
+
+    def preprocess(self, images: Any) -> Tensor:
+        """Images → what the network takes: float [N, 3, side, side], normalised, on the model's device.
+
+        Args:
+            images: one or several, as for `predict`.
+
+        Raises:
+            UserError: as for `predict`, or a file cannot be read.
+        """
+        parts = []
+        for part in open_images(images, self._reading).parts:
+            _refuse_problems(part)
+            parts.append(self.classifier.normalise(torch.tensor(part.images, device=self.device)))
+        return torch.cat(parts) if parts else torch.empty(0, 3, self.side, self.side, device=self.device)
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        augmented: bool = True,
+        exact: bool = False,
+        progress: Progress | None = None,
+    ) -> Prediction | Predictions:
+        """Says what images show, exactly as the score of the run was made.
+
+        An image is brought to the network's side as the training images were: turned upright, fitted, normalised.
+        Memory does not grow with the number of images, except for their probabilities.
+
+        Args:
+            images: one image: the path of a file, a PIL image, or an array uint8 [H, W, C] or [H, W]. Or several: the
+                path of a folder or an `.npz`, an array [N, H, W, C] or [N, H, W], or anything that gives single images
+                one after another, such as a list, a column of a data frame or a generator. C is 1 or 3.
+            augmented: by the average over several views of each image, if the run was scored so. Default: True.
+            exact: in full precision only. Default: False: in the fastest precision of this device, where it agrees with
+                full precision on a sample; see `speedtrain.model.inference`.
+            progress: is called with the number of images predicted and their total, where that is known. Default: none.
+
+        Returns:
+            A `Prediction` of one image, `Predictions` of several. Files among several that cannot be read are marked
+            there, and have no prediction.
+
+        Raises:
+            UserError: `images` is none of these, or it is one file that cannot be read.
+        """
+        predictor = Predictor(self.classifier, self.tricks, self.device, augmented=augmented, exact=exact)
+        stream = open_images(images, self._reading)
+        rows, files, problems = [np.empty((0, len(self.classes)), np.float32)], list[str | None](), dict[int, str]()
+        for part in stream.parts:
+            if stream.single:
+                _refuse_problems(part)
+            done = len(files)
+            answers = np.full((len(part.names), len(self.classes)), np.nan, np.float32)
+            answers[part.readable] = self._probabilities(predictor, part, stream, done, progress)
+            rows.append(answers)
+            files += part.names
+            problems |= {done + place: why for place, why in part.problems.items()}
+            if progress and part.problems:
+                progress(len(files), stream.total or len(files))
+        predictions = Predictions(np.concatenate(rows), self.classes, files, problems, predictor.precision)
+        return predictions[0] if stream.single else predictions
+
+    def _probabilities(
+        self, predictor: Predictor, part: Part, stream: ImageStream, done: int, progress: Progress | None
+    ) -> np.ndarray:
+        """Of the readable images of a part. `done` images came before it."""
+        if not progress:
+            return predictor(part.images)
+        rows = [np.empty((0, len(self.classes)), np.float32)]
+        for images in _slices(part.images, 4 * predictor.batch_size(self.side)):
+            rows.append(predictor(images))
+            done += len(images)
+            progress(done, stream.total or done)
+        return np.concatenate(rows)
+
+
+def _slices(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for first in range(0, len(images), size):
+        yield images[first : first + size]
+
+
+def _refuse_problems(part: Part) -> None:
+    for place, why in part.problems.items():
+        raise data_error(part.names[place], f"cannot be read as an image ({why})")

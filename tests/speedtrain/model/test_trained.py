@@ -1,0 +1,245 @@
+"""The trained model in a person's hands: every form of images, as training saw them, and what cannot be read."""
+
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from labelled_images import error_of, save_folder, save_npz, some_images
+from PIL import Image
+
+from speedtrain import load
+from speedtrain.data import load_images
+from speedtrain.data.stream import PART
+from speedtrain.model import inference
+from speedtrain.model.predictions import Prediction, Predictions
+from speedtrain.model.trained import TrainedModel
+from speedtrain.model.weights import save_weights
+from speedtrain.network.classifier import build_classifier, make_tricks
+
+CLASSES = ["cat", "dog", "owl"]
+TRICKS: dict[str, dict[str, Any]] = {
+    "patch_whitening": {"eps": 0.01, "kernel": 3},
+    "celu": {"alpha": 0.3},
+    "test_time_augmentation": {"mode": "mirror+shift"},
+}
+
+
+def save_model(path: Path, side: int = 32, fit: str = "crop") -> Path:
+    """A weights file as a run saves it, of a network that answers differently for different images."""
+    torch.manual_seed(0)
+    images = torch.tensor(some_images(64, side, side, 3))
+    classifier = build_classifier("resnet9", 3, 4, 20.0, make_tricks(TRICKS), images, side)
+    network = {"model": "resnet9", "width": 4, "head_scale": 20.0, "tricks": TRICKS}
+    facts = {"classes": CLASSES, "network": network, "images": {"side": side, "fit": fit, "pixel_max": "auto"}}
+    save_weights(path, classifier.state_dict(), facts)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    return load(save_model(tmp_path_factory.mktemp("model") / "copied.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five images that are not square, the third of which is damaged."""
+    folder = save_folder(tmp_path_factory.mktemp("photographs"), {"new": some_images(5, 40, 50, 3)}) / "new"
+    (folder / "0002.png").write_bytes((folder / "0002.png").read_bytes()[:200])
+    return folder
+
+
+def several(answer: Prediction | Predictions) -> Predictions:
+    assert isinstance(answer, Predictions)
+    return answer
+
+
+def one(answer: Prediction | Predictions) -> Prediction:
+    assert isinstance(answer, Prediction)
+    return answer
+
+
+def by_hand(model: TrainedModel, images: np.ndarray) -> np.ndarray:
+    """Of images [N, side, side, 3], from the parts that a person's own code would use, view by view."""
+    with torch.inference_mode():
+        x = model.preprocess(images)
+        pad = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+        side = x.shape[-1]
+        views = [(x, 1 / 2), (pad[..., :side, :side], 1 / 4), (pad[..., 2:, 2:], 1 / 4)]
+        logits = sum(share * (model.network(v) + model.network(v.flip(3))) / 2 for v, share in views)
+        assert isinstance(logits, torch.Tensor)
+        return logits.softmax(1).numpy()
+
+
+def test_as_its_parts_by_hand(model: TrainedModel) -> None:
+    images = some_images(70, 32, 32, 3)
+    answer = several(model.predict(images))
+    assert np.ptp(answer.probabilities, axis=0).max() > 0.05  # the images differ, and their answers do
+    np.testing.assert_allclose(answer.probabilities, by_hand(model, images), atol=1e-4)
+    np.testing.assert_allclose(model.predict(images, exact=True).probabilities, by_hand(model, images), atol=1e-6)
+    plain = several(model.predict(images, augmented=False))
+    with torch.inference_mode():
+        logits = model.network(model.preprocess(images))
+    np.testing.assert_allclose(plain.probabilities, logits.softmax(1).numpy(), atol=1e-4)
+    assert answer.labels == [CLASSES[best] for best in answer.probabilities.argmax(1)]
+
+
+def test_every_form_of_the_same_images(model: TrainedModel, tmp_path: Path) -> None:
+    images = some_images(4, 40, 50, 3)
+    folder = save_folder(tmp_path, {"few": images}) / "few"
+    paths = sorted(folder.iterdir())
+    expected = by_hand(model, load_images(folder)[0])
+    frame = pd.DataFrame({"image": [str(path) for path in paths]})
+
+    def generator() -> Iterator[Any]:
+        yield paths[0]
+        yield Image.fromarray(images[1])
+        yield images[2]
+        yield str(paths[3])
+
+    forms: dict[str, Any] = {
+        "folder": folder,
+        "class folders": str(tmp_path),
+        "npz": save_npz(tmp_path / "few.npz", images=images),
+        "paths": paths,
+        "strings": tuple(map(str, paths)),
+        "array": images,
+        "list of arrays": list(images),
+        "floats": (images / 255).astype(np.float32),
+        "wide": images.astype(np.uint16) * 257,
+        "PIL": [Image.fromarray(image) for image in images],
+        "column": frame["image"],
+        "mixture": generator(),
+        "tensor": torch.tensor(images),
+    }
+    for name, form in forms.items():
+        atol = 0.02 if name == "wide" else 1e-5  # 257 v is rounded anew
+        np.testing.assert_allclose(several(model.predict(form)).probabilities, expected, atol=atol, err_msg=name)
+    singles: dict[str, Any] = {"path": str(paths[3]), "PIL": Image.fromarray(images[3]), "array": images[3]}
+    for name, form in singles.items():
+        np.testing.assert_allclose(one(model.predict(form)).probabilities, expected[3], atol=1e-5, err_msg=name)
+    assert several(model.predict(folder)).files == [path.name for path in paths]
+    assert several(model.predict(tmp_path)).files == [f"few/{path.name}" for path in paths]
+    assert several(model.predict(paths)).files == [path.as_posix() for path in paths]
+    assert one(model.predict(paths[1])).file == paths[1].name
+    grey = some_images(2, 40, 50)
+    np.testing.assert_allclose(
+        one(model.predict(grey[0])).probabilities, several(model.predict(grey)).probabilities[0], atol=1e-5
+    )
+    assert len(several(model.predict(images[:0]))) == len(several(model.predict([]))) == 0
+
+
+def test_unreadable_files_are_marked_in_their_place(model: TrainedModel, photographs: Path) -> None:
+    answer = several(model.predict(photographs))
+    assert [prediction.problem is None for prediction in answer] == [True, True, False, True, True]
+    assert list(answer.problems) == [2]
+    assert np.isnan(answer.probabilities[2]).all()
+    assert not np.isnan(answer.probabilities[[0, 1, 3, 4]]).any()
+    again = several(model.predict(sorted(photographs.iterdir(), reverse=True)))
+    np.testing.assert_allclose(again.probabilities[::-1], answer.probabilities, atol=1e-6)
+    error = error_of(model.predict, photographs / "0002.png")
+    assert "0002.png: cannot be read as an image" in error
+    assert "0002.png: cannot be read as an image" in error_of(model.preprocess, photographs)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_images_are_fitted_as_in_training(tmp_path: Path, fit: Any) -> None:
+    model = load(save_model(tmp_path / "w.safetensors", 48, fit))
+    folder = save_folder(tmp_path / "images", {"a": some_images(2, 90, 60, 3)}) / "a"
+    expected = load_images(folder, side=48, fit=fit)[0]
+    np.testing.assert_allclose(
+        model.preprocess(folder).numpy(), model.classifier.normalise(torch.tensor(expected)).numpy(), atol=1e-6
+    )
+
+
+def test_large_sets_come_in_parts(model: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speedtrain.data.stream.PART", 100)
+    images = some_images(430, 32, 32, 3)
+    counts: list[tuple[int, int]] = []
+    answer = several(model.predict(images, progress=lambda done, total: counts.append((done, total))))
+    np.testing.assert_allclose(answer.probabilities, by_hand(model, images), atol=1e-4)
+    assert counts[-1] == (430, 430)
+    assert counts == sorted(counts)
+    answer = several(model.predict(iter(list(images)), progress=lambda done, total: counts.append((done, total))))
+    np.testing.assert_allclose(answer.probabilities, by_hand(model, images), atol=1e-4)
+    assert counts[-1] == (430, 430)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(model: TrainedModel) -> None:
+    """Of a generator of images, each of which takes 3 KiB."""
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        answer = several(model.predict((np.zeros((32, 32, 3), np.uint8) for _ in range(count)), augmented=False))
+        assert len(answer) == count
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return taken
+
+    assert peak(6 * PART) < peak(3 * PART) + 2 * PART * 1024
+
+
+def test_from_several_threads_at_once(model: TrainedModel, photographs: Path) -> None:
+    images = some_images(80, 32, 32, 3)
+    expected, of_files = model.predict(images).probabilities, model.predict(photographs).probabilities
+    limit = Image.MAX_IMAGE_PIXELS
+    with ThreadPoolExecutor(6) as pool:
+        arrays = [pool.submit(model.predict, images) for _ in range(6)]
+        files = [pool.submit(model.predict, photographs) for _ in range(6)]
+        for future in arrays:
+            np.testing.assert_allclose(future.result().probabilities, expected, atol=1e-6)
+        for future in files:
+            np.testing.assert_allclose(future.result().probabilities, of_files, atol=1e-6)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_quick_way_that_disagrees_is_not_taken(model: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = some_images(80, 32, 32, 3)
+    exact = model.predict(images, exact=True).probabilities
+    monkeypatch.setattr(inference, "fastest_precision", lambda device: "bf16")
+    answer = several(model.predict(images))
+    assert answer.precision == "bf16"
+    assert 0 < np.abs(answer.probabilities - exact).max() < inference.BOUNDS["bf16"] + 0.01
+    assert several(model.predict(images, exact=True)).precision == "fp32"
+    assert several(model.predict(images[: inference.SAMPLE - 1])).precision == "fp32"  # too few to compare
+
+    monkeypatch.setitem(inference.BOUNDS, "bf16", 1e-7)
+    assert several(model.predict(images)).precision == "fp32"
+
+    def broken(network: torch.nn.Module) -> torch.nn.Module:
+        return torch.nn.Sequential(network, torch.nn.Softmax(1))
+
+    monkeypatch.setattr(inference, "fold_norms", broken)
+    answer = several(model.predict(images))
+    np.testing.assert_array_equal(answer.probabilities, exact)
+
+
+def test_what_cannot_be_predicted(model: TrainedModel, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"image": ["a.png"], "label": ["cat"]})
+    cases: list[tuple[Any, str]] = [
+        (17, "images is a int"),
+        (frame, "a whole table given"),
+        (tmp_path / "nowhere.png", "no such file"),
+        ([some_images(1, 8, 8, 3)[0], 5], "image 1 is int64"),
+        ([some_images(1, 8, 8, 3)[0].astype(np.float32)], "image 0 is float32"),
+        (np.zeros((2, 8, 8, 4), np.uint8), "4 channels"),
+        ([tmp_path], "a folder among files"),
+        (tmp_path, "no images in this folder"),
+    ]
+    for images, expected in cases:
+        assert expected in error_of(model.predict, images)
+
+
+def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+    assert "there is no weights.safetensors" in error_of(load, tmp_path)
+    assert "there is no weights.safetensors" in error_of(load, tmp_path / "none.safetensors")
+    path = save_model(tmp_path / "w.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "not a readable weights file" in error_of(load, path)
+    save_weights(path, {"a": torch.zeros(1)}, {"classes": CLASSES})
+    assert "not the weights of a run" in error_of(load, path)
