@@ -18,6 +18,7 @@ from speedtrain.ablation import commands as ablation
 from speedtrain.ablation import options as ablation_options
 from speedtrain.config import DATA_SETS, nearest
 from speedtrain.errors import UserError
+from speedtrain.export.commands import add_export_options, export_command
 from speedtrain.judge import cli as judging
 from speedtrain.run import commands as running
 from speedtrain.run.commands import print_line
@@ -28,6 +29,7 @@ VERBS = {
     "tricks": "list every trick: what it does, stage, defaults, paper",
     "plan": "show what a run would do on this machine, and why, without training",
     "predict": "predict images with a run's weights",
+    "export": "write a run's model for other programs: ONNX, torch.export, or a web page",
     "replay": "train again by a run's log of the clock, to the same weights",
     "ablate": "measure what each trick is worth, with paired seeds and intervals",
     "tune": "search hyperparameters on a holdout, and confirm the winner on fresh seeds",
@@ -91,6 +93,7 @@ def build_parser() -> ArgumentParser:
     replay.add_argument("--run", metavar="DIR", required=True, help="run directory to repeat")
     replay.add_argument("--out", metavar="DIR", help="run directory for the repetition (default: a new one in runs/)")
     replay.add_argument("--quiet", action="store_true", help="show no progress")
+    add_export_options(parsers["export"])
     _add_package_options(parsers["package"])
     judging.add_options(parsers)
     for verb, help in VERBS.items():
@@ -318,13 +321,14 @@ def _tricks(options: Namespace) -> int:
     return 0
 
 
-_TRAINING = ("train", "replay", "predict", "plan", "ablate", "tune", "curve", "bench")
+_TRAINING = ("train", "replay", "predict", "export", "plan", "ablate", "tune", "curve", "bench")
 """Commands that need Lightning. They import it without the packages that it would import and nothing uses."""
 
 _COMMANDS = {
     "train": _train,
     "replay": running.replay_command,
     "predict": running.predict_command,
+    "export": export_command,
     "plan": _plan,
     "tricks": _tricks,
     "ablate": _ablate,

@@ -19,7 +19,7 @@ LAYERS = (
     ("model",),
     ("training",),
     ("run",),
-    ("submission",),
+    ("export", "submission"),
     ("ablation", "bench", "judge"),
     ("cli",),
     ("__main__",),

@@ -43,13 +43,23 @@ class JoinedConv2d(nn.Sequential):
     """
 
     def forward(self, images: Tensor) -> Tensor:
+        fixed, _ = self
+        assert isinstance(fixed, WhiteningConv2d)
+        return F.conv2d(F.pad(images, fixed.padding), self._product(), stride=fixed.stride)
+
+    def joined(self) -> WhiteningConv2d:
+        """One convolution that computes the same, for a network that is not trained any more."""
+        fixed, _ = self
+        assert isinstance(fixed, WhiteningConv2d)
+        return WhiteningConv2d(self._product().detach(), fixed.stride, fixed.padding)
+
+    def _product(self) -> Tensor:
         fixed, learned = self
         assert isinstance(fixed, WhiteningConv2d)
         assert isinstance(learned, nn.Conv2d)
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(fixed.weight.device.type, enabled=False):
             weight = learned.weight.flatten(1) @ fixed.weight.flatten(1)
-        weight = weight.view(-1, *fixed.weight.shape[1:])
-        return F.conv2d(F.pad(images, fixed.padding), weight, stride=fixed.stride)
+        return weight.view(-1, *fixed.weight.shape[1:])
 
 
 @dataclass

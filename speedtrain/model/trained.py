@@ -67,11 +67,15 @@ class TrainedModel:
         Raises:
             UserError: as for `predict`, or a file cannot be read.
         """
-        parts = []
+        return self.classifier.normalise(torch.tensor(self.read(images), device=self.device))
+
+    def read(self, images: Any) -> np.ndarray:
+        """Images → uint8 [N, side, side, 3], as training saw them; arguments and errors as for `preprocess`."""
+        parts = [np.empty((0, self.side, self.side, 3), np.uint8)]
         for part in open_images(images, self._reading).parts:
             _refuse_problems(part)
-            parts.append(self.classifier.normalise(torch.tensor(part.images, device=self.device)))
-        return torch.cat(parts) if parts else torch.empty(0, 3, self.side, self.side, device=self.device)
+            parts.append(part.images)
+        return np.concatenate(parts)
 
     def predict(
         self,

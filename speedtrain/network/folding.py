@@ -5,6 +5,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from tricks.patch_whitening import JoinedConv2d
+from tricks.surgery import replace_modules
+
 
 @torch.no_grad()
 def fold_norms(network: nn.Module) -> nn.Module:
@@ -14,9 +17,12 @@ def fold_norms(network: nn.Module) -> nn.Module:
     of the convolution that gives x: the filters are multiplied by s, and b becomes the bias. A max-pool may stand
     between the two where no s is negative, since then it chooses the same positions.
 
+    Patch whitening's pair of convolutions becomes one where it is computed as one.
+
     Only norms in an `nn.Sequential` are folded. Others, and those of another class than `nn.BatchNorm2d`, stay.
     """
     folded = copy.deepcopy(network).eval()
+    folded = replace_modules(folded, {m: m.joined() for m in folded.modules() if isinstance(m, JoinedConv2d)})
     for chain in folded.modules():
         if type(chain) is nn.Sequential:
             for place, norm in enumerate(chain):

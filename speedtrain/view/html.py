@@ -131,12 +131,22 @@ def page(title: str, *sections: Html, style: str = "") -> str:
     Args:
         style: CSS beside the common one.
     """
-    sorts = any('class="sortable"' in part for part in sections)
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    script = Html()
-    if sorts:
-        policy += f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(_SORT.encode()).digest()).decode()}'"
-        script = tag("script", _SORT)
+    if not any('class="sortable"' in part for part in sections):
+        return document(title, *sections, style=style, policy="img-src data:")
+    digest = base64.b64encode(hashlib.sha256(_SORT.encode()).digest()).decode()
+    policy = f"img-src data:; script-src 'sha256-{digest}'"
+    return document(title, *sections, style=style, policy=policy, script=tag("script", _SORT))
+
+
+def document(title: str, *sections: Html, style: str, policy: str, script: Html = Html()) -> str:  # noqa: B008
+    """A whole document.
+
+    Args:
+        style: CSS beside the common one.
+        policy: what its content may do; nothing else is allowed but to be styled.
+        script: what follows the sections. Default: nothing.
+    """
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; {policy}"
     meta = Html(
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'

@@ -12,6 +12,7 @@ import pytest
 import torch
 from labelled_images import error_of, save_folder, save_npz, some_images
 from PIL import Image
+from small_model import CLASSES, save_model
 
 from speedtrain import load
 from speedtrain.data import load_images
@@ -20,25 +21,6 @@ from speedtrain.model import inference
 from speedtrain.model.predictions import Prediction, Predictions
 from speedtrain.model.trained import TrainedModel
 from speedtrain.model.weights import save_weights
-from speedtrain.network.classifier import build_classifier, make_tricks
-
-CLASSES = ["cat", "dog", "owl"]
-TRICKS: dict[str, dict[str, Any]] = {
-    "patch_whitening": {"eps": 0.01, "kernel": 3},
-    "celu": {"alpha": 0.3},
-    "test_time_augmentation": {"mode": "mirror+shift"},
-}
-
-
-def save_model(path: Path, side: int = 32, fit: str = "crop") -> Path:
-    """A weights file as a run saves it, of a network that answers differently for different images."""
-    torch.manual_seed(0)
-    images = torch.tensor(some_images(64, side, side, 3))
-    classifier = build_classifier("resnet9", 3, 4, 20.0, make_tricks(TRICKS), images, side)
-    network = {"model": "resnet9", "width": 4, "head_scale": 20.0, "tricks": TRICKS}
-    facts = {"classes": CLASSES, "network": network, "images": {"side": side, "fit": fit, "pixel_max": "auto"}}
-    save_weights(path, classifier.state_dict(), facts)
-    return path
 
 
 @pytest.fixture(scope="module")

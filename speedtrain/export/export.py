@@ -1,0 +1,172 @@
+"""A run → a file for other programs, once it has been run beside the model that it came from."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from speedtrain.config import resolve
+from speedtrain.data.configured import load_configured
+from speedtrain.data.photographs import Progress
+from speedtrain.errors import UserError
+from speedtrain.export.formats import Run, run_onnx, run_torch, write_onnx, write_torch
+from speedtrain.export.page import find_runtime, write_page
+from speedtrain.export.program import export_program, metadata
+from speedtrain.machine import available_cores
+from speedtrain.model.load import load
+from speedtrain.model.predictions import Predictions
+from speedtrain.model.trained import TrainedModel
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "html": ".html"}
+"""Format → suffix of its files."""
+BOUND = 1e-4
+"""The largest difference of a probability that passes."""
+TRIED = 500
+"""Images that a file is tried on, at the most."""
+BATCH = 50
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The file beside the model, on the same images, one image being the same computation in both.
+
+    Attributes:
+        images: how many.
+        difference: the largest one of a probability.
+        labels_differ: how many images get another class.
+        milliseconds: per image, of the file in its own runtime, in batches of 50.
+        own_milliseconds: per image, of the model in full precision, in batches of the same size.
+    """
+
+    images: int
+    difference: float
+    labels_differ: int
+    milliseconds: float
+    own_milliseconds: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the file stands for the model."""
+        return self.difference <= BOUND and not self.labels_differ
+
+
+def export(
+    run: str | Path,
+    format: str,
+    out: str | Path | None = None,
+    *,
+    augmented: bool = False,
+    images: str | Path | None = None,
+    runtime: str | Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Path, Proof]:
+    """Writes a run's model as a file for other programs: `python -m speedtrain export`.
+
+    The file takes images uint8 [N, side, side, 3], any number of them, and gives probabilities [N, K]. It is written
+    only if it answers as the model does, on real images.
+
+    Args:
+        run: the run's directory, or its weights file.
+        format: `onnx`; `torch`, a program of `torch.export`; or `html`, a page with the ONNX file and a runtime in it.
+        out: file to write; its old content is replaced. Default: `model` with the format's suffix, beside the weights.
+        augmented: whether test-time augmentation is part of it: as accurate as the run's score, several times the
+            work. Default: no.
+        images: what to try it on, in any form that `TrainedModel.predict` takes. Default: the run's test images.
+        runtime: of a page, the folder of the npm package `onnxruntime-web`. Default: in `node_modules` here or above.
+        progress: is called while test images are read. Default: none.
+
+    Returns:
+        The file, and how it compares with the model.
+
+    Raises:
+        UserError: not a run, no images to try it on, a package is missing, the file cannot be written, or it does not
+            answer as the model does.
+    """
+    if format not in SUFFIXES:
+        raise UserError(f"--format {format}: there is {', '.join(SUFFIXES)}")
+    run = Path(run)
+    model = load(run, device="cpu")
+    path = Path(out) if out is not None else (run if run.is_dir() else run.parent) / f"model{SUFFIXES[format]}"
+    if path.suffix != SUFFIXES[format]:
+        raise UserError(f"--out {out}: a file of format {format} is called {SUFFIXES[format]}; name it so")
+    web = find_runtime(runtime) if format == "html" else None
+    tried = _images(model, run, images, progress)
+    torch.set_num_threads(available_cores())
+    program, facts = export_program(model, augmented), metadata(model, augmented)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+            written = Path(folder, path.name)
+            if format == "torch":
+                write_torch(program, written, facts)
+                proof = prove(model, run_torch(written), tried, augmented)
+            else:
+                onnx = written.with_suffix(".onnx")
+                write_onnx(program, onnx, facts)
+                proof = prove(model, run_onnx(onnx), tried, augmented)
+                if web is not None:
+                    write_page(written, model, onnx.read_bytes(), web)
+            if not proof.passes:
+                classes = f"{proof.labels_differ} of {proof.images} images get another class"
+                what = f"{classes}, probabilities differ by up to {proof.difference:.1e}"
+                raise UserError(f"{path}: not written, since it does not answer as the model does: {what}")
+            os.replace(written, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    return path, proof
+
+
+def prove(model: TrainedModel, run: Run, images: np.ndarray, augmented: bool) -> Proof:
+    """Runs a file beside the model.
+
+    Args:
+        model: in full precision.
+        run: runs the file.
+        images: uint8 [N, side, side, 3].
+        augmented: whether the file has test-time augmentation in it.
+    """
+
+    def own(some: np.ndarray) -> np.ndarray:
+        answer = model.predict(some, augmented=augmented, exact=True)
+        assert isinstance(answer, Predictions)
+        return answer.probabilities
+
+    theirs, milliseconds = _timed(run, images)
+    ours, own_milliseconds = _timed(own, images)
+    return Proof(
+        images=len(images),
+        difference=float(np.abs(theirs - ours).max()),
+        labels_differ=int((theirs.argmax(1) != ours.argmax(1)).sum()),
+        milliseconds=milliseconds,
+        own_milliseconds=own_milliseconds,
+    )
+
+
+def _timed(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> tuple[np.ndarray, float]:
+    """The answers, and milliseconds per image."""
+    run(images[:BATCH])  # the first one makes kernels and takes memory
+    started = time.monotonic()
+    answers = [run(images[first : first + BATCH]) for first in range(0, len(images), BATCH)]
+    return np.concatenate(answers), 1000 * (time.monotonic() - started) / len(images)
+
+
+def _images(model: TrainedModel, run: Path, images: Any, progress: Progress | None) -> np.ndarray:
+    """Images to try a file on, uint8 [N, side, side, 3], evenly spaced among those that there are."""
+    if images is not None:
+        found = model.read(images)
+    elif not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no config.yaml beside it that names test images; give --images to try the file on")
+    else:
+        try:
+            config = resolve(recipe=run / "config.yaml")
+            found = load_configured(config, progress=progress).test.images
+        except UserError as error:
+            raise UserError(f"{error} (or give --images to try the file on)") from None
+    if not len(found):
+        raise UserError("--images: there are none to try the file on")
+    return found[np.unique(np.linspace(0, len(found) - 1, TRIED).astype(int))]

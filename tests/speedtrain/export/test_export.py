@@ -1,0 +1,142 @@
+"""Exported files in their own runtimes, beside the model that they came from."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from labelled_images import error_of, save_folder, save_npz, some_images
+from small_model import CLASSES, TRICKS, save_model
+
+from speedtrain import load
+from speedtrain.cli import main
+from speedtrain.export import export as exporting
+from speedtrain.export.export import export
+from speedtrain.model.trained import TrainedModel
+
+README = Path(__file__).parents[3] / "docs/model.md"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("run") / "weights.safetensors", fit="pad")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_npz(tmp_path_factory.mktemp("images") / "images.npz", images=some_images(60, 32, 32, 3))
+
+
+@pytest.fixture(scope="module")
+def onnx(weights: Path, images: Path) -> Path:
+    return export(weights, "onnx", images=images)[0]
+
+
+def expected(model: TrainedModel, images: np.ndarray, augmented: bool) -> np.ndarray:
+    return model.predict(images, augmented=augmented, exact=True).probabilities
+
+
+def check_onnx(path: Path, model: TrainedModel, augmented: bool) -> onnxruntime.InferenceSession:
+    session = onnxruntime.InferenceSession(path)
+    for count in (1, 7):
+        some = some_images(count, model.side, model.side, 3, seed=count)
+        (answer,) = session.run(["probabilities"], {"images": some})
+        np.testing.assert_allclose(answer, expected(model, some, augmented), atol=1e-5)
+    return session
+
+
+def test_onnx(onnx: Path, weights: Path) -> None:
+    assert onnx == weights.with_name("model.onnx")
+    session = check_onnx(onnx, load(weights), augmented=False)
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    assert taken.type == "tensor(uint8)"
+    assert taken.shape[1:] == [32, 32, 3]
+    assert isinstance(taken.shape[0], str)  # any number
+    assert given.shape[1] == 3
+    facts = {name: json.loads(fact) for name, fact in session.get_modelmeta().custom_metadata_map.items()}
+    assert facts["classes"] == CLASSES
+    assert (facts["side"], facts["fit"], facts["augmented"]) == (32, "pad", False)
+    assert facts["network"]["tricks"] == TRICKS
+
+
+def test_onnx_with_augmentation_of_large_images(tmp_path: Path) -> None:
+    weights = save_model(tmp_path / "weights.safetensors", 130, tta="mirror")
+    path, proof = export(weights, "onnx", tmp_path / "m.onnx", augmented=True, images=save_photographs(tmp_path))
+    check_onnx(path, load(weights), augmented=True)
+    assert proof.images == 3
+    assert proof.difference < 1e-5
+    assert proof.labels_differ == 0
+
+
+def save_photographs(folder: Path) -> Path:
+    return save_folder(folder / "photographs", {"a": some_images(3, 150, 200, 3)})
+
+
+def test_timm(tmp_path: Path, images: Path) -> None:
+    weights = save_model(tmp_path / "weights.safetensors", model="timm:resnet10t")
+    check_onnx(export(weights, "onnx", images=images)[0], load(weights), augmented=False)
+
+
+def test_torch(weights: Path, images: Path, tmp_path: Path) -> None:
+    path, _ = export(weights, "torch", tmp_path / "m.pt2", images=images)
+    facts = {"speedtrain.json": ""}
+    network = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=facts).module()
+    some = some_images(5, 32, 32, 3)
+    with torch.no_grad():
+        answer = network(torch.tensor(some)).numpy()
+    np.testing.assert_allclose(answer, expected(load(weights), some, False), atol=1e-5)
+    assert json.loads(facts["speedtrain.json"])["classes"] == CLASSES
+    assert path.stat().st_size < 2 * weights.stat().st_size + 200_000  # the network is in it once
+
+
+def test_the_lines_of_the_documentation_run_without_torch(onnx: Path, tmp_path: Path) -> None:
+    """As a person types them: with onnxruntime, numpy and Pillow alone."""
+    text = README.read_text(encoding="utf-8")
+    start = text.index("```python\nimport json") + len("```python\n")
+    lines = text[start : text.index("```", start)]
+    (tmp_path / "model.onnx").write_bytes(onnx.read_bytes())
+    photograph = next((save_folder(tmp_path, {"a": some_images(1, 32, 32, 3)}) / "a").iterdir())
+    photograph.rename(tmp_path / "photo.jpg")  # a PNG: programs go by the content
+    block = "import sys\nsys.modules |= dict.fromkeys(['torch', 'speedtrain', 'tricks', 'timing'])\n"
+    command = [sys.executable, "-c", block + lines]
+    seen = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    label, probability = seen.split()
+    model = load(onnx.with_name("weights.safetensors"))
+    answer = model.predict(tmp_path / "photo.jpg", augmented=False)
+    assert answer.top(1) == [(label, pytest.approx(float(probability), abs=1e-3))]
+
+
+def test_a_file_that_answers_otherwise_is_not_written(
+    weights: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.pt2"
+    path.write_text("before")
+
+    def wrong(file: Path) -> Any:
+        return lambda some: np.roll(expected(load(weights), some, False), 1, axis=1)
+
+    monkeypatch.setattr(exporting, "run_torch", wrong)
+    error = error_of(export, weights, "torch", path, images=images)
+    assert "not written, since it does not answer as the model does" in error
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bad_input(weights: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--format tflite: there is onnx, torch, html" in error_of(export, weights, "tflite")
+    assert "name it so" in error_of(export, weights, "onnx", tmp_path / "m.pt2", images=images)
+    assert "give --images" in error_of(export, weights, "torch")
+    assert "cannot be written" in error_of(export, weights, "torch", tmp_path / "no" / "m.pt2", images=images)
+    monkeypatch.chdir(tmp_path)
+    assert "npm install onnxruntime-web" in error_of(export, weights, "html", images=images)
+    error = error_of(export, weights, "html", images=images, runtime=tmp_path)
+    assert "not the npm package onnxruntime-web" in error
+    monkeypatch.setattr("speedtrain.export.formats.find_spec", lambda name: None)
+    assert 'pip install "speedtrain[export]"' in error_of(export, weights, "onnx", tmp_path / "m.onnx", images=images)
+    assert main(["export", "--run", "nowhere", "--format", "onnx"]) == 2
