@@ -51,8 +51,8 @@ def train(
         options: other keys of `Config`: per_class, seed, device, threads, model, …
 
     Returns:
-        What `result.json` holds, and `out`, the run directory. A run that failed has the `status` `failed`, an
-        `error` and None for `accuracy`.
+        A dictionary: what `result.json` holds, and `out`, the run directory. A run that failed has the `status`
+        `failed`, an `error` and None for `accuracy`. Its method `model()` loads the trained model.
 
     Raises:
         UserError: bad input, before the clock starts.
@@ -106,4 +106,5 @@ def replay(run: Path, out: str | Path | None = None, *, quiet: bool = True) -> R
     saved = load_weights(run / "weights.safetensors")[0]
     again = load_weights(weights)[0] if weights.exists() else {}
     same = saved.keys() == again.keys() and all(torch.equal(saved[name], again[name]) for name in saved)
-    return {**result, "identical_weights": same}
+    result["identical_weights"] = same
+    return result

@@ -14,6 +14,7 @@ from speedtrain.run.directory import may_fail
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import WorkerProcess
 from speedtrain.run.mirrors import notes_on_guesses
+from speedtrain.run.model_card import write_model_card
 from speedtrain.run.progress import Display
 from speedtrain.run.report import write_report
 from speedtrain.run.result import Result, add_score, conclude, describe, warning_of_short_schedule
@@ -90,7 +91,8 @@ def execute(
         result["off_clock"] = {name: round(seconds, 3) for name, seconds in off_clock.items()}
         _write_files(run, result, data, scored, display)
     display.result(result, run)
-    return {**result, "out": str(run)}
+    result["out"] = str(run)
+    return result
 
 
 def _write_files(run: Path, result: Result, data: Data, scored: Score | None, display: Display) -> None:
@@ -103,6 +105,9 @@ def _write_files(run: Path, result: Result, data: Data, scored: Score | None, di
                 write_predictions(
                     run / name, scored.probabilities, data.test.classes, data.test.files, data.test.labels
                 )
+    if scored is not None:
+        with may_fail(display):
+            write_model_card(run, result)
     with may_fail(display):
         write_report(
             run,

@@ -17,11 +17,14 @@ from speedtrain import __version__
 from speedtrain.config import Config
 from speedtrain.data import Data, Images
 from speedtrain.machine import processor_name
+from speedtrain.model.load import load
+from speedtrain.model.trained import TrainedModel
 from speedtrain.model.weights import load_facts
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import WorkerProcess
 from speedtrain.run.scoring import Score
 from speedtrain.training.scaling_law import predict_accuracy
+from speedtrain.view.html import percent, picture, table, tag
 from timing import ExitStatus
 
 SCHEMA = 2
@@ -30,7 +33,33 @@ SCHEMA = 2
 ANNEALED = 0.8
 """Progress at which the learning rate has come down far enough."""
 
-Result = dict[str, Any]
+
+class Result(dict[str, Any]):
+    """What `result.json` holds; from `train` also `out`, the run directory. In a notebook it shows itself."""
+
+    def model(self, device: str = "auto") -> TrainedModel:
+        """The trained model; arguments and errors as for `speedtrain.load`."""
+        return load(self["out"], device=device)
+
+    def _repr_html_(self) -> str:
+        """Accuracy, curve and phases, as a notebook's output."""
+        if self["accuracy"] is None:
+            return tag("p", f"{self['status']}: {self.get('error', 'nothing was trained')}")
+        low, high = self["accuracy_interval"]
+        on = f"{self['num_test_images']} {self['accuracy_on']} images of {self['test_data']['name']}"
+        words = f"accuracy {percent(self['accuracy'])} (95 % interval {percent(low)} to {percent(high)}; {on})"
+        curve = Path(self["out"], "curve.png")
+        rows = [[name, f"{seconds:.2f}"] for name, seconds in self["phases"].items()]
+        return "".join(
+            [
+                tag("p", tag("strong", words)),
+                tag("p", f"{self['status']}: {self['epochs']:.1f} epochs, in {self['out']}"),
+                picture(curve.read_bytes(), "loss and learning rate against time", width=700) if curve.exists() else "",
+                table(f"{self['wall_seconds']:.2f} s of {self['budget_seconds']:g}", ["phase", "seconds"], rows),
+            ]
+        )
+
+
 Status = Literal["finished", "killed", "interrupted", "failed"]
 
 
@@ -73,52 +102,54 @@ def _status(worker: WorkerProcess, ended: ExitStatus) -> Status:
 def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatus, events: Sequence[str]) -> Result:
     """Everything in `result.json` that does not depend on the score; see docs/design.md for the keys."""
     sizes = len(data.train.images), len(data.train.classes), len(data.test.images)
-    return {
-        "schema": SCHEMA,
-        "status": None,
-        "budget_seconds": config.budget,
-        "wall_seconds": round(ended.wall_seconds, 3),
-        "accuracy": None,
-        "accuracy_on": "holdout" if data.test_is_holdout else "test",
-        "num_test_images": len(data.test.images),
-        "data": {
-            "name": data.train.name,
-            "num_train": len(data.train.images),
-            "num_classes": len(data.train.classes),
-            "classes": data.train.classes,
-            "class_counts": class_counts(data.train),
-            "sha256": data.train.sha256(),
-            "notes": list(data.notes),
-            "skipped": list(data.skipped),
-        },
-        "test_data": {
-            "name": data.test.name,
-            "sha256": data.test.sha256(),
-            "class_counts": class_counts(data.test),
-            "largest_class_share": max(class_counts(data.test)) / len(data.test.labels),
-        },
-        "tricks": config.tricks,
-        "plan": worker.plan,
-        "expected": predict_accuracy(config, worker.plan, *sizes, native=data.train.native),
-        "phases": _phases(worker, ended),
-        "steps": worker.last.get("step", 0),
-        "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
-        "images_seen": worker.last.get("images_seen", 0),
-        "images_per_second": _images_per_second(worker),
-        "seed": config.seed,
-        "device": _device_name(config),
-        "threads": config.threads,
-        "threads_used": worker.last.get("threads", 0.0),
-        "rollbacks": worker.last.get("rollbacks", 0),
-        "versions": {
-            "python": platform.python_version(),
-            "speedtrain": __version__,
-            **{name: metadata.version(name) for name in ("torch", "lightning", "timm", "numpy")},
-        },
-        **({"replay_of": str(worker.replay[0].parent)} if worker.replay else {}),
-        "command": " ".join(map(shlex.quote, sys.orig_argv)),
-        "events": [*events, *worker.messages],
-    }
+    return Result(
+        {
+            "schema": SCHEMA,
+            "status": None,
+            "budget_seconds": config.budget,
+            "wall_seconds": round(ended.wall_seconds, 3),
+            "accuracy": None,
+            "accuracy_on": "holdout" if data.test_is_holdout else "test",
+            "num_test_images": len(data.test.images),
+            "data": {
+                "name": data.train.name,
+                "num_train": len(data.train.images),
+                "num_classes": len(data.train.classes),
+                "classes": data.train.classes,
+                "class_counts": class_counts(data.train),
+                "sha256": data.train.sha256(),
+                "notes": list(data.notes),
+                "skipped": list(data.skipped),
+            },
+            "test_data": {
+                "name": data.test.name,
+                "sha256": data.test.sha256(),
+                "class_counts": class_counts(data.test),
+                "largest_class_share": max(class_counts(data.test)) / len(data.test.labels),
+            },
+            "tricks": config.tricks,
+            "plan": worker.plan,
+            "expected": predict_accuracy(config, worker.plan, *sizes, native=data.train.native),
+            "phases": _phases(worker, ended),
+            "steps": worker.last.get("step", 0),
+            "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
+            "images_seen": worker.last.get("images_seen", 0),
+            "images_per_second": _images_per_second(worker),
+            "seed": config.seed,
+            "device": _device_name(config),
+            "threads": config.threads,
+            "threads_used": worker.last.get("threads", 0.0),
+            "rollbacks": worker.last.get("rollbacks", 0),
+            "versions": {
+                "python": platform.python_version(),
+                "speedtrain": __version__,
+                **{name: metadata.version(name) for name in ("torch", "lightning", "timm", "numpy")},
+            },
+            **({"replay_of": str(worker.replay[0].parent)} if worker.replay else {}),
+            "command": " ".join(map(shlex.quote, sys.orig_argv)),
+            "events": [*events, *worker.messages],
+        }
+    )
 
 
 def class_counts(images: Images) -> list[int]:
@@ -130,7 +161,7 @@ def add_score(result: Result, score: Score, weights: Path) -> None:
     """Adds the accuracy and its kin, and which step's weights they are of."""
     result["accuracy"], result["accuracy_interval"] = score.accuracy, score.interval
     result["balanced_accuracy"], result["macro_f1"] = score.balanced_accuracy, score.macro_f1
-    result["scored_in"] = score.precision
+    result["class_accuracy"], result["scored_in"] = score.class_accuracy, score.precision
     facts = load_facts(weights)
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
 
@@ -144,7 +175,7 @@ def warning_of_short_schedule(result: Result) -> list[str]:
 
 def read_result(path: Path) -> Result:
     """Reads a `result.json` of this or an earlier schema; its keys are those of this one."""
-    result: Result = json.loads(path.read_text(encoding="utf-8"))
+    result = Result(json.loads(path.read_text(encoding="utf-8")))
     if result.get("schema", 1) < 2:
         result["rollbacks"] = result.pop("repairs", 0)
         phases = result.get("phases", {})

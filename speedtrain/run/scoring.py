@@ -23,6 +23,7 @@ class Score:
         balanced_accuracy: mean over the classes of the share of their images that is recognised. Classes without test
             images do not count.
         macro_f1: mean of the F1 scores of these classes.
+        class_accuracy: of each class, the share of its images that is recognised; None where it has none.
         probabilities: float32 [N, K], of the test images.
         precision: fp32, bf16 or fp16, in which they were computed.
     """
@@ -31,6 +32,7 @@ class Score:
     interval: tuple[float, float]
     balanced_accuracy: float
     macro_f1: float
+    class_accuracy: list[float | None]
     probabilities: np.ndarray
     precision: str
 
@@ -56,13 +58,16 @@ def score(weights: Path, test: Images, config: Config, progress: Progress | None
     correct = int((predicted == test.labels).sum())
     # Wilson's is sound near 0 and 1 too, unlike ± 1.96 standard errors
     interval = stats.binomtest(correct, len(predicted)).proportion_ci(method="wilson")
+    there = np.bincount(test.labels, minlength=len(test.classes)) > 0
     recall, f1 = of_each_class(test.labels, predicted, len(test.classes))
+    shares = iter(recall)
     bounds = float(interval.low), float(interval.high)
     return Score(
         accuracy=correct / len(predicted),
         interval=bounds,
         balanced_accuracy=float(recall.mean()),
         macro_f1=float(f1.mean()),
+        class_accuracy=[float(next(shares)) if has else None for has in there],
         probabilities=predictions.probabilities,
         precision=predictions.precision,
     )

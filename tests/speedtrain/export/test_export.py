@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ from speedtrain.export import export as exporting
 from speedtrain.export.export import export
 from speedtrain.model.trained import TrainedModel
 
-README = Path(__file__).parents[3] / "docs/model.md"
+PAGE = Path(__file__).parents[3] / "docs/model.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +99,9 @@ def test_torch(weights: Path, images: Path, tmp_path: Path) -> None:
 
 def test_the_lines_of_the_documentation_run_without_torch(onnx: Path, tmp_path: Path) -> None:
     """As a person types them: with onnxruntime, numpy and Pillow alone."""
-    text = README.read_text(encoding="utf-8")
-    start = text.index("```python\nimport json") + len("```python\n")
-    lines = text[start : text.index("```", start)]
+    lines = next(example for example in EXAMPLES if "onnxruntime" in example)
     (tmp_path / "model.onnx").write_bytes(onnx.read_bytes())
-    photograph = next((save_folder(tmp_path, {"a": some_images(1, 32, 32, 3)}) / "a").iterdir())
+    photograph = next((save_folder(tmp_path, {"a": some_images(1, 60, 80, 3)}) / "a").iterdir())
     photograph.rename(tmp_path / "photo.jpg")  # a PNG: programs go by the content
     block = "import sys\nsys.modules |= dict.fromkeys(['torch', 'speedtrain', 'tricks', 'timing'])\n"
     command = [sys.executable, "-c", block + lines]
@@ -110,6 +110,18 @@ def test_the_lines_of_the_documentation_run_without_torch(onnx: Path, tmp_path: 
     model = load(onnx.with_name("weights.safetensors"))
     answer = model.predict(tmp_path / "photo.jpg", augmented=False)
     assert answer.top(1) == [(label, pytest.approx(float(probability), abs=1e-3))]
+
+
+def test_the_lines_of_the_documentation_load_and_predict(weights: Path, tmp_path: Path) -> None:
+    lines = next(example for example in EXAMPLES if "from speedtrain import load" in example)
+    (tmp_path / "runs/first").mkdir(parents=True)
+    (tmp_path / "runs/first/weights.safetensors").write_bytes(weights.read_bytes())
+    (save_folder(tmp_path, {"new": some_images(3, 60, 80, 3)}) / "new" / "0002.png").rename(tmp_path / "photo.jpg")
+    command = [sys.executable, "-c", lines]
+    seen = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(seen) == 3
+    assert seen[0].startswith("[('")
+    assert [line.split()[0] for line in seen[1:]] == ["0000.png", "0001.png"]
 
 
 def test_a_file_that_answers_otherwise_is_not_written(

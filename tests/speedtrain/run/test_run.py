@@ -162,7 +162,12 @@ def test_accuracy_is_that_of_the_predictions(finished: Path) -> None:
     result = result_of(finished)
     labels = load_data("digits").test.labels
     with np.load(finished / "predictions.npz") as stored:
-        assert (stored["predicted"] == labels).mean() == pytest.approx(result["accuracy"])
+        predicted = stored["predicted"]
+    assert (predicted == labels).mean() == pytest.approx(result["accuracy"])
+    of_each = [(predicted[labels == label] == label).mean() for label in range(10)]
+    assert result["class_accuracy"] == pytest.approx(of_each)
+    card = (finished / "model_card.md").read_text()
+    assert f"**{100 * result['accuracy']:.1f}" in card
 
 
 @pytest.mark.usefixtures("warm_processes")
