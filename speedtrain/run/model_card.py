@@ -35,11 +35,11 @@ def model_card(result: Result) -> str:
     on = "images held out of the training data" if result["accuracy_on"] == "holdout" else "test images"
     images = f"{result['num_test_images']} {on}"
     lines = ["---", yaml.safe_dump(_head(result), sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
-    lines += [f"# A classifier of {data['num_classes']} classes, trained on {markdown.escape(data['name'])}", ""]
+    lines += [f"# A classifier of {data['num_classes']} classes, trained on {_code(data['name'])}", ""]
     lines += [
         f"It says which of {data['num_classes']} classes an image shows. Its accuracy is "
         f"**{percent(result['accuracy'])}** (95 % interval {percent(low)} to {percent(high)}) on {images} of "
-        f"{markdown.escape(test['name'])}. The mean over the classes is {percent(result['balanced_accuracy'])}.",
+        f"{_code(test['name'])}. The mean over the classes is {percent(result['balanced_accuracy'])}.",
         "",
         "## Use",
         "",
@@ -54,7 +54,7 @@ def model_card(result: Result) -> str:
         "",
     ]
     lines += [
-        f"{data['num_train']} training images of {markdown.escape(data['name'])} (SHA-256 of images and labels "
+        f"{data['num_train']} training images of {_code(data['name'])} (SHA-256 of images and labels "
         f"`{data['sha256']}`).",
         "",
     ]
@@ -64,7 +64,7 @@ def model_card(result: Result) -> str:
     width = f", width {plan['width']}" if plan.get("width") else ""
     lines += [
         f"From random weights, {result['wall_seconds']:.0f} s of a budget of {result['budget_seconds']:g} s, on "
-        f"{markdown.escape(result['device'])} with {result['threads']} threads: {result['epochs']:.1f} epochs of a "
+        f"{_code(result['device'])} with {result['threads']} threads: {result['epochs']:.1f} epochs of a "
         f"{plan['model']}{width}, on images of {plan.get('side', 32)} pixels a side, in {plan['precision']}. "
         f"It ended as `{result['status']}`. Tricks: {', '.join(result['tricks']) or 'none'}. Seed {result['seed']}.",
         "",
@@ -73,6 +73,11 @@ def model_card(result: Result) -> str:
     ]
     lines += [f"- {limit}" for limit in _limits(result)]
     return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    """A name as it is, in which nothing is Markdown or HTML."""
+    return f"`{' '.join(text.replace('`', ' ').split())}`"
 
 
 def _head(result: Result) -> dict[str, Any]:
