@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
+from speedtrain.bench.predictions import predictions
 from speedtrain.config import Config, resolve
 from speedtrain.data.configured import load_configured
 from speedtrain.files import write_atomic
@@ -326,9 +327,13 @@ def main(config_file: Path, plan_file: Path, out: Path) -> None:
     stages = convolutions(device, plan.precision, peak, plan.batch_size)
     send_message(f"cost of each trick at width {plan.width} …")
     costs = trick_costs(config, plan, images, labels, classes)
+    send_message("predictions …")
+    rates = {row["precision"]: row["gflops"] for row in peaks}
+    predicted = predictions(config, plan, images, classes, rates, seconds_per_call)
     send_message("the harness against a bare loop …")
     harness = overhead(config, plan, images, labels, classes)
-    measured = {"products": peaks, "convolutions": stages, "tricks": costs, "overhead": harness}
+    measured: dict[str, Any] = {"products": peaks, "convolutions": stages, "tricks": costs}
+    measured |= {"predictions": predicted, "overhead": harness}
     write_atomic(out, json.dumps({"threads": config.threads, **measured}).encode())
 
 

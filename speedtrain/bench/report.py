@@ -37,7 +37,7 @@ def write_report(out: Path, result: Mapping[str, Any]) -> None:
     write_atomic(out / "bench.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
     _draw(out / "bench.png", result)
     conditions = f"{_conditions(result)}."
-    tables = [make(result) for make in (_products, _convolutions, _tricks, _harness, _budgets)]
+    tables = [make(result) for make in (_products, _convolutions, _tricks, _harness, _budgets, _predictions)]
 
     lines = [conditions, ""]
     for table in tables:
@@ -105,6 +105,19 @@ def _harness(result: Mapping[str, Any]) -> Table:
     )
     head = ("percent", "95 % interval", "bare step (ms)")
     return Table("Harness", text, head, [[f"{cost['percent']:+.2f} %", interval, f"{cost['ms']:.1f}"]])
+
+
+def _predictions(result: Mapping[str, Any]) -> Table:
+    rows = [
+        [str(row["batch_size"]), row["way"], row["precision"], f"{row['images_per_second']:,.0f}",
+         f"{100 * row['share_of_peak']:.0f} %"]
+        for row in result["predictions"]
+    ]  # fmt: skip
+    text = (
+        "One view of each image. Exact is full precision; quick is the fastest precision that agrees with it, with the "
+        "batch norms folded into the convolutions. Test-time augmentation takes as many times as long as it has views."
+    )
+    return Table("Predictions", text, ("batch size", "way", "precision", "images/s", "share of the peak"), rows)
 
 
 def _budgets(result: Mapping[str, Any]) -> Table:

@@ -37,6 +37,7 @@ class Predictor:
         device: of the classifier.
         augmented: whether the tricks act, such as by test-time augmentation. Default: True.
         exact: compute in full precision only. Default: False.
+        batch_size: images that are computed at once. Default: as many as suit the device and their side.
 
     Attributes:
         precision: of the last images predicted: fp32, bf16 or fp16.
@@ -52,7 +53,9 @@ class Predictor:
         *,
         augmented: bool = True,
         exact: bool = False,
+        batch_size: int | None = None,
     ) -> None:
+        self._batch_size = batch_size
         self._classifier, self._device, self._exact = classifier, device, exact
         self._tricks = tricks if augmented else ()
         self._network = self._unfolded = classifier.network
@@ -61,7 +64,9 @@ class Predictor:
 
     def batch_size(self, side: int) -> int:
         """Images that are computed at once."""
-        return max(SMALLEST_BATCH, PIXELS["cpu" if self._device.type == "cpu" else "cuda"] // side**2)
+        return self._batch_size or max(
+            SMALLEST_BATCH, PIXELS["cpu" if self._device.type == "cpu" else "cuda"] // side**2
+        )
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:

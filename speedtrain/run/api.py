@@ -31,7 +31,7 @@ def train(
     without: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
-    quiet: bool = True,
+    quiet: bool | None = None,
     **options: Any,
 ) -> Result:
     """Trains a classifier inside a wall-clock budget and scores it: what `python -m speedtrain` does.
@@ -47,7 +47,7 @@ def train(
         with_tricks, without: tricks to add to the recipe's, and to remove; default: none.
         settings: dotted hyperparameter → value, as in `{"sam.rho": 0.1, "lr": 0.2}`; default: none.
         out: run directory, new or empty; default: a new one in `runs/`.
-        quiet: show no progress, only warnings, on standard error; default: yes.
+        quiet: show no progress, only warnings, on standard error; default: yes, but no in a notebook.
         options: other keys of `Config`: per_class, seed, device, threads, model, …
 
     Returns:

@@ -62,20 +62,28 @@ class _SafeStream:
             self._stream.flush()
 
 
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this program."""
+    ipython: Any = sys.modules.get("IPython")
+    return "ipykernel" in sys.modules and ipython is not None and ipython.get_ipython() is not None
+
+
 def _console(stream: TextIO | None) -> Console:
     file: Any = stream and _SafeStream(stream)
-    return Console(file=file, highlight=False, soft_wrap=True)
+    # the output of a notebook's cell does what a terminal does; Rich's own way needs another package there
+    terminal = True if in_notebook() else None
+    return Console(file=file, highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=terminal)
 
 
 class Display:
-    """The progress of the budget on standard error: a bar on a terminal, plain lines elsewhere.
+    """The progress of the budget on standard error: a bar on a terminal and in a notebook, plain lines elsewhere.
 
     Args:
-        quiet: show only warnings; default: no.
+        quiet: show only warnings. Default: no. None: yes, unless in a notebook.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool | None = False) -> None:
+        self.quiet = not in_notebook() if quiet is None else quiet
         self._console = _console(sys.stderr)
         self._bar: Progress | None = None
         self._task = TaskID(0)
@@ -152,7 +160,7 @@ class Display:
         """Shows the end: accuracy, phases, files."""
         if result.get("error") or result["accuracy"] is None:
             self.warn(f"{result['status']}: {result.get('error', 'nothing was trained')}")
-        if self.quiet:
+        if self.quiet or in_notebook():  # there the result shows itself
             return
         out = _console(sys.stdout)
         if result["accuracy"] is not None:

@@ -63,6 +63,19 @@ def test_tricks_cost_what_they_must(measured: dict) -> None:
     assert costs["muon"]["in_recipe"]
 
 
+def test_predictions_are_counted_by_hand(measured: dict) -> None:
+    rows = {(row["batch_size"], row["way"]): row for row in measured["predictions"]}
+    assert set(rows) == {(size, way) for size in (1, 32, 256) for way in ("exact", "quick")}
+    # width 8 at 32 pixels: nine convolutions of 3×3 at 32, 32, 16, 16, 16, 8, 4, 4 positions a side, and the head
+    layers = [(32, 3, 8), (32, 8, 16), (16, 16, 16), (16, 16, 16), (16, 16, 32), (8, 32, 64), (4, 64, 64), (4, 64, 64)]
+    operations = 2 * (sum(9 * side**2 * c_in * c_out for side, c_in, c_out in layers) + 64 * 10)
+    for row in rows.values():
+        assert row["gflops"] == pytest.approx(row["images_per_second"] * operations / 1e9, rel=0.05, abs=0.06)
+        peak = next(each["gflops"] for each in measured["products"] if each["precision"] == row["precision"])
+        assert row["share_of_peak"] == pytest.approx(row["gflops"] / peak, rel=0.05, abs=0.001)
+    assert {row["precision"] for (_, way), row in rows.items() if way == "exact"} == {"fp32"}
+
+
 def test_the_harness_costs_little(measured: dict) -> None:
     beyond = measured["overhead"]
     assert -50 < beyond["percent"] < 50  # short rounds on a busy machine: no claim of two percent
@@ -80,7 +93,7 @@ def test_the_report_holds_the_numbers(measured: dict, tmp_path: Path) -> None:
     run |= {"device": "cpu (mine)", "width": 8, "seconds": {"import": 4.0, "train": 15.0, "save": 0.5}}
     write_report(tmp_path, {"schema": 1, **measured, "budgets": [{**run, "train_share": 0.75}]})
     text, page = (tmp_path / "bench.md").read_text(), (tmp_path / "bench.html").read_text()
-    for text_shown in ("cpu (mine)", "75.0 %", "residual3", "| sam |", "4.00"):
+    for text_shown in ("cpu (mine)", "75.0 %", "residual3", "| sam |", "4.00", "| 256 |"):
         assert text_shown in text
         assert text_shown.strip("| ") in page
     assert json.loads((tmp_path / "bench.json").read_text())["budgets"][0]["train_share"] == 0.75
