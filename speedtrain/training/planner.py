@@ -12,7 +12,7 @@ from speedtrain.config import Config, Precision
 from speedtrain.network.classifier import make_tricks
 from speedtrain.network.convolution import bf16_is_faster
 from speedtrain.training.lightning_module import build_training
-from speedtrain.training.scaling_law import BATCH_SIZE, RESNET9
+from speedtrain.training.scaling_law import BATCH_SIZE, law_for
 from tricks import ProgressiveResizing, Trick
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
@@ -67,7 +67,7 @@ def make_plan(
 ) -> Plan:
     """Decides what the configuration leaves to `auto`.
 
-    The rule: the fastest precision; then the width of ResNet-9 with the highest accuracy that `scaling_law.RESNET9`
+    The rule: the fastest precision; then the width of ResNet-9 with the highest accuracy that the scaling law
     predicts from the measured images per second. The search starts at a middle width and goes up, or else down, for
     as long as the predicted accuracy rises.
 
@@ -118,6 +118,7 @@ class _Probe:
         seconds: float,
     ) -> None:
         self.config, self.images, self.labels, self.num_classes = config, images, labels, num_classes
+        self.law = law_for(images.shape[1])
         self.seconds = seconds
         self.begun = time.monotonic()
         self.until = self.begun + PROBE_SHARE * seconds
@@ -180,7 +181,7 @@ class _Probe:
             width, rate = row["width"], row["images_per_second"]
             row["epochs"] = round(self._epochs(rate, left), 1)
             inputs = self._law_inputs(width, rate, left)
-            row["accuracy"] = None if width is None else round(RESNET9.accuracy(*inputs), 4)
+            row["accuracy"] = None if width is None else round(self.law.accuracy(*inputs), 4)
 
     def fastest_precision(self, plan: Plan) -> Precision:
         """bf16 or fp32 on a CPU, whichever is faster here; on a GPU bf16 where it is native, else fp16."""
@@ -206,7 +207,7 @@ class _Probe:
 
             def rank(at: int) -> tuple[float, float]:
                 # by error, since with few images the predicted accuracy is chance for all; with no time left, by rate
-                return -RESNET9.error(*self._law_inputs(WIDTHS[at], rates[at], left)), rates[at]
+                return -self.law.error(*self._law_inputs(WIDTHS[at], rates[at], left)), rates[at]
 
             return rank(position) > rank(other)
 
