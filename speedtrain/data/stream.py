@@ -4,7 +4,8 @@ A path, several paths, a folder, an `.npz`, PIL images, arrays, a column of a da
 but one part, so that any number of images takes the same memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +28,8 @@ from speedtrain.machine import available_cores
 
 PART = 1024
 """Images of a part."""
+FEW = 4
+"""PIL images and arrays, for each core, that are held before they are brought to their side."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def open_images(images: Any, reading: Reading) -> ImageStream:
             an array: uint8, wider integers or floats, [H, W] or [H, W, C] for one image and [N, H, W] or [N, H, W, C]
             for several, with 1 or 3 channels C, where [a, b, 1] and [a, b, 3] are one image; or anything that gives
             paths of files, PIL images and uint8 arrays, one after another.
+            [1, H, W] and [3, H, W] are refused, since they may be meant either way.
         reading: side, fit, and white in wide integers.
 
     Raises:
@@ -79,7 +83,10 @@ def open_images(images: Any, reading: Reading) -> ImageStream:
         return _named(Path(images), reading)
     if isinstance(images, Image.Image):
         return ImageStream(_parts([images], reading), 1, single=True)
-    array = np.asarray(images) if hasattr(images, "__array__") else None
+    try:
+        array = np.asarray(images) if hasattr(images, "__array__") else None
+    except (TypeError, RuntimeError) as error:  # tensors on another device, or with gradients
+        raise data_error(IN_MEMORY, f"this is not an array ({error}): give images.detach().cpu()") from error
     if array is not None and array.ndim > 1 and hasattr(images, "columns"):
         raise data_error(IN_MEMORY, "a whole table given: give its column of paths, as in table['image']")
     if array is not None and array.dtype.kind not in "OUT":
@@ -104,6 +111,10 @@ def _named(path: Path, reading: Reading) -> ImageStream:
 def _array(images: np.ndarray, where: str, reading: Reading, several: bool = False) -> ImageStream:
     """An array of one image or several."""
     single = not several and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3)))
+    if not single and images.ndim == 3 and images.shape[0] in (1, 3) and not several:
+        what = f"an array of shape {images.shape}"
+        hint = "give [H, W, C] for one image (images.transpose(1, 2, 0)), or [N, H, W, 1] for grey ones"
+        raise data_error(where, f"{what} may be one image with its channels first, or {len(images)} grey ones: {hint}")
     if single:
         images = images[None]
     if not len(images):
@@ -121,47 +132,61 @@ def _array(images: np.ndarray, where: str, reading: Reading, several: bool = Fal
 
 def _parts(items: Iterable[Any], reading: Reading, folder: Path | None = None) -> Iterator[Part]:
     """Parts of any mixture of files, PIL images and arrays; names of files are relative to the folder, if any."""
-    assert reading.side is not None
     iterator, first = iter(items), 0
-    while some := list(islice(iterator, PART)):
-        files = {place: Path(item) for place, item in enumerate(some) if isinstance(item, str | Path)}
-        images = np.empty((len(some), reading.side, reading.side, 3), np.uint8)
-        readable = np.ones(len(some), bool)
-        problems: dict[int, str] = {}
-        if files:
-            places, paths = list(files), list(files.values())
-            for path in paths:
-                if path.is_dir():
-                    raise data_error(path, "a folder among files: give its files, or the folder alone")
-            read = read_photographs(paths, reading)
-            readable[places] = read.readable
-            images[[place for place, good in zip(places, read.readable, strict=True) if good]] = read.images
-            problems = {place: read.problems[path] for place, path in files.items() if path in read.problems}
-        _read_in_memory(some, first, files.keys(), images, reading)
-        names = [_name(files[place], folder) if place in files else None for place in range(len(some))]
-        yield Part(images if readable.all() else images[readable], readable, names, problems)
-        first += len(some)
+    with large_images_allowed(), ThreadPoolExecutor(available_cores()) as pool:
+        while True:
+            files: dict[int, Path] = {}
+            rows: dict[int, np.ndarray] = {}
+            waiting: dict[int, Any] = {}
+            count = 0
+            for count, item in enumerate(islice(iterator, PART), 1):
+                if isinstance(item, str | Path):
+                    files[count - 1] = Path(item)
+                else:  # a few at a time: photographs are large, and may hold their files open
+                    waiting[count - 1] = item
+                    if len(waiting) == FEW * available_cores():
+                        rows |= _reduced(waiting, first, reading, pool)
+                        waiting = {}
+            if not count:
+                return
+            rows |= _reduced(waiting, first, reading, pool)
+            problems = _read_files(files, rows, reading)
+            readable = np.array([place not in problems for place in range(count)])
+            empty = np.empty((0, reading.side or 0, reading.side or 0, 3), np.uint8)
+            images = np.stack([rows[place] for place in sorted(rows)]) if rows else empty
+            names = [_name(files[place], folder) if place in files else None for place in range(count)]
+            yield Part(images, readable, names, problems)
+            first += count
 
 
-def _read_in_memory(
-    items: Sequence[Any], first: int, files: Iterable[int], images: np.ndarray, reading: Reading
-) -> None:
-    """Puts those of the items that are not files into `images`. `first` is the number of the first item of all."""
-    side = images.shape[1]
-    in_memory = [place for place in range(len(items)) if place not in files]
+def _reduced(items: Mapping[int, Any], first: int, reading: Reading, pool: ThreadPoolExecutor) -> dict[int, np.ndarray]:
+    """Place → PIL image or array, as uint8 [side, side, 3]. `first` is the number of place 0 among all images."""
 
-    def read(place: int) -> None:
+    def read(place: int) -> np.ndarray:
+        assert reading.side is not None
         try:
-            image = as_image(items[place], f"image {first + place}", IN_MEMORY)
-            images[place], _ = read_image(image, side, reading.fit)
+            return read_image(as_image(items[place], f"image {first + place}", IN_MEMORY), reading.side, reading.fit)[0]
         except UserError:
             raise
         except Exception as error:  # of a PIL image whose file is read only now
             raise data_error(IN_MEMORY, f"image {first + place} cannot be read ({error}): leave it out") from error
 
-    if in_memory:
-        with large_images_allowed(), ThreadPoolExecutor(available_cores()) as pool:
-            list(pool.map(read, in_memory))
+    return dict(zip(items, pool.map(read, items), strict=True))
+
+
+def _read_files(files: Mapping[int, Path], rows: dict[int, np.ndarray], reading: Reading) -> dict[int, str]:
+    """Adds the images of files to `rows`, and says which cannot be read, and why."""
+    if not files:
+        return {}
+    for path in files.values():
+        if os.path.isdir(path):
+            raise data_error(path, "a folder among files: give its files, or the folder alone")
+    read = read_photographs(list(files.values()), reading)
+    images = iter(read.images)
+    for place, good in zip(files, read.readable, strict=True):
+        if good:
+            rows[place] = next(images)
+    return {place: read.problems[path] for place, path in files.items() if path in read.problems}
 
 
 def _name(path: Path, folder: Path | None) -> str:

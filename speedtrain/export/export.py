@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from speedtrain.config import resolve
 from speedtrain.data.configured import load_configured
 from speedtrain.data.photographs import Progress
 from speedtrain.errors import UserError
-from speedtrain.export.formats import Run, run_onnx, run_torch, write_onnx, write_torch
+from speedtrain.export.formats import Run, need_onnx, run_onnx, run_torch, write_onnx, write_torch
 from speedtrain.export.page import find_runtime, write_page
 from speedtrain.export.program import export_program, metadata
 from speedtrain.machine import available_cores
-from speedtrain.model.load import load
+from speedtrain.model.load import load, read_run
 from speedtrain.model.predictions import Predictions
 from speedtrain.model.trained import TrainedModel
 
@@ -95,11 +94,13 @@ def export(
     path = Path(out) if out is not None else (run if run.is_dir() else run.parent) / f"model{SUFFIXES[format]}"
     if path.suffix != SUFFIXES[format]:
         raise UserError(f"--out {out}: a file of format {format} is called {SUFFIXES[format]}; name it so")
+    if format != "torch":
+        need_onnx()
     web = find_runtime(runtime) if format == "html" else None
     tried = _images(model, run, images, progress)
     torch.set_num_threads(available_cores())
-    program, facts = export_program(model, augmented), metadata(model, augmented)
     try:
+        program, facts = export_program(model, augmented), metadata(model, augmented)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
             written = Path(folder, path.name)
             if format == "torch":
@@ -116,8 +117,13 @@ def export(
                 what = f"{classes}, probabilities differ by up to {proof.difference:.1e}"
                 raise UserError(f"{path}: not written, since it does not answer as the model does: {what}")
             os.replace(written, path)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    except Exception as error:  # torch's exporters do not know every network of timm, and raise what they like
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: torch cannot export this network ({type(error).__name__}: {reason})") from None
     return path, proof
 
 
@@ -159,11 +165,11 @@ def _images(model: TrainedModel, run: Path, images: Any, progress: Progress | No
     """Images to try a file on, uint8 [N, side, side, 3], evenly spaced among those that there are."""
     if images is not None:
         found = model.read(images)
-    elif not (run / "config.yaml").is_file():
+    elif not ((run if run.is_dir() else run.parent) / "config.yaml").is_file():
         raise UserError(f"{run}: no config.yaml beside it that names test images; give --images to try the file on")
     else:
         try:
-            config = resolve(recipe=run / "config.yaml")
+            config, _ = read_run(run if run.is_dir() else run.parent)
             found = load_configured(config, progress=progress).test.images
         except UserError as error:
             raise UserError(f"{error} (or give --images to try the file on)") from None

@@ -23,12 +23,7 @@ FACTS = "speedtrain.json"
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
-    """Writes ONNX by torch's own exporter, with the facts in the metadata.
-
-    Raises:
-        UserError: a package that it needs is not installed.
-    """
-    _need("onnx", "onnxscript", "onnxruntime")
+    """Writes ONNX by torch's own exporter, with the facts in the metadata."""
     with _quiet():
         exported = torch.onnx.export(
             program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, external_data=False
@@ -70,8 +65,13 @@ def run_torch(path: Path) -> Run:
     return run
 
 
-def _need(*packages: str) -> None:
-    for package in packages:
+def need_onnx() -> None:
+    """Checks that the packages for ONNX are installed.
+
+    Raises:
+        UserError: one is not.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise UserError(f'export: {package} is not installed; pip install "speedtrain[export]"')
 

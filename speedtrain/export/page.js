@@ -94,18 +94,24 @@ function fitted(image, side, fit) {
   return rgb;
 }
 
+const LARGEST = 16e6;
+
 // The pixels of a file: upright, without a colour profile, transparent parts on white.
 async function decoded(file) {
   const bitmap = await createImageBitmap(file, {
     imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none",
   });
-  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height), context = canvas.getContext("2d");
-  context.drawImage(bitmap, 0, 0);
-  const rgba = context.getImageData(0, 0, bitmap.width, bitmap.height).data;
-  const rgb = new Uint8Array(bitmap.width * bitmap.height * 3);
+  // some phones give an empty canvas beyond so many pixels: larger photographs are drawn smaller
+  const factor = Math.max(1, Math.sqrt((bitmap.width * bitmap.height) / LARGEST));
+  const width = Math.floor(bitmap.width / factor), height = Math.floor(bitmap.height / factor);
+  const canvas = new OffscreenCanvas(width, height), context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, width, height);
+  const rgba = context.getImageData(0, 0, width, height).data;
+  const rgb = new Uint8Array(width * height * 3);
   for (let from = 0, to = 0; from < rgba.length; from += 4)
     for (let c = 0; c < 3; c++) rgb[to++] = Math.round((rgba[from + c] * rgba[from + 3]) / 255 + 255 - rgba[from + 3]);
-  return {rgb, width: bitmap.width, height: bitmap.height};
+  return {rgb, width, height};
 }
 
 function show(rgb, side, answer) {
@@ -130,6 +136,18 @@ function show(rgb, side, answer) {
 
 const status = text => { byId("status").textContent = text; };
 
+// Set where the network is ready. Until then a photograph that is dropped must not replace the page.
+let ask = file => status(`${file.name}: still loading …`);
+
+const drop = byId("drop"), input = byId("file");
+input.addEventListener("change", () => input.files.length && ask(input.files[0]));
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"])
+  document.addEventListener(kind, event => {
+    event.preventDefault();
+    drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files.length) ask(event.dataTransfer.files[0]);
+  });
+
 async function start() {
   const facts = JSON.parse(new TextDecoder().decode(await unpack("facts")));
   const ort = await import(URL.createObjectURL(new Blob([await unpack("runtime")], {type: "text/javascript"})));
@@ -151,14 +169,7 @@ async function start() {
     }
   }
 
-  const drop = byId("drop"), input = byId("file");
-  input.addEventListener("change", () => input.files.length && answer(input.files[0]));
-  for (const kind of ["dragenter", "dragover", "dragleave", "drop"])
-    drop.addEventListener(kind, event => {
-      event.preventDefault();
-      drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files.length) answer(event.dataTransfer.files[0]);
-    });
+  ask = answer;
   status("ready");
 }
 

@@ -1,7 +1,7 @@
 """Class probabilities from a trained network: as quickly as the device allows, and checked against full precision."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from functools import cache
 
 import numpy as np
 import torch
@@ -10,11 +10,13 @@ from torch import nn
 from speedtrain.network.classifier import Classifier
 from speedtrain.network.convolution import bf16_is_faster
 from speedtrain.network.folding import fold_norms
-from speedtrain.network.precision import autocast
+from speedtrain.network.precision import autocast, full_precision
 from tricks import Forward, Trick
 
+MANY = 256
+"""Images from which the quick way is worth its check. Fewer are predicted in full precision."""
 SAMPLE = 64
-"""Images on which the quick way is compared with full precision. Fewer images are predicted in full precision."""
+"""Images on which the quick way is compared with full precision."""
 BOUNDS = {"fp32": 1e-4, "bf16": 0.03, "fp16": 0.03}
 """The largest difference of a probability between the quick way and full precision, on the sample. ResNet-9s of widths
 8 and 24 that were trained on CIFAR-10 differed by up to 0.016 in bf16, on 256 images; the median was 0.003."""
@@ -28,7 +30,7 @@ class Predictor:
     """Predicts images, batch by batch.
 
     The quick way computes in the precision that is fastest on this device, with the batch norms folded into the
-    convolutions. It is taken for SAMPLE images or more, where it agrees with full precision on SAMPLE of them to within
+    convolutions. It is taken for MANY images or more, where it agrees with full precision on SAMPLE of them to within
     BOUNDS; otherwise full precision is.
 
     Args:
@@ -69,10 +71,15 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, side, side, 3] → float32 [N, K]."""
-        if not self._exact and self.difference is None and len(images) >= SAMPLE:
+    def choose(self, images: np.ndarray) -> None:
+        """Chooses the way by images uint8 [N, side, side, 3], once: where they are too few, it stays undecided."""
+        if not self._exact and self.difference is None and len(images) >= MANY:
             self._choose(images)
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, side, side, 3] → float32 [N, K], N ≥ 1."""
+        self.choose(images)
         return self._compute(images, self._network, self.precision).cpu().numpy()
 
     def _choose(self, images: np.ndarray) -> None:
@@ -98,13 +105,14 @@ class Predictor:
         parts = []
         size = self.batch_size(images.shape[1])
         # one context for all batches: within it, weights are converted once
-        with nullcontext() if precision == "fp32" else autocast(self._device, precision):
+        with full_precision(self._device) if precision == "fp32" else autocast(self._device, precision):
             for first in range(0, len(images), size):
                 batch = torch.tensor(images[first : first + size], device=self._device)
                 parts.append(forward(self._classifier.normalise(batch)).softmax(1))
         return torch.cat(parts)
 
 
+@cache
 def fastest_precision(device: torch.device) -> str:
     """fp32, bf16 or fp16: what this device predicts fastest in."""
     if device.type == "cuda":

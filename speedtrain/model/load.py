@@ -1,11 +1,12 @@
 """From a run's directory, or its weights file, to the trained classifier."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from speedtrain.config import Config, resolve
+from speedtrain.config import Config, read_recipe, resolve
 from speedtrain.data.photographs import Reading
 from speedtrain.device import find_device
 from speedtrain.errors import UserError
@@ -32,8 +33,8 @@ def load(path: str | Path, *, device: str = "auto") -> TrainedModel:
         UserError: there is no such file, it is not the weights of a run, or the device cannot be used.
     """
     path = Path(path)
-    if not path.is_file():
-        if not (path / WEIGHTS).is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, it also says no where it may not look
+        if not os.path.isfile(path / WEIGHTS):
             raise UserError(f"{path}: not a run directory with something saved in it (there is no {WEIGHTS})")
         path = path / WEIGHTS
     state, stored = load_weights(path)
@@ -78,4 +79,7 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any]]:
     facts: dict[str, Any] = load_facts(run / WEIGHTS)
     if not {"step", "classes", "data_sha256"} <= facts.keys():
         raise UserError(f"{run / 'weights.safetensors'}: not the weights of a run")
-    return resolve(recipe=run / "config.yaml"), facts
+    config, named = resolve(recipe=run / "config.yaml"), read_recipe(run / "config.yaml")
+    if "fit" not in named:  # a run from before there was a choice
+        config.side, config.fit = 32, "crop"
+    return config, facts

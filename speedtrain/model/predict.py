@@ -1,5 +1,6 @@
 """`python -m speedtrain predict`: images → a file of predictions."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -39,6 +40,8 @@ def predict_to_file(
         raise UserError(f"--out {out}: predictions are written as .npz or .csv; name it so")
     if each_class and out.suffix != ".csv":
         raise UserError(f"--each-class: an .npz has the probabilities of all classes; it changes a .csv, not {out}")
+    if not os.path.isdir(out.parent):
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it")
     model = load(run)
     torch.set_num_threads(available_cores())
     answer = model.predict(images, exact=exact, progress=progress)
@@ -47,6 +50,8 @@ def predict_to_file(
         if isinstance(answer, Predictions)
         else Predictions(answer.probabilities[None], answer.classes, [answer.file])
     )
+    if not len(predictions):
+        raise UserError(f"{images}: it holds no images")
     if predictions.problems and len(predictions.problems) == len(predictions):
         problems = {images / str(predictions.files[place]): why for place, why in predictions.problems.items()}
         raise unreadable_images(problems, "mend or remove what is damaged")

@@ -12,7 +12,7 @@ import numpy as np
 from speedtrain.files import write_atomic, write_npz
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What one image shows.
 
@@ -56,7 +56,7 @@ class Prediction:
         return f"<{of}{', '.join(f'{name} {probability:.1%}' for name, probability in self.top(3))}>"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Predictions(Sequence[Prediction]):
     """What several images show, in the order in which they were given: a sequence of `Prediction`.
 
@@ -168,4 +168,4 @@ def write_predictions(
         best = shares.argmax()
         answer = [classes[best], f"{shares[best]:.6f}", *(f"{p:.6f}" for p in shares if each_class)]
         writer.writerow([name, *label, *([""] * len(answer) if place in problems else answer)])
-    write_atomic(path, text.getvalue().encode())
+    write_atomic(path, text.getvalue().encode(errors="backslashreplace"))  # a name may be no UTF-8

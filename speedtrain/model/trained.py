@@ -127,13 +127,13 @@ class TrainedModel:
         self, predictor: Predictor, part: Part, stream: ImageStream, done: int, progress: Progress | None
     ) -> np.ndarray:
         """Of the readable images of a part. `done` images came before it."""
-        if not progress:
-            return predictor(part.images)
         rows = [np.empty((0, len(self.classes)), np.float32)]
+        predictor.choose(part.images)
         for images in _slices(part.images, 4 * predictor.batch_size(self.side)):
             rows.append(predictor(images))
             done += len(images)
-            progress(done, stream.total or done)
+            if progress:
+                progress(done, stream.total or done)
         return np.concatenate(rows)
 
 

@@ -35,7 +35,7 @@ def main() -> None:
         test = load_data("cifar10", side=model.side).test
         images, labels = test.images, test.labels
     else:
-        images, read_labels, _ = load_images(options.data, side=model.side, fit=model.fit)
+        images, read_labels, _ = load_images(options.data, side=model.side, fit=model.fit, pixel_max=model.pixel_max)
         labels = np.empty(0) if read_labels is None else read_labels
     torch.set_num_threads(available_cores())
     predictions = model.predict(images)

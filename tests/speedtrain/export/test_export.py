@@ -140,6 +140,17 @@ def test_a_file_that_answers_otherwise_is_not_written(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_network_that_cannot_be_exported_gets_one_line(
+    weights: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a data-dependent\nbranch")
+
+    monkeypatch.setattr(exporting, "export_program", fail)
+    error = error_of(export, weights, "torch", images=images)
+    assert "torch cannot export this network (RuntimeError: a data-dependent branch)" in error
+
+
 def test_bad_input(weights: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--format tflite: there is onnx, torch, html" in error_of(export, weights, "tflite")
     assert "name it so" in error_of(export, weights, "onnx", tmp_path / "m.pt2", images=images)
