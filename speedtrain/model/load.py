@@ -80,6 +80,8 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any]]:
     if not {"step", "classes", "data_sha256"} <= facts.keys():
         raise UserError(f"{run / 'weights.safetensors'}: not the weights of a run")
     config, named = resolve(recipe=run / "config.yaml"), read_recipe(run / "config.yaml")
-    if "fit" not in named:  # a run from before there was a choice
-        config.side, config.fit = 32, "crop"
+    if "side" not in named:  # a run from before there was a choice
+        config.side = 32
+    if "fit" not in named:
+        config.fit = "crop"
     return config, facts
