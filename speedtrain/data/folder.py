@@ -118,15 +118,24 @@ def labelled_files(folder: Path) -> LabelledFiles:
     return LabelledFiles(paths, labels, classes, others)
 
 
+def refuse_splits(folder: Path) -> None:
+    """Refuses a folder with splits where one set of images is wanted.
+
+    Raises:
+        UserError: it has splits.
+    """
+    if splits := find_splits(folder):
+        held = " and ".join(f"{split.name}/" for split in splits.values())
+        raise data_error(folder, f"holds {held}: name one")
+
+
 def files_to_predict(folder: Path) -> list[Path]:
     """The image files of a folder, those of class folders too, in the order of their names.
 
     Raises:
         UserError: none is there, or the folder has splits.
     """
-    if splits := find_splits(folder):
-        held = " and ".join(f"{split.name}/" for split in splits.values())
-        raise data_error(folder, f"holds {held}: name one")
+    refuse_splits(folder)
     class_folders, files = listing(folder)
     if class_folders:
         return labelled_files(folder).paths

@@ -19,7 +19,7 @@ import numpy as np
 from speedtrain.config import AUTO, CIFAR10, DATA_SETS, IN_MEMORY, TORCHVISION, nearest
 from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin
-from speedtrain.data.folder import files_to_predict, find_splits, is_folder, listing, read_folder
+from speedtrain.data.folder import files_to_predict, find_splits, is_folder, listing, read_folder, refuse_splits
 from speedtrain.data.indexable import is_indexable, read_indexable
 from speedtrain.data.likeness import notes_on_near_copies
 from speedtrain.data.npz import read_npz, sources_from_npz
@@ -210,20 +210,20 @@ def read_images(
     side: int | None = SIDE,
     fit: Fit = "crop",
     pixel_max: int | None = None,
-    progress: Progress | None = None,
 ) -> ImagesToPredict:
     """As `load_images`, but goes on without image files that cannot be read, and tells which.
 
     Raises:
         UserError: as for `load_images`, or not one image file can be read.
     """
-    reading = _reading(side, fit, True, progress, pixel_max)
+    reading = _reading(side, fit, True, None, pixel_max)
     folder = path
     if is_folder(path):
-        paths = files_to_predict(path)
         if listing(path)[0]:
+            refuse_splits(path)
             source = read_folder(path, path.name, reading)
             return ImagesToPredict(source.images, source.labels, source.classes, source.files, source.problems)
+        paths = files_to_predict(path)
     elif is_image_file(path):
         folder, paths = path.parent, [path]
     else:

@@ -19,7 +19,6 @@ from speedtrain.export.page import find_runtime, write_page
 from speedtrain.export.program import export_program, metadata
 from speedtrain.machine import available_cores
 from speedtrain.model.load import load, read_run
-from speedtrain.model.predictions import Predictions
 from speedtrain.model.trained import TrainedModel
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "html": ".html"}
@@ -91,18 +90,19 @@ def export(
         raise UserError(f"--format {format}: there is {', '.join(SUFFIXES)}")
     run = Path(run)
     model = load(run, device="cpu")
-    path = Path(out) if out is not None else (run if run.is_dir() else run.parent) / f"model{SUFFIXES[format]}"
+    folder = run if run.is_dir() else run.parent
+    path = Path(out) if out is not None else folder / f"model{SUFFIXES[format]}"
     if path.suffix != SUFFIXES[format]:
         raise UserError(f"--out {out}: a file of format {format} is called {SUFFIXES[format]}; name it so")
     if format != "torch":
         need_onnx()
     web = find_runtime(runtime) if format == "html" else None
-    tried = _images(model, run, images, progress)
+    tried = _images(model, folder, images, progress)
     torch.set_num_threads(available_cores())
     try:
         program, facts = export_program(model, augmented), metadata(model, augmented)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-            written = Path(folder, path.name)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as scratch:
+            written = Path(scratch, path.name)
             if format == "torch":
                 write_torch(program, written, facts)
                 proof = prove(model, run_torch(written), tried, augmented)
@@ -138,9 +138,7 @@ def prove(model: TrainedModel, run: Run, images: np.ndarray, augmented: bool) ->
     """
 
     def own(some: np.ndarray) -> np.ndarray:
-        answer = model.predict(some, augmented=augmented, exact=True)
-        assert isinstance(answer, Predictions)
-        return answer.probabilities
+        return model.predict_all(some, augmented=augmented, exact=True).probabilities
 
     theirs, milliseconds = _timed(run, images)
     ours, own_milliseconds = _timed(own, images)
@@ -165,11 +163,11 @@ def _images(model: TrainedModel, run: Path, images: Any, progress: Progress | No
     """Images to try a file on, uint8 [N, side, side, 3], evenly spaced among those that there are."""
     if images is not None:
         found = model.read(images)
-    elif not ((run if run.is_dir() else run.parent) / "config.yaml").is_file():
-        raise UserError(f"{run}: no config.yaml beside it that names test images; give --images to try the file on")
+    elif not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no config.yaml in it that names test images; give --images to try the file on")
     else:
         try:
-            config, _ = read_run(run if run.is_dir() else run.parent)
+            config, _ = read_run(run)
             found = load_configured(config, progress=progress).test.images
         except UserError as error:
             raise UserError(f"{error} (or give --images to try the file on)") from None

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +23,14 @@ FACTS = "speedtrain.json"
 """Name of the metadata inside a program of torch."""
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
-    """Writes ONNX by torch's own exporter, with the facts in the metadata."""
+def write_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, Any]) -> None:
+    """Writes ONNX by torch's own exporter, with the facts in the metadata, each as JSON."""
     with _quiet():
         exported = torch.onnx.export(
             program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, external_data=False
         )
     assert exported is not None
-    exported.model.metadata_props.update(facts)
+    exported.model.metadata_props.update({name: json.dumps(fact, ensure_ascii=False) for name, fact in facts.items()})
     exported.save(str(path), external_data=False)
 
 
@@ -43,9 +44,9 @@ def run_onnx(path: Path) -> Run:
     return lambda images: session.run([OUTPUT], {INPUT: images})[0]
 
 
-def write_torch(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
+def write_torch(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, Any]) -> None:
     """Writes a program of `torch.export`, with the facts as a JSON file in it."""
-    content = json.dumps({name: json.loads(fact) for name, fact in facts.items()}, ensure_ascii=False)
+    content = json.dumps(facts, ensure_ascii=False)
     buffer = io.BytesIO()  # torch insists on a suffix of its own for paths
     with _quiet():
         torch.export.save(program, buffer, extra_files={FACTS: content})

@@ -6,14 +6,13 @@ browser unpacks it.
 
 import base64
 import gzip
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from speedtrain.errors import UserError
 from speedtrain.model.trained import TrainedModel
-from speedtrain.view.html import Html, document, tag
+from speedtrain.view.html import Html, document, script_source, tag
 
 PACKAGE = "onnxruntime-web"
 """npm package that holds the runtime."""
@@ -69,7 +68,6 @@ def write_page(path: Path, model: TrainedModel, onnx: bytes, runtime: Runtime) -
     """
     facts = {"classes": list(model.classes), "side": model.side, "fit": model.fit}
     script = Html(Path(__file__).with_name("page.js").read_text(encoding="utf-8"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     count = f"{len(model.classes)} classes: {', '.join(model.classes)}" if len(model.classes) <= 20 else ""
     body = (
         tag("h1", "What does it show?"),
@@ -89,7 +87,9 @@ def write_page(path: Path, model: TrainedModel, onnx: bytes, runtime: Runtime) -
         tag("script", script, type="module"),
     )
     # blob: is the runtime's script, unpacked; no policy but this one lets WebAssembly run without eval
-    policy = f"script-src 'sha256-{digest}' blob: 'wasm-unsafe-eval'; connect-src blob: data:; img-src blob: data:"
+    policy = (
+        f"script-src {script_source(script)} blob: 'wasm-unsafe-eval'; connect-src blob: data:; img-src blob: data:"
+    )
     path.write_text(document("Classifier", *body, style=_STYLE, policy=policy), encoding="utf-8")
 
 

@@ -1,6 +1,5 @@
 """The network as one program, from pixels to probabilities: what every format is made from."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,9 +50,9 @@ def export_program(model: TrainedModel, augmented: bool) -> torch.export.Exporte
         return torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("N", min=1)},))
 
 
-def metadata(model: TrainedModel, augmented: bool) -> dict[str, str]:
-    """What goes with the program: JSON by name, of all that a user of the file has to know."""
-    facts: dict[str, Any] = {
+def metadata(model: TrainedModel, augmented: bool) -> dict[str, Any]:
+    """What goes with the program: JSON values of all that a user of the file has to know."""
+    return {
         **model.facts,
         "classes": list(model.classes),
         "side": model.side,
@@ -61,4 +60,3 @@ def metadata(model: TrainedModel, augmented: bool) -> dict[str, str]:
         "augmented": augmented,
         "speedtrain": __version__,
     }
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()}

@@ -72,18 +72,12 @@ class Predictor:
 
     @torch.inference_mode()
     def choose(self, images: np.ndarray) -> None:
-        """Chooses the way by images uint8 [N, side, side, 3], once: where they are too few, it stays undecided."""
-        if not self._exact and self.difference is None and len(images) >= MANY:
-            self._choose(images)
+        """Takes the quick way where it agrees with full precision on images uint8 [N, side, side, 3].
 
-    @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, side, side, 3] → float32 [N, K], N ≥ 1."""
-        self.choose(images)
-        return self._compute(images, self._network, self.precision).cpu().numpy()
-
-    def _choose(self, images: np.ndarray) -> None:
-        """Takes the quick way where it agrees with full precision on these images."""
+        It is decided once, by the first images that are MANY.
+        """
+        if self._exact or self.difference is not None or len(images) < MANY:
+            return
         sample = images[np.linspace(0, len(images) - 1, SAMPLE).astype(int)]
         exact = self._compute(sample, self._unfolded, "fp32")
         folded = fold_norms(self._unfolded)
@@ -93,6 +87,12 @@ class Predictor:
             if self.difference <= BOUNDS[precision]:  # not where one of them is NaN
                 self._network, self.precision = folded, precision
                 return
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, side, side, 3] → float32 [N, K], N ≥ 1."""
+        self.choose(images)
+        return self._compute(images, self._network, self.precision).cpu().numpy()
 
     def _compute(self, images: np.ndarray, network: nn.Module, precision: str) -> torch.Tensor:
         def logits(batch: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,13 @@
 """From a run's directory, or its weights file, to the trained classifier."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from speedtrain.config import Config, read_recipe, resolve
+from speedtrain.config import Config, resolve
 from speedtrain.data.photographs import Reading
 from speedtrain.device import find_device
 from speedtrain.errors import UserError
@@ -45,7 +46,7 @@ def load(path: str | Path, *, device: str = "auto") -> TrainedModel:
     try:
         tricks = make_tricks(network["tricks"])
         width = 0 if network["width"] == "auto" else network["width"]  # a timm model has none
-        images = facts.get("images", {"side": 32, "fit": "crop"})  # runs before there was a choice
+        images = _prepared(facts)
         pixel_max = images.get("pixel_max", "auto")
         reading = Reading(
             side=images["side"],
@@ -79,9 +80,12 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any]]:
     facts: dict[str, Any] = load_facts(run / WEIGHTS)
     if not {"step", "classes", "data_sha256"} <= facts.keys():
         raise UserError(f"{run / 'weights.safetensors'}: not the weights of a run")
-    config, named = resolve(recipe=run / "config.yaml"), read_recipe(run / "config.yaml")
-    if "side" not in named:  # a run from before there was a choice
-        config.side = 32
-    if "fit" not in named:
-        config.fit = "crop"
+    config, images = resolve(recipe=run / "config.yaml"), _prepared(facts)
+    config.side, config.fit = images["side"], images["fit"]  # a config.yaml from before there was a choice has neither
     return config, facts
+
+
+def _prepared(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How the images were prepared: `side`, `fit` and, where there was a choice, `pixel_max`."""
+    images: dict[str, Any] = facts.get("images", {"side": 32, "fit": "crop"})  # runs from before there was a choice
+    return images

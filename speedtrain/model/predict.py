@@ -44,12 +44,7 @@ def predict_to_file(
         raise UserError(f"--out {out}: there is no folder {out.parent}; make it")
     model = load(run)
     torch.set_num_threads(available_cores())
-    answer = model.predict(images, exact=exact, progress=progress)
-    predictions = (
-        answer
-        if isinstance(answer, Predictions)
-        else Predictions(answer.probabilities[None], answer.classes, [answer.file])
-    )
+    predictions = model.predict_all(images, exact=exact, progress=progress)
     if not len(predictions):
         raise UserError(f"{images}: it holds no images")
     if predictions.problems and len(predictions.problems) == len(predictions):

@@ -106,8 +106,23 @@ class TrainedModel:
         Raises:
             UserError: `images` is none of these, or it is one file that cannot be read.
         """
-        predictor = Predictor(self.classifier, self.tricks, self.device, augmented=augmented, exact=exact)
         stream = open_images(images, self._reading)
+        predictions = self._predict(stream, augmented, exact, progress)
+        return predictions[0] if stream.single else predictions
+
+    def predict_all(
+        self,
+        images: Any,
+        *,
+        augmented: bool = True,
+        exact: bool = False,
+        progress: Progress | None = None,
+    ) -> Predictions:
+        """As `predict`, but `Predictions` of one image too."""
+        return self._predict(open_images(images, self._reading), augmented, exact, progress)
+
+    def _predict(self, stream: ImageStream, augmented: bool, exact: bool, progress: Progress | None) -> Predictions:
+        predictor = Predictor(self.classifier, self.tricks, self.device, augmented=augmented, exact=exact)
         rows, files, problems = [np.empty((0, len(self.classes)), np.float32)], list[str | None](), dict[int, str]()
         for part in stream.parts:
             if stream.single:
@@ -120,8 +135,7 @@ class TrainedModel:
             problems |= {done + place: why for place, why in part.problems.items()}
             if progress and part.problems:
                 progress(len(files), stream.total or len(files))
-        predictions = Predictions(np.concatenate(rows), self.classes, files, problems, predictor.precision)
-        return predictions[0] if stream.single else predictions
+        return Predictions(np.concatenate(rows), self.classes, files, problems, predictor.precision)
 
     def _probabilities(
         self, predictor: Predictor, part: Part, stream: ImageStream, done: int, progress: Progress | None

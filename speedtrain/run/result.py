@@ -102,54 +102,53 @@ def _status(worker: WorkerProcess, ended: ExitStatus) -> Status:
 def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatus, events: Sequence[str]) -> Result:
     """Everything in `result.json` that does not depend on the score; see docs/design.md for the keys."""
     sizes = len(data.train.images), len(data.train.classes), len(data.test.images)
-    return Result(
-        {
-            "schema": SCHEMA,
-            "status": None,
-            "budget_seconds": config.budget,
-            "wall_seconds": round(ended.wall_seconds, 3),
-            "accuracy": None,
-            "accuracy_on": "holdout" if data.test_is_holdout else "test",
-            "num_test_images": len(data.test.images),
-            "data": {
-                "name": data.train.name,
-                "num_train": len(data.train.images),
-                "num_classes": len(data.train.classes),
-                "classes": data.train.classes,
-                "class_counts": class_counts(data.train),
-                "sha256": data.train.sha256(),
-                "notes": list(data.notes),
-                "skipped": list(data.skipped),
-            },
-            "test_data": {
-                "name": data.test.name,
-                "sha256": data.test.sha256(),
-                "class_counts": class_counts(data.test),
-                "largest_class_share": max(class_counts(data.test)) / len(data.test.labels),
-            },
-            "tricks": config.tricks,
-            "plan": worker.plan,
-            "expected": predict_accuracy(config, worker.plan, *sizes, native=data.train.native),
-            "phases": _phases(worker, ended),
-            "steps": worker.last.get("step", 0),
-            "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
-            "images_seen": worker.last.get("images_seen", 0),
-            "images_per_second": _images_per_second(worker),
-            "seed": config.seed,
-            "device": _device_name(config),
-            "threads": config.threads,
-            "threads_used": worker.last.get("threads", 0.0),
-            "rollbacks": worker.last.get("rollbacks", 0),
-            "versions": {
-                "python": platform.python_version(),
-                "speedtrain": __version__,
-                **{name: metadata.version(name) for name in ("torch", "lightning", "timm", "numpy")},
-            },
-            **({"replay_of": str(worker.replay[0].parent)} if worker.replay else {}),
-            "command": " ".join(map(shlex.quote, sys.orig_argv)),
-            "events": [*events, *worker.messages],
-        }
-    )
+    described: dict[str, Any] = {
+        "schema": SCHEMA,
+        "status": None,
+        "budget_seconds": config.budget,
+        "wall_seconds": round(ended.wall_seconds, 3),
+        "accuracy": None,
+        "accuracy_on": "holdout" if data.test_is_holdout else "test",
+        "num_test_images": len(data.test.images),
+        "data": {
+            "name": data.train.name,
+            "num_train": len(data.train.images),
+            "num_classes": len(data.train.classes),
+            "classes": data.train.classes,
+            "class_counts": class_counts(data.train),
+            "sha256": data.train.sha256(),
+            "notes": list(data.notes),
+            "skipped": list(data.skipped),
+        },
+        "test_data": {
+            "name": data.test.name,
+            "sha256": data.test.sha256(),
+            "class_counts": class_counts(data.test),
+            "largest_class_share": max(class_counts(data.test)) / len(data.test.labels),
+        },
+        "tricks": config.tricks,
+        "plan": worker.plan,
+        "expected": predict_accuracy(config, worker.plan, *sizes, native=data.train.native),
+        "phases": _phases(worker, ended),
+        "steps": worker.last.get("step", 0),
+        "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
+        "images_seen": worker.last.get("images_seen", 0),
+        "images_per_second": _images_per_second(worker),
+        "seed": config.seed,
+        "device": _device_name(config),
+        "threads": config.threads,
+        "threads_used": worker.last.get("threads", 0.0),
+        "rollbacks": worker.last.get("rollbacks", 0),
+        "versions": {
+            "python": platform.python_version(),
+            "speedtrain": __version__,
+            **{name: metadata.version(name) for name in ("torch", "lightning", "timm", "numpy")},
+        },
+        **({"replay_of": str(worker.replay[0].parent)} if worker.replay else {}),
+        "command": " ".join(map(shlex.quote, sys.orig_argv)),
+        "events": [*events, *worker.messages],
+    }
+    return Result(described)
 
 
 def class_counts(images: Images) -> list[int]:

@@ -10,7 +10,6 @@ from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.data.photographs import Progress
 from speedtrain.model.load import load
-from speedtrain.model.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -52,22 +51,20 @@ def score(weights: Path, test: Images, config: Config, progress: Progress | None
     from scipy import stats  # half a second, which bad input need not wait for
 
     torch.set_num_threads(config.threads or 1)
-    predictions = load(weights, device=config.device).predict(test.images, progress=progress)
-    assert isinstance(predictions, Predictions)
+    predictions = load(weights, device=config.device).predict_all(test.images, progress=progress)
     predicted = predictions.probabilities.argmax(1)
     correct = int((predicted == test.labels).sum())
     # Wilson's is sound near 0 and 1 too, unlike ± 1.96 standard errors
     interval = stats.binomtest(correct, len(predicted)).proportion_ci(method="wilson")
-    there = np.bincount(test.labels, minlength=len(test.classes)) > 0
     recall, f1 = of_each_class(test.labels, predicted, len(test.classes))
-    shares = iter(recall)
+    shares = dict(zip(np.unique(test.labels).tolist(), recall.tolist(), strict=True))
     bounds = float(interval.low), float(interval.high)
     return Score(
         accuracy=correct / len(predicted),
         interval=bounds,
         balanced_accuracy=float(recall.mean()),
         macro_f1=float(f1.mean()),
-        class_accuracy=[float(next(shares)) if has else None for has in there],
+        class_accuracy=[shares.get(number) for number in range(len(test.classes))],
         probabilities=predictions.probabilities,
         precision=predictions.precision,
     )

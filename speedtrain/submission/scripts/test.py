@@ -20,7 +20,6 @@ from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.machine import available_cores
 from speedtrain.model.load import load
-from speedtrain.model.predictions import Predictions
 
 
 def main() -> None:
@@ -38,9 +37,7 @@ def main() -> None:
         images, read_labels, _ = load_images(options.data, side=model.side, fit=model.fit, pixel_max=model.pixel_max)
         labels = np.empty(0) if read_labels is None else read_labels
     torch.set_num_threads(available_cores())
-    predictions = model.predict(images)
-    assert isinstance(predictions, Predictions)
-    predicted = predictions.probabilities.argmax(1).astype(np.int64)
+    predicted = model.predict_all(images).probabilities.argmax(1).astype(np.int64)
     if options.predictions is not None:
         content = io.BytesIO()
         np.save(content, predicted)
