@@ -127,10 +127,14 @@ def _add_run_options(parser: ArgumentParser) -> None:
         help="where a named data set is, or is downloaded to (default: $SPEEDTRAIN_DATA, or data/)",
     )
     add(
+        "--from",
+        metavar="RUN|FILE",
+        help="weights to start from: a run, its weights file, or a file of tensors for a timm model (default: random)",
+    )
+    add(
         "--recipe",
         metavar="NAME|PATH",
-        default="auto",
-        help="recipe: auto, paper, or a YAML file (default: auto)",
+        help="recipe: auto, finetune, paper, or a YAML file (default: auto; finetune with --from and pretrained=true)",
     )
     add("--tricks", metavar="a,b,c", action="append", help="exactly these tricks; `none` for no trick")
     add("--with", metavar="a", action="append", help="add these tricks to the recipe's")
@@ -206,6 +210,7 @@ def _run_options(options: Namespace) -> dict[str, Any]:
         "settings": dict(map(_setting, options.set or [])),
         **{key: _number(options[key]) for key in ("per_class", "side", "seed", "threads")},
         **{key: options[key] for key in ("data_root", "model", "device")},
+        "start_from": options["from"],
         "columns": None if options.columns is None else dict(map(_column, _names([options.columns]))),
         "skip_unreadable": options.skip_unreadable or None,
         "with_validation": options.with_validation or None,

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
 
+from speedtrain.checked_types import checked_types
 from speedtrain.errors import UserError
+from speedtrain.starting_point import TrainedRun, check_start, find_trained_run
 
 Tricks = dict[str, dict[str, Any]]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -60,6 +61,9 @@ class Config:
         schedule: learning rate as [progress, factor of lr] knots, linear in between.
         head_scale: factor on ResNet-9's logits.
         tricks: name → hyperparameters, in the order in which they wrap.
+        start_from: weights to start from: a run's directory or its weights file, or a file of tensors for a timm model;
+            null for random weights.
+        pretrained: whether a timm model starts from the weights that timm offers for it.
     """
 
     budget: float
@@ -87,6 +91,13 @@ class Config:
     schedule: list[tuple[float, float]] = field(kw_only=True)
     head_scale: float = field(kw_only=True)
     tricks: Tricks = field(kw_only=True)
+    start_from: str | None = None
+    pretrained: bool = False
+
+    @property
+    def from_random(self) -> bool:
+        """Whether training starts from random weights."""
+        return self.start_from is None and not self.pretrained
 
     @property
     def named_side(self) -> int | None:
@@ -175,9 +186,14 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     return content
 
 
+def default_recipe(given: Mapping[str, Any]) -> str:
+    """The recipe where none is named, by the options and settings that are given."""
+    return "finetune" if given.get("start_from") or given.get("pretrained") else "auto"
+
+
 def resolve(
     *,
-    recipe: str | Path = "auto",
+    recipe: str | Path | None = None,
     tricks: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
     with_tricks: Iterable[str] = (),
     without: Iterable[str] = (),
@@ -187,7 +203,7 @@ def resolve(
     """The checked configuration: the recipe, changed by the options.
 
     Args:
-        recipe: name, or path of a YAML file.
+        recipe: name, or path of a YAML file. Default: auto; finetune where training starts from given weights.
         tricks: exactly these tricks, with the recipe's hyperparameters where it has them; a mapping gives
             the hyperparameters along.
         with_tricks: tricks to add, each where it wraps by default.
@@ -209,13 +225,20 @@ def resolve(
             raise UserError(f"--{key.replace('_', '-')} is empty; give a name or a path")
     if both := set(with_tricks) & set(without):
         raise UserError(f"--with {min(both)} and --without {min(both)}: it can be only one of them")
+    if isinstance(path := options.get("start_from"), Path):
+        options["start_from"] = str(path)
+    given = {key: value for key, value in options.items() if value is not None} | dict(settings or {})
+    recipe = recipe or default_recipe(given)
     keys = read_recipe("auto") | {"tricks": None} | read_recipe(recipe)
+    start = find_trained_run({**keys, **given}.get("start_from"))
     if isinstance(tricks, str) or isinstance(with_tricks, str) or isinstance(without, str):
         raise UserError("tricks must be a list of names, as in ['sam', 'flip'], not text")
     chosen = keys.pop("tricks", None) or {}
     if not isinstance(chosen, dict):
         raise UserError(f"recipe {recipe}: tricks must be a mapping of names to hyperparameters")
     chosen = {str(name): {} if values is None else values for name, values in chosen.items()}
+    if start is not None:
+        chosen = start.with_its_tricks(chosen)
     if isinstance(tricks, Mapping):
         chosen = {name: {} if values is None else values for name, values in tricks.items()}
     elif tricks is not None:
@@ -250,7 +273,30 @@ def resolve(
             raise UserError(f"--set {key}: the trick {trick!r} is not on (add it by --with {trick}){hint}")
     config = Config(**_checked(keys))
     config.tricks = {name: _checked_trick(name, values) for name, values in chosen.items()}
+    if start is not None:
+        _take_network(config, start, given)
+    check_start(config.start_from, config.pretrained, config.model, start)
+    if config.start_from is not None:
+        config.start_from = str(Path(config.start_from).absolute())
     return config
+
+
+def _take_network(config: Config, start: TrainedRun, given: Mapping[str, Any]) -> None:
+    """Takes the network, and how it prepares an image, from the run whose weights training starts from.
+
+    Raises:
+        UserError: an option asks for another one.
+    """
+    for key, value in start.settings().items():
+        if key in given and getattr(config, key) != value:
+            raise UserError(f"{key} {getattr(config, key)}: the network of {start.path} has {value}; leave {key} out")
+        setattr(config, key, value)
+    its, chosen = start.tricks(), start.shaping(config.tricks)
+    for name in dict.fromkeys([*its, *chosen]):
+        if name not in chosen:
+            raise UserError(f"{name}: the network of {start.path} has it; it cannot be taken out")
+        if name not in its or _checked_trick(name, its[name]) != chosen[name]:
+            raise UserError(f"{name}: changes the network, which is that of {start.path}; leave it out")
 
 
 def _take_mirror_out(chosen: Tricks) -> None:
@@ -267,7 +313,7 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
     """Types by jsonargparse, then ranges."""
     if keys.get("budget") is None:
         raise UserError("--budget is missing: give the seconds, as in --budget 60")
-    values = _typed(Config, {**keys, "tricks": {}})
+    values = checked_types(Config, {**keys, "tricks": {}})
     for key in _POSITIVE + _NOT_NEGATIVE:
         value = values[key]
         if isinstance(value, int | float):
@@ -324,48 +370,9 @@ def _checked_trick(name: str, values: Any) -> dict[str, Any]:
         if key not in valid:
             hint = nearest(str(key), valid) if valid else "; it has none"
             raise UserError(f"{name} has no hyperparameter {key!r}{hint}")
-    typed = _typed(kind, values, f"{name}.")
+    typed = checked_types(kind, values, f"{name}.")
     try:
         kind(**typed)
     except TrickError as error:
         raise UserError(f"{name}: {error}") from None
     return typed
-
-
-def _typed(kind: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`values` with the defaults of the dataclass `kind` filled in, converted to its types or refused."""
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    typed: dict[str, Any] = {}
-    for entry in fields(kind):  # one at a time: the error then names the right one in few words
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(kind, None, skip={other.name for other in fields(kind) if other is not entry})
-        try:
-            given = {entry.name: values[entry.name]} if entry.name in values else {}
-            # jsonargparse takes a null for a value not given, whatever the type
-            if given == {entry.name: None} and type(None) not in get_args(entry.type):
-                raise ArgumentError(None, "null")
-            typed[entry.name] = parser.parse_object(given)[entry.name]
-        except ArgumentError:
-            raise UserError(
-                f"{prefix}{entry.name} must be {_in_words(entry.type)}, got {values[entry.name]!r}"
-            ) from None
-    return typed
-
-
-def _in_words(kind: Any) -> str:
-    """A type in words."""
-    simple = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        type(None): "null",
-    }
-    if kind in simple:
-        return simple[kind]
-    if get_origin(kind) is Literal:
-        return " or ".join(str(value) for value in get_args(kind))
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(_in_words(part) for part in get_args(kind))
-    return f"a list like {'[[0, 0], [1, 1]]' if 'tuple' in str(get_args(kind)) else '[0.5, 1]'}"

@@ -40,9 +40,11 @@ from tricks.celu import CELU
 from tricks.cutmix import Cutmix
 from tricks.cutout import Cutout
 from tricks.flip import Flip
+from tricks.freeze_trunk import FreezeTrunk
 from tricks.ghost_batch_norm import GhostBatchNorm
 from tricks.gradient_centralization import GradientCentralization
 from tricks.label_smoothing import LabelSmoothing
+from tricks.layerwise_learning_rate import LayerwiseLearningRate
 from tricks.meta_warmup import MetaWarmup
 from tricks.mixup import Mixup
 from tricks.muon import Muon
@@ -83,7 +85,9 @@ TRICKS: dict[str, type[Trick]] = {
         SAM,
         MetaWarmup,
         GradientCentralization,
+        FreezeTrunk,
         Muon,
+        LayerwiseLearningRate,
         WeightAveraging,
         TestTimeAugmentation,
     )
@@ -101,9 +105,11 @@ __all__ = [
     "Cutout",
     "Flip",
     "Forward",
+    "FreezeTrunk",
     "GhostBatchNorm",
     "GradientCentralization",
     "LabelSmoothing",
+    "LayerwiseLearningRate",
     "Loss",
     "MetaWarmup",
     "Mixup",

@@ -74,7 +74,7 @@ class Muon(Trick):
 
 
 class MuonOptimizer(torch.optim.Optimizer):
-    """Muon for convolutions, the first parameter group, and another optimizer for the groups after it."""
+    """Muon for convolutions, in the first parameter groups, and another optimizer for the groups after them."""
 
     def __init__(self, convolutions: list[nn.Parameter], others: torch.optim.Optimizer, **hyperparameters: Any) -> None:
         super().__init__(convolutions, hyperparameters)
@@ -88,16 +88,18 @@ class MuonOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        muon, *rest = self.param_groups
+        muon = [group for group in self.param_groups if "steps" in group]
+        rest = [group for group in self.param_groups if "steps" not in group]
         # load_state_dict replaces both, so give the other optimizer the current ones
         self.others.param_groups, self.others.state = rest, self.state
         self.others.step()
-        same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
-        for weight in muon["params"]:
-            if weight.grad is not None:
-                same_shape[weight.shape].append(weight)
-        for weights in same_shape.values():
-            self._update(weights, muon)
+        for group in muon:
+            same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    same_shape[weight.shape].append(weight)
+            for weights in same_shape.values():
+                self._update(weights, group)
         return loss
 
     def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:

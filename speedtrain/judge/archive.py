@@ -31,6 +31,11 @@ WEIGHTS_SUFFIX = re.compile(
 WEIGHTS_BEGINNING = re.compile(
     rb"PK\x03\x04|\x93NUMPY|\x89HDF|\x80[\x02-\x05]|\x1f\x8b|BZh|\xfd7zXZ|\x7fELF|\x89PNG|\xff\xd8\xff|GGUF"
 )
+STARTS_FROM_WEIGHTS = re.compile(
+    rb"^(?:pretrained: *(?:true|yes|on)\b|start_from: *(?!null\b|~)[^\s#]).*", re.MULTILINE | re.IGNORECASE
+)
+"""A line of a recipe by which training would start from given weights. Matched as text: YAML from a stranger can
+unfold to any size."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,9 @@ def _check(files: dict[str, bytes], manifest: dict[str, Any], manifest_problem: 
     carried = [_cut(name, 80) for name, content in sorted(files.items()) if _may_hold_weights(name, content)]
     detail = f"{carried[0]} could hold some ({len(carried)} such files)" if carried else ""
     yield Rule("no weights and no data", not carried, detail)
+    given = STARTS_FROM_WEIGHTS.search(files.get("recipe.yaml", b""))
+    detail = f"recipe.yaml starts from given weights ({_cut(given[0].decode(errors='replace'), 80)})" if given else ""
+    yield Rule("no pretrained weights", not given, detail)
 
 
 def _may_hold_weights(name: str, content: bytes) -> bool:
@@ -229,7 +237,7 @@ def _may_hold_weights(name: str, content: bytes) -> bool:
 
 
 def _notes(files: dict[str, bytes]) -> Iterator[str]:
-    """Lines for a human judge: what is imported, and where the source holds large constants."""
+    """Lines for a human judge: what is imported, and where the source holds large constants or asks for weights."""
     imported: set[str] = set()
     own = {PurePosixPath(name).parts[0].removesuffix(".py") for name in files}
     for name, content in sorted(files.items()):
@@ -251,6 +259,9 @@ def _notes(files: dict[str, bytes]) -> Iterator[str]:
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 imported.add(node.module.partition(".")[0])
+            elif isinstance(node, ast.keyword):
+                if node.arg == "pretrained" and getattr(node.value, "value", None) is True:
+                    yield f"{_cut(name, 80)}, line {node.lineno}: asks for pretrained weights (pretrained=True)"
             elif isinstance(node, ast.Constant | ast.List | ast.Tuple | ast.Dict | ast.Set):
                 size = _size(node)
                 if size >= LARGE_CONSTANT and node.lineno > last:  # an outer node comes before the nodes inside it

@@ -1,13 +1,11 @@
 """From a run's directory, or its weights file, to the trained classifier."""
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from speedtrain.config import Config, resolve
+from speedtrain.config import Config, read_recipe, resolve
 from speedtrain.data.photographs import Reading
 from speedtrain.device import find_device
 from speedtrain.errors import UserError
@@ -15,9 +13,7 @@ from speedtrain.machine import available_cores
 from speedtrain.model.trained import TrainedModel
 from speedtrain.model.weights import load_facts, load_weights
 from speedtrain.network.classifier import build_classifier, make_tricks
-
-WEIGHTS = "weights.safetensors"
-"""Name of the weights file in a run's directory."""
+from speedtrain.starting_point import WEIGHTS, prepared_images, weights_file
 
 
 def load(path: str | Path, *, device: str = "auto") -> TrainedModel:
@@ -33,11 +29,7 @@ def load(path: str | Path, *, device: str = "auto") -> TrainedModel:
     Raises:
         UserError: there is no such file, it is not the weights of a run, or the device cannot be used.
     """
-    path = Path(path)
-    if not os.path.isfile(path):  # unlike Path.is_file, it also says no where it may not look
-        if not os.path.isfile(path / WEIGHTS):
-            raise UserError(f"{path}: not a run directory with something saved in it (there is no {WEIGHTS})")
-        path = path / WEIGHTS
+    path = weights_file(path)
     state, stored = load_weights(path)
     facts: dict[str, Any] = stored
     classes, network = facts.get("classes"), facts.get("network")
@@ -46,13 +38,12 @@ def load(path: str | Path, *, device: str = "auto") -> TrainedModel:
     try:
         tricks = make_tricks(network["tricks"])
         width = 0 if network["width"] == "auto" else network["width"]  # a timm model has none
-        images = _prepared(facts)
-        pixel_max = images.get("pixel_max", "auto")
+        images = prepared_images(facts)
         reading = Reading(
             side=images["side"],
             fit=images["fit"],
             skip_unreadable=True,
-            pixel_max=None if pixel_max == "auto" else pixel_max,
+            pixel_max=None if images["pixel_max"] == "auto" else images["pixel_max"],
         )
         classifier = build_classifier(
             network["model"], len(classes), width, network["head_scale"], tricks, None, images["side"]
@@ -80,12 +71,9 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any]]:
     facts: dict[str, Any] = load_facts(run / WEIGHTS)
     if not {"step", "classes", "data_sha256"} <= facts.keys():
         raise UserError(f"{run / 'weights.safetensors'}: not the weights of a run")
-    config, images = resolve(recipe=run / "config.yaml"), _prepared(facts)
+    saved, images = read_recipe(run / "config.yaml"), prepared_images(facts)
+    # what it started from need not be there any more
+    config = resolve(recipe=run / "config.yaml", settings={"start_from": None, "pretrained": False})
+    config.start_from, config.pretrained = saved.get("start_from"), saved.get("pretrained", False)
     config.side, config.fit = images["side"], images["fit"]  # a config.yaml from before there was a choice has neither
     return config, facts
-
-
-def _prepared(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How the images were prepared: `side`, `fit` and, where there was a choice, `pixel_max`."""
-    images: dict[str, Any] = facts.get("images", {"side": 32, "fit": "crop"})  # runs from before there was a choice
-    return images

@@ -115,17 +115,41 @@ def hub_tag(model: str) -> str:
     return model.partition(".")[2]
 
 
-def _timm_network(model: str, num_classes: int, side: int) -> nn.Module:
-    """The network of timm with this name, its weights random."""
-    import timm  # 1.3 s, which a ResNet-9's budget need not pay
+def head_names(classifier: Classifier) -> tuple[str, ...]:
+    """The names of the head's tensors in the classifier's state: their first dimension is the classes.
 
-    name = model.removeprefix("timm:").removesuffix(f".{hub_tag(model)}")
+    They are those of the `head` of a ResNet-9, and of what timm names as a model's `classifier`.
+    """
+    cfg = getattr(classifier.network, "pretrained_cfg", None) or {}
+    named = cfg.get("classifier") or "head"
+    prefixes = tuple(f"network.{name}." for name in ((named,) if isinstance(named, str) else named))
+    return tuple(name for name in classifier.state_dict() if name.startswith(prefixes))
+
+
+def timm_name(model: str, side: int = 32) -> tuple[str, dict[str, Any]]:
+    """The name of a model in timm, tag included, and the arguments that images of this side need.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    import timm
+
+    tagged = model.removeprefix("timm:")
+    name = tagged.removesuffix(f".{hub_tag(model)}")
     if name not in timm.list_models():
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise UserError(f"timm has no model {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
     pretrained = timm.get_pretrained_cfg(name)
     fixed = pretrained is not None and pretrained.fixed_input_size  # of transformers, which must know the size
-    size: dict[str, Any] = {"img_size": side} if fixed else {}
+    return tagged, {"img_size": side} if fixed else {}
+
+
+def _timm_network(model: str, num_classes: int, side: int) -> nn.Module:
+    """The network of timm with this name, its weights random."""
+    import timm  # 1.3 s, which a ResNet-9's budget need not pay
+
+    tagged, size = timm_name(model, side)
+    name = tagged.removesuffix(f".{hub_tag(model)}")
     try:
         return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=3, **size)
     except Exception as error:  # timm's models raise whatever they like

@@ -25,7 +25,7 @@ def train(
     data: str | Path | tuple[np.ndarray, np.ndarray] | Any = None,
     test: str | Path | tuple[np.ndarray, np.ndarray] | Any = None,
     *,
-    recipe: str | Path = "auto",
+    recipe: str | Path | None = None,
     tricks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     with_tricks: Sequence[str] = (),
     without: Sequence[str] = (),
@@ -42,7 +42,7 @@ def train(
             frame, or a data set with a length and items (image, label); see `load_data`; default: the recipe's, or
             auto.
         test: test images, likewise; default: the data set's own test split, or a holdout.
-        recipe: name, or path of a YAML file; default: auto.
+        recipe: name, or path of a YAML file; default: auto, or finetune where training starts from given weights.
         tricks: exactly these tricks, by name, or name → hyperparameters; default: the recipe's.
         with_tricks, without: tricks to add to the recipe's, and to remove; default: none.
         settings: dotted hyperparameter → value, as in `{"sam.rho": 0.1, "lr": 0.2}`; default: none.

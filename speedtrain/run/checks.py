@@ -45,7 +45,7 @@ def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:
     if config.model != "resnet9":
         unused += [f"{key} has no effect on {config.model}" for key in ("width", "head_scale") if key in names]
     by_name = any(str(data).startswith((AUTO, CIFAR10, TORCHVISION)) for data in (config.data, config.test))
-    if tag := hub_tag(config.model):
+    if (tag := hub_tag(config.model)) and config.from_random:
         unused += [f"{config.model}: {tag} names pretrained weights, which are not used; training begins from nothing"]
     if not by_name and "data_root" in names:
         unused += [f"--data-root has no effect on --data {config.data}"]

@@ -19,6 +19,7 @@ from speedtrain.run.progress import Display
 from speedtrain.run.report import write_report
 from speedtrain.run.result import Result, add_score, conclude, describe, warning_of_short_schedule
 from speedtrain.run.scoring import Score, score
+from speedtrain.run.starting_weights import check_same_start, read_starting_weights
 from speedtrain.run.too_small import explain_nothing_saved
 
 
@@ -46,6 +47,13 @@ def execute(
     started = time.monotonic()
     messages = [*data.notes, *messages, *checks.resolve_machine(config)]
     checks.check_network(config, data.train)
+    if config.pretrained:
+        display.info(f"fetching the weights that timm offers for {config.model} …")
+    start = read_starting_weights(config, data.train.classes)
+    if start is not None:
+        messages.append(start.message)
+    if replay is not None:
+        check_same_start(start, replay[0].parent)
     run = directory.new_run_directory(out)
     for message in messages:
         display.warn(message)
@@ -53,7 +61,7 @@ def execute(
     off_clock["check"] = time.monotonic() - started
 
     with Interruption() as interruption:
-        worker = WorkerProcess(config, data.train, run, display, replay)
+        worker = WorkerProcess(config, data.train, run, display, replay, start)
         ended = worker.work(interruption)
 
         started = time.monotonic()

@@ -17,6 +17,7 @@ from speedtrain.model.weights import load_facts
 from speedtrain.run.directory import may_fail, write_config
 from speedtrain.run.interruption import GRACE, Interruption
 from speedtrain.run.progress import Display
+from speedtrain.run.starting_weights import StartingWeights
 from speedtrain.training.job import Job
 from speedtrain.training.worker import MALLOC_SETTINGS
 from timing import ExitStatus, Guarded
@@ -50,6 +51,7 @@ class WorkerProcess:
         run: directory of the run.
         display: shows progress and messages.
         replay: a `clock.csv` to follow instead of the clock, and how many steps of it; None: follow the clock.
+        start: the weights to start from; None: random ones.
 
     Attributes:
         plan: as in `result.json`; before the plan arrives, what the configuration says.
@@ -67,7 +69,9 @@ class WorkerProcess:
         run: Path,
         display: Display,
         replay: tuple[Path, int] | None = None,
+        start: StartingWeights | None = None,
     ) -> None:
+        self.start = start
         self.config, self.train, self.run, self.display, self.replay = config, train, run, display, replay
         keys = ("model", "side", "width", "batch_size", "precision")
         self.plan: dict[str, Any] = {key: getattr(config, key) for key in keys}
@@ -97,12 +101,15 @@ class WorkerProcess:
             replay_steps=replay_steps,
             max_steps=max_steps,
             plan_only=plan_only,
+            started_from=None if self.start is None else self.start.described,
         )
         with (
             tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder,
             open(self.run / "log.txt", "ab") as log,
         ):
-            job.write(Path(folder), self.train.images, self.train.labels)
+            job.write(
+                Path(folder), self.train.images, self.train.labels, None if self.start is None else self.start.file
+            )
             # -P: a file called timing.py in the user's current folder is not ours
             command = [sys.executable, "-P", "-m", "speedtrain.training.worker", folder]
             environment = worker_environment(self.config)

@@ -3,6 +3,7 @@
 The head of the file is what model hubs read: https://huggingface.co/docs/hub/model-cards
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def model_card(result: Result) -> str:
     lines += ["", "## Training", ""]
     width = f", width {plan['width']}" if plan.get("width") else ""
     lines += [
-        f"From random weights, {result['wall_seconds']:.0f} s of a budget of {result['budget_seconds']:g} s, on "
+        f"{_start(result.get('started_from'))}, {result['wall_seconds']:.0f} s of a budget of "
+        f"{result['budget_seconds']:g} s, on "
         f"{_code(result['device'])} with {result['threads']} threads: {result['epochs']:.1f} epochs of a "
         f"{plan['model']}{width}, on images of {plan.get('side', 32)} pixels a side, in {plan['precision']}. "
         f"It ended as `{result['status']}`. Tricks: {', '.join(result['tricks']) or 'none'}. Seed {result['seed']}.",
@@ -73,6 +75,24 @@ def model_card(result: Result) -> str:
     ]
     lines += [f"- {limit}" for limit in _limits(result)]
     return "\n".join(lines) + "\n"
+
+
+def _start(started_from: Mapping[str, Any] | None) -> str:
+    """What training started from."""
+    if started_from is None:
+        return "From random weights"
+    match started_from["kind"]:
+        case "run":
+            words = f"From the weights of a {started_from['network']} that was trained before"
+            if started_from["started_from"]:
+                before = _start(started_from["started_from"])
+                words += f" ({before[0].lower()}{before[1:]})"
+        case "timm":
+            licence = f", licence {started_from['licence']}" if started_from["licence"] else ""
+            words = f"From the pretrained weights {_code(started_from['weights'])} of timm{licence}"
+        case _:
+            words = f"From pretrained weights for {_code(started_from['network'])}, of a file"
+    return f"{words}, with {'its head' if started_from['head'] == 'kept' else 'a new head'}"
 
 
 def _code(text: str) -> str:

@@ -218,6 +218,7 @@ def _what_was_run(result: Mapping[str, Any]) -> Html:
     machine = {name: result.get(name) for name in ("seed", "device", "threads", "versions")}
     parts = {
         "Data": definitions(result.get("data")),
+        "Started from": definitions(result.get("started_from")),
         "Plan": definitions(plan) + bullets(reasons),
         "Measured": _measured(measured),
         "Tricks": definitions({name: values or "on" for name, values in tricks.items()}),

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from speedtrain import __version__
-from speedtrain.config import Config, resolve
+from speedtrain.config import Config, read_recipe, resolve
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 
 INTERFACE = 1
 """Version of the interface that docs/submission.md describes."""
 
-TOP_FILES = ("__init__.py", "config.py", "device.py", "errors.py", "files.py", "machine.py")
+TOP_FILES = (
+    *("__init__.py", "checked_types.py", "config.py", "device.py", "errors.py", "files.py", "machine.py"),
+    "starting_point.py",
+)
 ROOMS = ("data", "model", "network", "training")
 """The parts of speedtrain that training and predicting need. The packages tricks and timing are taken whole."""
 
@@ -54,7 +57,8 @@ def package(
         The manifest.
 
     Raises:
-        UserError: there is no such recipe, run or description, or `out` cannot be written.
+        UserError: there is no such recipe, run or description, training starts from given weights, or `out` cannot be
+            written.
     """
     if name is not None and not (name.strip() and name.isprintable()):
         raise UserError(f"--name must be one line of text, got {name!r}")
@@ -62,6 +66,12 @@ def package(
         recipe = run / "config.yaml"
         if not recipe.is_file():
             raise UserError(f"--run {run}: not a run directory (it has no config.yaml)")
+    keys = {**read_recipe(recipe), **(settings or {})}
+    if given := keys.get("start_from") or (keys.get("pretrained") and "pretrained=true"):
+        raise UserError(
+            f"{run or recipe}: training starts from given weights ({given}), and a submission may bring none; "
+            "add --set start_from=null --set pretrained=false for one from random weights"
+        )
     config = resolve(recipe=recipe, settings=settings, budget=600.0)
     # the paths of the entrant's images stay private, and the judge chooses the machine
     config.data, config.test, config.data_root = "auto", None, None

@@ -4,10 +4,14 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from speedtrain.config import Config
+
+START = "start.safetensors"
+"""Name of the file with the weights to start from."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Job:
         replay_steps: how many steps of it to follow.
         max_steps: end after so many steps, whatever the clock says; default: no such limit.
         plan_only: measure and plan, without training.
+        started_from: what the weights are that training starts from, stored with the weights it saves; default: none,
+            since they are random.
     """
 
     config: Config
@@ -33,9 +39,16 @@ class Job:
     replay_steps: int = 0
     max_steps: int | None = None
     plan_only: bool = False
+    started_from: dict[str, Any] | None = None
 
-    def write(self, folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
-        """Writes the job to a folder, with images uint8 [N, H, W, 3] and labels int64 [N]."""
+    def write(self, folder: Path, images: np.ndarray, labels: np.ndarray, start: bytes | None = None) -> None:
+        """Writes the job to a folder, with images uint8 [N, H, W, 3] and labels int64 [N].
+
+        Args:
+            start: a safetensors file with the weights to start from. Default: None, random weights.
+        """
+        if start is not None:
+            (folder / START).write_bytes(start)
         np.save(folder / "images.npy", images)
         np.save(folder / "labels.npy", labels)
         paths = {"run": str(self.run), "replay": self.replay and str(self.replay)}
@@ -43,14 +56,16 @@ class Job:
         (folder / "job.json").write_text(json.dumps(content), encoding="utf-8")
 
     @classmethod
-    def take(cls, folder: Path) -> tuple["Job", np.ndarray, np.ndarray]:
-        """Reads a job, its images and its labels from a folder, and deletes the folder.
+    def take(cls, folder: Path) -> tuple["Job", np.ndarray, np.ndarray, bytes | None]:
+        """Reads a job, its images, its labels and the weights to start from, and deletes the folder.
 
         The images should not stay on the disk if the parent process is killed.
         """
+        start = (folder / START).read_bytes() if (folder / START).exists() else None
         job = cls(**json.loads((folder / "job.json").read_text(encoding="utf-8")))
         images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
         shutil.rmtree(folder, ignore_errors=True)
         replay = None if job.replay is None else Path(job.replay)
         config = Config(**job.config)  # type: ignore[arg-type]  # a mapping in JSON
-        return replace(job, config=config, classes=tuple(job.classes), run=Path(job.run), replay=replay), images, labels
+        job = replace(job, config=config, classes=tuple(job.classes), run=Path(job.run), replay=replay)
+        return job, images, labels, start

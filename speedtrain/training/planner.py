@@ -34,7 +34,7 @@ class Plan:
         images_per_second: measured in a short probe; 0 where nothing was left to decide.
         epochs: predicted, from that rate and the time that planning, building and saving leave.
         accuracy: predicted for photographs as hard as CIFAR-10's with the default recipe in batches of 128; null
-            for a timm model.
+            for a timm model, and where training starts from given weights.
         reasons: one line per decision.
         alternatives: what was measured: width, precision, images_per_second, epochs, accuracy.
     """
@@ -181,7 +181,8 @@ class _Probe:
             width, rate = row["width"], row["images_per_second"]
             row["epochs"] = round(self._epochs(rate, left), 1)
             inputs = self._law_inputs(width, rate, left)
-            row["accuracy"] = None if width is None else round(self.law.accuracy(*inputs), 4)
+            known = width is not None and self.config.from_random
+            row["accuracy"] = round(self.law.accuracy(*inputs), 4) if known else None
 
     def fastest_precision(self, plan: Plan) -> Precision:
         """bf16 or fp32 on a CPU, whichever is faster here; on a GPU bf16 where it is native, else fp16."""

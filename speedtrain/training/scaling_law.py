@@ -143,13 +143,18 @@ def predict_accuracy(
         native: whether the training images were 32×32 in colour already.
 
     Returns:
-        `accuracy`, `low` and `high`; None for other images, recipes, networks and batch sizes than those of the fitted
-        runs, and outside the range of those runs.
+        `accuracy`, `low` and `high`; None for other images, recipes, networks, batch sizes and starting weights than
+        those of the fitted runs, and outside the range of those runs.
     """
     accuracy: float | None = plan.get("accuracy")
     same_recipe = all(_plain(getattr(config, key)) == _plain(value) for key, value in FITTED_SETTINGS.items())
     same_images = native and plan["side"] == SIDE
-    if accuracy is None or not (same_images and same_recipe) or plan["batch_size"] != BATCH_SIZE:
+    if (
+        accuracy is None
+        or not config.from_random
+        or not (same_images and same_recipe)
+        or plan["batch_size"] != BATCH_SIZE
+    ):
         return None
     if not RESNET9_RANGE.contains(plan["width"], plan["epochs"], num_images, num_classes):
         return None

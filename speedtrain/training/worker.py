@@ -52,6 +52,7 @@ def train(
     plan_only: bool = False,
     weights: Path | None = None,
     facts: Mapping[str, object] | None = None,
+    start: bytes | None = None,
 ) -> int:
     """Trains by the clock, and saves again and again to `run`.
 
@@ -67,6 +68,7 @@ def train(
         plan_only: plan without training, and measure even where nothing is left to decide; default: no.
         weights: file for the weights; default: `run/weights.safetensors`.
         facts: JSON values to store with the weights; default: none.
+        start: a safetensors file of weights to start from; what it lacks is random; default: all are random.
 
     Returns:
         How many images training saw, repetitions included.
@@ -76,6 +78,7 @@ def train(
     with ledger.phase("import"):
         with hide_packages(*UNUSED_BY_LIGHTNING):
             import lightning as L
+        import safetensors.torch
         import torch
         from lightning.fabric.plugins.environments import LightningEnvironment
 
@@ -114,6 +117,8 @@ def train(
         torch.set_num_threads(1)  # the whitening's bits must not depend on how busy the machine is now
         torch.manual_seed(config.seed)
         training = build_training(config, stored, targets, num_classes, width=plan.width, precision=plan.precision)
+        if start is not None:  # the parent process has checked that it fits
+            training.classifier.load_state_dict(safetensors.torch.load(start), strict=False)
         assert isinstance(config.batch_size, int)
         order = BatchOrder(len(stored), config.batch_size, config.seed, device)
         divergence = DivergenceGuard(training, training.tricks)
@@ -169,7 +174,7 @@ def main(folder: Path) -> None:
         from speedtrain.training.job import Job
         from speedtrain.training.step_log import StepLog
     with ledger.phase("data"):
-        job, images, labels = Job.take(folder)
+        job, images, labels, start = Job.take(folder)
         replay = StepLog.read(job.replay, job.replay_steps) if job.replay else None
     train(
         job.config,
@@ -181,7 +186,8 @@ def main(folder: Path) -> None:
         replay=replay,
         max_steps=job.max_steps,
         plan_only=job.plan_only,
-        facts={"data_sha256": job.data_sha256},
+        facts={"data_sha256": job.data_sha256, "started_from": job.started_from},
+        start=start,
     )
 
 

@@ -37,7 +37,9 @@ def test_tricks_stand_in_the_order_of_the_flow():
         "sam",
         "meta_warmup",
         "gradient_centralization",
+        "freeze_trunk",
         "muon",
+        "layerwise_learning_rate",
         "weight_averaging",
         "test_time_augmentation",
     ]
@@ -74,8 +76,10 @@ BAD = {
     "celu": [("alpha", 0), ("alpha", -1), ("alpha", math.nan), ("alpha", math.inf)],
     "cutout": [("size", 0), ("size", math.nan)],
     "flip": [("probability", -0.1), ("probability", 1.1), ("probability", math.nan)],
+    "freeze_trunk": [("until", -0.1), ("until", 1.1), ("until", math.nan)],
     "ghost_batch_norm": [("splits", 0)],
     "label_smoothing": [("smoothing", -0.1), ("smoothing", 1), ("smoothing", math.nan)],
+    "layerwise_learning_rate": [("first", 0), ("first", 1.1), ("first", math.nan)],
     "meta_warmup": [("alpha", 0), ("alpha", math.inf), ("alpha", math.nan), ("fraction", 1.5), ("fraction", math.nan)],
     "mixup": [("alpha", 0), ("alpha", math.nan), ("alpha", math.inf)],
     "muon": [

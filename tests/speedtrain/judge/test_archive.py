@@ -163,3 +163,27 @@ def test_text_of_a_stranger_is_one_printable_line(tmp_path: Path) -> None:
     assert found.name.startswith("A [31m B")
     assert len(found.name) == 80
     assert json.dumps(found.name)
+
+
+@pytest.mark.parametrize(
+    "line", ["pretrained: true", "start_from: runs/a", "start_from:   'x'  # mine", "Pretrained: Yes"]
+)
+def test_a_recipe_that_starts_from_given_weights_is_refused(line: str, tmp_path: Path) -> None:
+    found = read_submission(with_entry(tmp_path, "recipe.yaml", f"lr: 0.1\n{line}\n".encode()))
+    assert "no pretrained weights" in (found.refused or "")
+
+
+@pytest.mark.parametrize(
+    "line", ["pretrained: false", "start_from: null", "start_from: ~", "start_from:", "# pretrained: true"]
+)
+def test_a_recipe_that_starts_from_random_weights_is_not(line: str, tmp_path: Path) -> None:
+    found = read_submission(with_entry(tmp_path, "recipe.yaml", f"lr: 0.1\n{line}\n".encode()))
+    assert "pretrained" not in (found.refused or "")
+
+
+def test_source_that_asks_for_pretrained_weights_is_noted(tmp_path: Path) -> None:
+    source = b"import timm\nnetwork = timm.create_model('resnet18',\n    pretrained=True)\nother(pretrained=False)\n"
+    notes = read_submission(with_entry(tmp_path, "net.py", source)).notes
+    assert [note for note in notes if "pretrained" in note] == [
+        "net.py, line 3: asks for pretrained weights (pretrained=True)"
+    ]

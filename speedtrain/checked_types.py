@@ -1,0 +1,47 @@
+"""Values from outside, converted to the types of a dataclass, or refused in words."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from speedtrain.errors import UserError
+
+
+def checked_types(kind: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`values` with the defaults of the dataclass `kind` filled in, converted to its types or refused."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    typed: dict[str, Any] = {}
+    for entry in fields(kind):  # one at a time: the error then names the right one in few words
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(kind, None, skip={other.name for other in fields(kind) if other is not entry})
+        try:
+            given = {entry.name: values[entry.name]} if entry.name in values else {}
+            # jsonargparse takes a null for a value not given, whatever the type
+            if given == {entry.name: None} and type(None) not in get_args(entry.type):
+                raise ArgumentError(None, "null")
+            typed[entry.name] = parser.parse_object(given)[entry.name]
+        except ArgumentError:
+            raise UserError(
+                f"{prefix}{entry.name} must be {_in_words(entry.type)}, got {values[entry.name]!r}"
+            ) from None
+    return typed
+
+
+def _in_words(kind: Any) -> str:
+    """A type in words."""
+    simple = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
+    if kind in simple:
+        return simple[kind]
+    if get_origin(kind) is Literal:
+        return " or ".join(str(value) for value in get_args(kind))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_in_words(part) for part in get_args(kind))
+    return f"a list like {'[[0, 0], [1, 1]]' if 'tuple' in str(get_args(kind)) else '[0.5, 1]'}"
