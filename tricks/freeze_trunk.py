@@ -26,7 +26,7 @@ class FreezeTrunk(Trick):
 
     interacts: ClassVar[str] = (
         "muon, gradient_centralization and sam act on the head alone while the trunk is frozen. "
-        "DistributedDataParallel must be told (find_unused_parameters=True)."
+        "DistributedDataParallel must look for unused parameters."
     )
     paper: ClassVar[str] = "Howard and Ruder, Universal Language Model Fine-tuning, 2018 (arXiv 1801.06146)"
 
