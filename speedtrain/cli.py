@@ -80,6 +80,11 @@ def build_parser() -> ArgumentParser:
     bench("--out", metavar="DIR", default="bench", help="directory for the results (default: bench/)")
     bench("--quiet", action="store_true", help="show no progress")
     train, predict, replay = parsers["train"], parsers["predict"], parsers["replay"]
+    train.add_argument(
+        "--snapshots",
+        metavar="N",
+        help="keep the weights of N instants, and score them after the run: accuracy against time (default: 0)",
+    )
     train.add_argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one in runs/)")
     train.add_argument("--quiet", action="store_true", help="show no progress")
     predict.add_argument("--run", metavar="DIR|FILE", required=True, help="run directory, or its weights.safetensors")
@@ -253,7 +258,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _train(options: Namespace) -> int:
-    return running.train_command(options, _run_options(options))
+    return running.train_command(options, {**_run_options(options), "snapshots": _number(options.snapshots)})
 
 
 def _plan(options: Namespace) -> int:

@@ -64,6 +64,7 @@ class Config:
         start_from: weights to start from: a run's directory or its weights file, or a file of tensors for a timm model;
             null for random weights.
         pretrained: whether a timm model starts from the weights that timm offers for it.
+        snapshots: from how many instants of the run to keep the weights, for its accuracy against time.
     """
 
     budget: float
@@ -93,6 +94,7 @@ class Config:
     tricks: Tricks = field(kw_only=True)
     start_from: str | None = None
     pretrained: bool = False
+    snapshots: int = 0
 
     @property
     def from_random(self) -> bool:
@@ -142,7 +144,7 @@ class Config:
 
 _KEYS = tuple(entry.name for entry in fields(Config))
 _POSITIVE = ("budget", "side", "pixel_max", "width", "batch_size", "lr", "head_scale", "threads", "per_class")
-_NOT_NEGATIVE = ("momentum", "weight_decay", "seed")
+_NOT_NEGATIVE = ("momentum", "weight_decay", "seed", "snapshots")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ def print_line(line: str, stream: TextIO | None = None) -> None:
 
 
 def train_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
-    """Trains; `run_arguments` are the options that `train` shares with `plan`, as arguments of `speedtrain.train`."""
+    """Trains; `run_arguments` are the options of the run, as arguments of `speedtrain.train`."""
     from speedtrain.run.api import train
 
     result = train(**run_arguments, out=options.out, quiet=options.quiet)

@@ -13,6 +13,7 @@ from speedtrain.run import checks, directory
 from speedtrain.run.directory import may_fail
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import WorkerProcess
+from speedtrain.run.learning_curve import point, score_kept_weights
 from speedtrain.run.mirrors import notes_on_guesses
 from speedtrain.run.model_card import write_model_card
 from speedtrain.run.progress import Display
@@ -76,6 +77,8 @@ def execute(
             try:
                 scored = score(weights, data.test, config, display.counting("scoring"))
                 add_score(result, scored, weights)
+                if curve := score_kept_weights(run, data.test, config, display, interruption):
+                    result["learning_curve"] = [*curve, point(ended.wall_seconds, weights, scored)]
             except Exception as failure:  # memory may be short: what was trained must not be lost
                 reason = f"{type(failure).__name__}: {failure}"
                 result["error"] = " ".join(f"the weights are saved, but could not be scored ({reason})".split())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from speedtrain.run.learning_curve import EXPLANATION, draw_learning_curve
 from speedtrain.training.metrics import read_metrics
 from speedtrain.view.figures import BLUE, GREEN, LEMON, ORANGE, PINK, SKY, YELLOW, figure
 from speedtrain.view.html import Html, bullets, definitions, page, percent, picture, section, table, tag
@@ -54,7 +55,7 @@ def write_report(
     _draw_curve(run / "curve.png", result, read_metrics(run / "metrics.csv", PLOTTED))
     curve = (run / "curve.png").read_bytes()
     alt = "Training loss, learning rate and images per second against time."
-    sections = [_headline(result), picture(curve, alt, class_="curve")]
+    sections = [_headline(result), picture(curve, alt, class_="curve"), _learning_curve(run, result)]
     sections += [section("Messages during the run", bullets(result.get("events"))), _time(result)]
     if images is not None and labels is not None and probabilities is not None and len(labels):
         pairs = labels * len(classes) + probabilities.argmax(1)
@@ -210,6 +211,16 @@ def _mistakes(
         f"The surest of {len(wrong):,} wrong predictions on {len(labels):,} images: true → predicted (probability)."
     )
     return section("Worst mistakes", tag("p", explanation), tag("div", *figures, class_="mistakes"))
+
+
+def _learning_curve(run: Path, result: Mapping[str, Any]) -> Html:
+    """Accuracy against time, where weights were kept on the way."""
+    if not (curve := result.get("learning_curve")):
+        return Html()
+    draw_learning_curve(run / "learning_curve.png", curve)
+    alt = "Accuracy against time, on a logarithmic axis."
+    image = picture((run / "learning_curve.png").read_bytes(), alt, class_="curve")
+    return section("Accuracy against time", image, tag("p", EXPLANATION))
 
 
 def _what_was_run(result: Mapping[str, Any]) -> Html:

@@ -75,7 +75,7 @@ def package(
     config = resolve(recipe=recipe, settings=settings, budget=600.0)
     # the paths of the entrant's images stay private, and the judge chooses the machine
     config.data, config.test, config.data_root = "auto", None, None
-    config.columns, config.with_validation = {}, False
+    config.columns, config.with_validation, config.snapshots = {}, False, 0
     config.seed, config.device, config.threads = 0, "auto", None
     introduction = _read_text(description) if description else ""
     name = name or f"speedtrain {run.resolve().name if run else Path(recipe).stem}"

@@ -1,5 +1,6 @@
 """The checkpoint callback: what happens around every step of a run."""
 
+import contextlib
 import signal
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from speedtrain.model.weights import save_weights
 from speedtrain.training.divergence import DivergenceGuard
+from speedtrain.training.kept_weights import FOLDER, KeptWeights
 from speedtrain.training.lightning_module import Training
 from speedtrain.training.metrics import MetricsWriter, Speed
 from speedtrain.training.step_log import StepLog, StepLogWriter
@@ -46,6 +48,7 @@ class CheckpointCallback(L.Callback):
         send_message: shows a person one line.
         weights: file for the weights; default: `weights.safetensors` in the run's folder.
         facts: JSON values to store with the weights; default: none.
+        snapshots: from how many instants to keep the weights; default: 0.
     """
 
     def __init__(
@@ -61,12 +64,14 @@ class CheckpointCallback(L.Callback):
         *,
         weights: Path | None = None,
         facts: Mapping[str, object] | None = None,
+        snapshots: int = 0,
     ) -> None:
         self.training, self.clock, self.pacer = training, clock, pacer
         self.thread_controller, self.divergence, self.replay = thread_controller, divergence, replay
         self.send_message = send_message
         self.weights, self.facts = weights or run / "weights.safetensors", facts or {}
         self.images_seen = 0
+        self._kept_in, self._snapshots = run / FOLDER, snapshots
         self._step_log = StepLogWriter(run / "clock.csv")
         self._metrics = MetricsWriter(run / "metrics.csv")
         self._next_save = self._next_report = 0.0
@@ -81,6 +86,8 @@ class CheckpointCallback(L.Callback):
         for group in self.training.optimizer.param_groups:  # here, so that the first snapshot has it too
             group.setdefault("initial_lr", group["lr"])
         self.divergence.snapshot(self._averaged)
+        elapsed = self.clock.budget.elapsed()
+        self._kept = KeptWeights(self._kept_in, self._snapshots, elapsed + FIRST_SAVE, self.clock.budget.seconds)
         self._speed = Speed(REPORT_EVERY)
         self._next_save = time.monotonic() + FIRST_SAVE
         self._next_report = time.monotonic() + REPORT_EVERY
@@ -103,7 +110,9 @@ class CheckpointCallback(L.Callback):
             self._averaged = trick.weights(self._averaged, self.training.num_steps)
         now = time.monotonic()
         step = self.training.num_steps
-        due = step in self.replay.snapshots if self.replay else now >= self._next_save
+        elapsed = self.clock.budget.elapsed()
+        keep = self._kept.due(elapsed)
+        due = step in self.replay.snapshots if self.replay else keep or now >= self._next_save
         on_gpu = self.training.device.type == "cuda"
         if on_gpu:
             self._wait_for_gpu()
@@ -116,6 +125,9 @@ class CheckpointCallback(L.Callback):
         self._step_log.add(step, self.training.progress, torch.get_num_threads(), due)
         if due:
             self._save()
+        if keep and not self._disk_full:
+            with contextlib.suppress(OSError):  # the run's own weights come first
+                self._kept.keep(self.weights, elapsed)
         if now >= self._next_report:
             self._report(now)
 

@@ -147,6 +147,7 @@ def train(
             send_message,
             weights=weights,
             facts=facts,
+            snapshots=0 if unlimited else config.snapshots,
         )
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",

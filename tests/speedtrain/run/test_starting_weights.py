@@ -2,8 +2,8 @@
 
 import json
 import pickle
-import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from small_model import CLASSES, save_model
 from speedtrain import load, train
 from speedtrain.cli import main
 from speedtrain.config import Config, resolve
+from speedtrain.data import load_data
 from speedtrain.model.load import read_run
 from speedtrain.model.weights import load_weights, save_weights
 from speedtrain.run.api import replay
 from speedtrain.run.starting_weights import read_starting_weights
 from speedtrain.submission.package import package
+from speedtrain.training.kept_weights import kept_weights
 
 TIMM = "timm:resnet10t"
 
@@ -200,6 +202,22 @@ def test_weights_that_timm_offers(network: torch.nn.Module, tmp_path: Path, monk
     assert not any(name.startswith("network.fc.") for name in state)
 
 
+def check_learning_curve(run: Path, result: dict[str, Any]) -> None:
+    """The kept weights are of instants in order, and their accuracy is what anyone finds who loads them."""
+    curve, kept = result["learning_curve"], kept_weights(run)
+    assert [row["seconds"] for row in curve[:-1]] == [seconds for seconds, _ in kept]
+    assert 1 <= len(kept) <= 3
+    assert all(one[key] < other[key] for key in ("seconds", "step") for one, other in pairwise(curve))
+    assert curve[-1]["accuracy"] == result["accuracy"]
+    assert curve[-1]["step"] == result["saved_at"]["step"]
+    test = load_data("digits").test
+    for row, (_, weights) in zip(curve, kept, strict=False):
+        predictions = load(weights).predict_all(test.images)
+        assert row["accuracy"] == np.mean(predictions.probabilities.argmax(1) == test.labels)
+    assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "Accuracy against time" in (run / "report.html").read_text()
+
+
 SMALL: dict[str, Any] = {"precision": "fp32", "batch_size": 64}
 
 
@@ -228,25 +246,18 @@ def test_a_run_that_starts_from_another(tmp_path: Path, capsys: pytest.CaptureFi
 
     third = replay(tmp_path / "second", tmp_path / "third")
     assert third["identical_weights"]
-    moved = tmp_path / "moved.safetensors"
-    shutil.move(tmp_path / "first" / "weights.safetensors", moved)
+    started_from = tmp_path / "first" / "weights.safetensors"
+    save_weights(started_from, {name: tensor + 1 for name, tensor in before.items()}, load_weights(started_from)[1])
+    assert "have changed since" in error_of(replay, tmp_path / "second")
+    started_from.unlink()
     assert read_run(tmp_path / "second")[0].start_from == str(tmp_path / "first")
     assert load(tmp_path / "second").predict(some_images(1)[0]).label in second["data"]["classes"]
     assert "not a run directory" in error_of(replay, tmp_path / "second")
 
-    ancestry = train(3, "digits", start_from=tmp_path / "second", settings=SMALL, out=tmp_path / "fourth")
+    options = {"start_from": tmp_path / "second", "settings": SMALL, "snapshots": 3}
+    ancestry = train(3, "digits", **options, out=tmp_path / "fourth")
     assert ancestry["started_from"]["started_from"]["sha256"] == start["sha256"]
+    check_learning_curve(tmp_path / "fourth", ancestry)
     for run in ("second", "fourth"):
         assert "starts from given weights" in error_of(package, tmp_path / "a.zip", run=tmp_path / run)
     assert json.loads((tmp_path / "second" / "result.json").read_text())["started_from"] == start
-
-
-@pytest.mark.usefixtures("warm_processes")
-def test_a_replay_from_weights_that_have_changed_is_refused(tmp_path: Path) -> None:
-    weights = save_model(tmp_path / "weights.safetensors")
-    images = some_images(60), np.arange(60) % 3
-    np.savez(tmp_path / "data.npz", images=images[0], labels=images[1])
-    train(3, tmp_path / "data.npz", start_from=weights, settings=SMALL, out=tmp_path / "run")
-    state, facts = load_weights(weights)
-    save_weights(weights, {name: tensor + 1 for name, tensor in state.items()}, facts)
-    assert "have changed since" in error_of(replay, tmp_path / "run")
