@@ -85,6 +85,7 @@ def build_parser() -> ArgumentParser:
         metavar="N",
         help="keep the weights of N instants, and score them after the run: accuracy against time (default: 0)",
     )
+    train.add_argument("--log", metavar="tensorboard", help="write the run for TensorBoard as well (default: no)")
     train.add_argument("--out", metavar="DIR", help="run directory, new or empty (default: a new one in runs/)")
     train.add_argument("--quiet", action="store_true", help="show no progress")
     predict.add_argument("--run", metavar="DIR|FILE", required=True, help="run directory, or its weights.safetensors")

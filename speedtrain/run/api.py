@@ -15,6 +15,7 @@ from speedtrain.model.load import read_run
 from speedtrain.model.weights import load_weights
 from speedtrain.run.checks import unused_options
 from speedtrain.run.execute import execute
+from speedtrain.run.loggers import Given
 from speedtrain.run.mirrors import notes_on_mirrors
 from speedtrain.run.progress import Display
 from speedtrain.run.result import Result
@@ -32,6 +33,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     quiet: bool | None = None,
+    logger: Given = None,
     **options: Any,
 ) -> Result:
     """Trains a classifier inside a wall-clock budget and scores it: what `python -m speedtrain` does.
@@ -48,6 +50,8 @@ def train(
         settings: dotted hyperparameter → value, as in `{"sam.rho": 0.1, "lr": 0.2}`; default: none.
         out: run directory, new or empty; default: a new one in `runs/`.
         quiet: show no progress, only warnings, on standard error; default: yes, but no in a notebook.
+        logger: a logger of Lightning, such as `WandbLogger()`, "tensorboard" for event files in the run directory, or a
+            list of them; each gets the configuration, the metrics and the score; default: none.
         options: other keys of `Config`: per_class, seed, device, threads, model, …
 
     Returns:
@@ -74,7 +78,7 @@ def train(
     off_clock = {"data": time.monotonic() - started}
     messages = unused_options(config, {**options, **(settings or {})})
     messages += notes_on_mirrors(config, loaded.train, without)
-    return execute(config, loaded, out, display, off_clock=off_clock, messages=messages)
+    return execute(config, loaded, out, display, off_clock=off_clock, messages=messages, logger=logger)
 
 
 def replay(run: Path, out: str | Path | None = None, *, quiet: bool = True) -> Result:

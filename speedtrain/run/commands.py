@@ -22,7 +22,7 @@ def train_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
     """Trains; `run_arguments` are the options of the run, as arguments of `speedtrain.train`."""
     from speedtrain.run.api import train
 
-    result = train(**run_arguments, out=options.out, quiet=options.quiet)
+    result = train(**run_arguments, logger=options.log, out=options.out, quiet=options.quiet)
     if options.quiet and result["accuracy"] is not None:
         print_line(f"accuracy {result['accuracy']:.2%} in {result['out']}")
     return _exit_code(result)

@@ -14,6 +14,7 @@ from speedtrain.run.directory import may_fail
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import WorkerProcess
 from speedtrain.run.learning_curve import point, score_kept_weights
+from speedtrain.run.loggers import Given, RunLoggers
 from speedtrain.run.mirrors import notes_on_guesses
 from speedtrain.run.model_card import write_model_card
 from speedtrain.run.progress import Display
@@ -33,6 +34,7 @@ def execute(
     off_clock: dict[str, float],
     messages: Sequence[str] = (),
     replay: tuple[Path, int] | None = None,
+    logger: Given = None,
 ) -> Result:
     """Checks, trains and scores one configuration; see `train`.
 
@@ -44,8 +46,10 @@ def execute(
         off_clock: seconds spent so far that do not count, by name.
         messages: for the user; default: none.
         replay: a `clock.csv` to follow instead of the clock, and how many steps of it; default: follow the clock.
+        logger: as for `train`.
     """
     started = time.monotonic()
+    loggers = RunLoggers(logger, display)
     messages = [*data.notes, *messages, *checks.resolve_machine(config)]
     checks.check_network(config, data.train)
     if config.pretrained:
@@ -59,10 +63,11 @@ def execute(
     for message in messages:
         display.warn(message)
     directory.write_config(run, config)
+    loggers.start(config, run)
     off_clock["check"] = time.monotonic() - started
 
     with Interruption() as interruption:
-        worker = WorkerProcess(config, data.train, run, display, replay, start)
+        worker = WorkerProcess(config, data.train, run, display, replay, start, loggers.step)
         ended = worker.work(interruption)
 
         started = time.monotonic()
@@ -101,6 +106,7 @@ def execute(
         off_clock["score"] = time.monotonic() - started
         result["off_clock"] = {name: round(seconds, 3) for name, seconds in off_clock.items()}
         _write_files(run, result, data, scored, display)
+    loggers.end(result)
     display.result(result, run)
     result["out"] = str(run)
     return result

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class WorkerProcess:
         display: shows progress and messages.
         replay: a `clock.csv` to follow instead of the clock, and how many steps of it; None: follow the clock.
         start: the weights to start from; None: random ones.
+        on_step: is called with each event about how far training is. Default: none.
 
     Attributes:
         plan: as in `result.json`; before the plan arrives, what the configuration says.
@@ -70,8 +72,9 @@ class WorkerProcess:
         display: Display,
         replay: tuple[Path, int] | None = None,
         start: StartingWeights | None = None,
+        on_step: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.start = start
+        self.start, self.on_step = start, on_step
         self.config, self.train, self.run, self.display, self.replay = config, train, run, display, replay
         keys = ("model", "side", "width", "batch_size", "precision")
         self.plan: dict[str, Any] = {key: getattr(config, key) for key in keys}
@@ -160,6 +163,8 @@ class WorkerProcess:
             case "step":
                 self.last = event
                 self.display.step(event)
+                if self.on_step:
+                    self.on_step(event)
             case "done":
                 self.done = event
             case "save_failed":

@@ -9,12 +9,15 @@ from typing import Any
 
 import huggingface_hub.constants
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import timm
 import torch
 from labelled_images import error_of, some_images
+from lightning.pytorch.loggers import CSVLogger
 from small_model import CLASSES, save_model
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from speedtrain import load, train
 from speedtrain.cli import main
@@ -218,6 +221,29 @@ def check_learning_curve(run: Path, result: dict[str, Any]) -> None:
     assert "Accuracy against time" in (run / "report.html").read_text()
 
 
+class Broken(CSVLogger):
+    """Fails once training has begun."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        raise OSError("no room")
+
+
+def check_loggers(run: Path, other: Path, result: dict[str, Any]) -> None:
+    """Event files and another logger of Lightning hold what the run's own files hold."""
+    metrics = pd.read_csv(run / "metrics.csv")
+    events = EventAccumulator(str(run))
+    events.Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in logged] == list(metrics["step"])
+    np.testing.assert_allclose([value for _, value in logged], metrics["loss"], rtol=1e-5)
+    accuracy = [(event.step, event.value) for event in events.Scalars("test/accuracy")]
+    assert accuracy[-1] == (result["steps"], pytest.approx(result["accuracy"]))
+    assert [step for step, _ in accuracy] == [row["step"] for row in result["learning_curve"]]
+    mine = pd.read_csv(other / "metrics.csv")
+    np.testing.assert_allclose(mine["loss"].dropna(), metrics["loss"])
+    assert mine["test/accuracy"].iloc[-1] == pytest.approx(result["accuracy"])
+
+
 SMALL: dict[str, Any] = {"precision": "fp32", "batch_size": 64}
 
 
@@ -254,10 +280,19 @@ def test_a_run_that_starts_from_another(tmp_path: Path, capsys: pytest.CaptureFi
     assert load(tmp_path / "second").predict(some_images(1)[0]).label in second["data"]["classes"]
     assert "not a run directory" in error_of(replay, tmp_path / "second")
 
-    options = {"start_from": tmp_path / "second", "settings": SMALL, "snapshots": 3}
+    loggers = ["tensorboard", Broken(tmp_path), CSVLogger(tmp_path, name="mine", version="")]
+    options = {"start_from": tmp_path / "second", "settings": SMALL, "snapshots": 3, "logger": loggers}
     ancestry = train(3, "digits", **options, out=tmp_path / "fourth")
+    check_loggers(tmp_path / "fourth", tmp_path / "mine", ancestry)
+    assert capsys.readouterr().err.count("Broken failed and gets no more of this run (OSError: no room)") == 1
     assert ancestry["started_from"]["started_from"]["sha256"] == start["sha256"]
     check_learning_curve(tmp_path / "fourth", ancestry)
     for run in ("second", "fourth"):
         assert "starts from given weights" in error_of(package, tmp_path / "a.zip", run=tmp_path / run)
     assert json.loads((tmp_path / "second" / "result.json").read_text())["started_from"] == start
+
+
+@pytest.mark.parametrize("logger", [3, "wandb", [CSVLogger, "tensorboard"]])
+def test_what_is_no_logger_is_refused_before_the_clock(logger: Any, tmp_path: Path) -> None:
+    assert "tensorboard" in error_of(train, 60, "digits", settings=SMALL, logger=logger, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
