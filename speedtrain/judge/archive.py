@@ -1,13 +1,11 @@
 """Reads a stranger's zip without trusting it, and checks the rules that need no run."""
 
-import ast
 import hashlib
 import json
 import re
 import stat
 import sys
 import unicodedata
-import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from speedtrain.errors import UserError
+from speedtrain.judge.inspection import inspect
 from speedtrain.submission.package import INTERFACE
 
 MOST_FILES = 1000
 MOST_BYTES = 16 << 20
 LARGEST_FILE = 1 << 20
-LARGE_CONSTANT = 2000
-"""A constant in the source with at least so many characters is shown to the human judge."""
-
 WEIGHTS_SUFFIX = re.compile(
     r"\.(bin|ckpt|gguf|h5|hdf5|joblib|keras|msgpack|np[yz]|onnx|pb|pickle|pkl|pt|pth|safetensors|tflite|parquet"
     r"|tar|tgz|gz|bz2|xz|zst|7z|zip|whl|png|jpe?g|webp|so|pyd|dll)(\.[^.]*)?$",
@@ -95,35 +91,49 @@ class _Unsafe(Exception):
     """The archive must not be unpacked."""
 
 
-def read_submission(path: Path) -> Submission:
+def read_submission(path: Path, *, inspected: bool = True) -> Submission:
     """Reads and checks a submission.
 
     Args:
         path: the zip.
+        inspected: whether its source is looked through for notes, which takes up to `inspection.ALL_SECONDS`. Default:
+            yes.
 
     Returns:
         The submission. Problems of its content are broken rules, and raise nothing.
 
     Raises:
-        UserError: the file is missing, cannot be read or is too large.
+        UserError: the file is missing or cannot be read.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{path}: {path.stat().st_size >> 20} MiB; a submission has {MOST_BYTES >> 20} at most")
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = path.stat().st_size
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    files: dict[str, bytes] = {}
-    problem = ""
     try:
+        if size > MOST_BYTES:
+            raise _Unsafe(f"{size >> 20} MiB; a submission has {MOST_BYTES >> 20} at most")
         files = _read_zip(path)
     except _Unsafe as error:
-        problem = str(error)
-    except Exception as error:  # zipfile, zlib and lzma raise many kinds of errors for a damaged file
-        problem = f"not a whole zip ({_cut(error, 100)})"
-    if problem:
-        rules = [Rule("a whole and safe zip", False, problem)]
-        return Submission(sha256, _cut(path.stem, 80), "", "", "", "", {}, tuple(rules), ())
+        return _refused(path, sha256, str(error))
+    except Exception as error:  # zipfile and zlib raise many kinds of errors for a damaged file
+        return _refused(path, sha256, f"not a whole zip ({_cut(error, 100)})")
+    try:
+        return _checked(path, sha256, files, inspected)
+    except Exception as error:  # what a stranger can think of must not end the reading of the others
+        return _refused(path, sha256, f"its files cannot be checked ({type(error).__name__}: {_cut(error, 100)})")
+
+
+def _refused(path: Path, sha256: str, problem: str) -> Submission:
+    """A submission of which nothing is known but why it is not run."""
+    return Submission(
+        sha256, _cut(path.stem, 80), "", "", "", "", {}, (Rule("a whole and safe zip", False, problem),), ()
+    )
+
+
+def _checked(path: Path, sha256: str, files: dict[str, bytes], inspected: bool) -> Submission:
+    """A submission by its files, with all rules looked at."""
     manifest, manifest_problem = _read_manifest(files)
     rules = [Rule("a whole and safe zip", True), *_check(files, manifest, manifest_problem)]
     texts = {key: _cut(manifest.get(key) or "", 200) for key in ("name", "authors", "version", "licence")}
@@ -136,7 +146,7 @@ def read_submission(path: Path) -> Submission:
         files.get("DESCRIPTION.md", b"")[:20_000].decode(errors="replace"),
         files,
         tuple(rules),
-        tuple(_notes(files)),
+        tuple(_notes(files)) if inspected else (),
     )
 
 
@@ -162,6 +172,11 @@ def _read_zip(path: Path) -> dict[str, bytes]:
                 raise _Unsafe(f"{name} is a {'symbolic link' if stat.S_ISLNK(mode) else 'special file'}")
             if entry.flag_bits & 1:
                 raise _Unsafe(f"{name} is encrypted")
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # the others unpack whole blocks, of any size, before a bound is looked at
+                raise _Unsafe(
+                    f"{name} is compressed in a way that is not accepted: use deflate, as zip does by default"
+                )
             parts = PurePosixPath(entry.orig_filename).parts
             odd = any(unicodedata.category(c)[0] == "C" or c in '\\:*?"<>|' for c in entry.orig_filename)
             if not parts or odd or ".." in parts or parts[0] == "/" or any(len(part) > 200 for part in parts):
@@ -238,36 +253,18 @@ def _may_hold_weights(name: str, content: bytes) -> bool:
 
 def _notes(files: dict[str, bytes]) -> Iterator[str]:
     """Lines for a human judge: what is imported, and where the source holds large constants or asks for weights."""
-    imported: set[str] = set()
     own = {PurePosixPath(name).parts[0].removesuffix(".py") for name in files}
+    sources = {name: content for name, content in sorted(files.items()) if name.endswith(".py")}
+    found = inspect(sources)
     for name, content in sorted(files.items()):
-        if not name.endswith(".py"):
+        if name not in sources:
             if b"\0" in content:
                 yield f"{_cut(name, 80)}: a binary file of {len(content)} bytes"
-            continue
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tree = ast.parse(content)
-            nodes = list(ast.walk(tree))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            yield f"{_cut(name, 80)}: not readable as Python {sys.version_info.major}.{sys.version_info.minor}"
-            continue
-        last = -1
-        for node in nodes:
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-                imported.add(node.module.partition(".")[0])
-            elif isinstance(node, ast.keyword):
-                if node.arg == "pretrained" and getattr(node.value, "value", None) is True:
-                    yield f"{_cut(name, 80)}, line {node.lineno}: asks for pretrained weights (pretrained=True)"
-            elif isinstance(node, ast.Constant | ast.List | ast.Tuple | ast.Dict | ast.Set):
-                size = _size(node)
-                if size >= LARGE_CONSTANT and node.lineno > last:  # an outer node comes before the nodes inside it
-                    last = node.end_lineno or node.lineno
-                    if not _is_docstring(node, content):
-                        yield f"{_cut(name, 80)}, line {node.lineno}: a constant of {size} characters"
+        elif found[name].problem:
+            yield f"{_cut(name, 80)}: {found[name].problem}"
+        else:
+            yield from (f"{_cut(name, 80)}, line {line}: {words}" for line, words in found[name].lines)
+    imported = {module for findings in found.values() for module in findings.imported}
     strange = sorted(imported - own - sys.stdlib_module_names)
     standard = sorted(imported & {"socket", "urllib", "http", "ctypes", "subprocess", "pickle", "marshal", "base64"})
     yield f"imports beyond the standard library: {', '.join(map(_short, strange)) or 'none'}"
@@ -277,19 +274,3 @@ def _notes(files: dict[str, bytes]) -> Iterator[str]:
 
 def _short(name: str) -> str:
     return _cut(name, 40)
-
-
-def _size(node: ast.Constant | ast.List | ast.Tuple | ast.Dict | ast.Set) -> int:
-    """About how many characters of source a node takes up."""
-    if isinstance(node, ast.Constant):
-        return len(node.value) if isinstance(node.value, str | bytes) else 0
-    lines = (node.end_lineno or node.lineno) - node.lineno
-    return 80 * lines if lines else (node.end_col_offset or 0) - node.col_offset
-
-
-def _is_docstring(node: ast.AST, content: bytes) -> bool:
-    """Whether it is prose: its words are short, unlike encoded data."""
-    if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
-        return False
-    words = node.value.split()
-    return bool(words) and max(map(len, words)) < 100

@@ -60,11 +60,25 @@ class Outcome:
             return f"killed at the deadline ({self.wall_seconds:.1f} s)"
         if self.returncode == 0:
             return "ended by itself"
+        name = _signal(self.returncode)
         if self.returncode < 0:
-            how = f"died of {signal.Signals(-self.returncode).name}"
+            how = f"died of {name}"
         else:
-            how = f"ended with exit code {self.returncode}"
+            how = f"ended with exit code {self.returncode}" + (f" ({name}, if a signal ended it)" if name else "")
         return f"{how}, saying last: {self.last_words}" if self.last_words else how
+
+
+def _signal(returncode: int) -> str | None:
+    """The signal that an exit status may stand for; None if it stands for none.
+
+    bubblewrap reports a death by signal as a shell does, as 128 and its number. A program may end with that exit code
+    too, so that there it is only a possibility.
+    """
+    number = -returncode if returncode < 0 else returncode - 128
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}" if returncode < 0 else None
 
 
 class NotStarted(UserError):
@@ -124,13 +138,11 @@ def _outcome(exit_status: ExitStatus, watch: Watch, log: Path, limits: Limits) -
     _make_plain(log)
     last_words = _last_line(log)
     returncode = exit_status.returncode
-    if returncode > 128 and exit_status.reason == "exited":  # bwrap reports a signal as a shell does
-        returncode = 128 - returncode
     reason: str = exit_status.reason
     limit = watch.limit
     if limit is None and reason == "exited" and returncode != 0:
         # not the last line alone: many processes that fail together print into one another's lines
-        if returncode == -signal.SIGXFSZ or _last_line_with(("File too large",), log):
+        if _signal(returncode) == "SIGXFSZ" or _last_line_with(("File too large",), log):
             limit = f"wrote a file larger than the limit of {in_bytes(limits.disk)}"
         elif line := _last_line_with(PROCESS_WORDS, log):
             limit = f"ran more than the limit of {limits.processes} processes and threads: {line}"

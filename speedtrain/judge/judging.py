@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from speedtrain.data import Data, load_images
 from speedtrain.errors import UserError
 from speedtrain.judge import outputs, speed, trial
-from speedtrain.judge.archive import Submission, read_submission
+from speedtrain.judge.archive import Rule, Submission, read_submission
 from speedtrain.judge.journal import Journal
 from speedtrain.judge.settings import Settings
 from speedtrain.judge.turns import Turns
@@ -48,10 +48,14 @@ def judge(
         UserError: bad input, found before anything is run; or this machine failed before the first instruction of a
             submission, in which case that run is not recorded.
     """
-    submissions = _read_all(archives)
+    begun = _has_begun(out)
+    submissions = _read_all(archives, inspected=not (resume and begun))
     settings.check(out)
     trial.check(settings.sandbox, settings.limits(60), {**secret, "--out": out})
-    private = _open_board(out, resume)
+    private = _open_board(out, resume, begun)
+    if resume and not begun:
+        report(f"{out}: nothing was judged here yet; beginning now")
+        resume = False
     if settings.sandbox == "none":
         report("warning: --sandbox none: the submissions can read and write whatever you can, and use the network")
     rules = _rules(submissions, data, settings)
@@ -64,7 +68,7 @@ def judge(
         journal = Journal(private / "journal.jsonl", header)
     try:
         for key, value in rules.items():
-            if journal.header[key] != value:
+            if _without_notes(journal.header[key]) != _without_notes(value):
                 raise UserError(f"--resume: {key} is not what it was when {out} was begun; judge into a new folder")
         turns = Turns(submissions, data, out, settings, journal, report)
         if resume:
@@ -94,27 +98,42 @@ def judge(
         outputs.clear(private / "work")
 
 
-def _read_all(archives: Sequence[Path]) -> dict[str, Submission]:
-    """The submissions by their names in the board's files; these names hold letters, digits and hyphens alone."""
+def _read_all(archives: Sequence[Path], *, inspected: bool) -> dict[str, Submission]:
+    """The submissions by their names in the board's files; these names hold letters, digits and hyphens alone.
+
+    One that was given before is refused, and the others are judged.
+    """
     if not archives:
         raise UserError("no submission: name at least one zip")
     submissions: dict[str, Submission] = {}
     for number, path in enumerate(archives, 1):
-        submission = read_submission(path)
-        if any(other.sha256 == submission.sha256 for other in submissions.values()):
-            raise UserError(f"{path}: this submission is given twice")
+        submission = read_submission(path, inspected=inspected)
+        for key, other in submissions.items():
+            if other.sha256 == submission.sha256:
+                given_once = Rule("given once", False, f"it is the same file as submission {key.partition('-')[0]}")
+                submission = replace(submission, rules=(*submission.rules, given_once))
+                break
         readable = re.sub("[^a-z0-9]+", "-", submission.name.lower()).strip("-")[:40]
         submissions[f"{number:02}-{readable}".strip("-")] = submission
     return submissions
 
 
-def _open_board(out: Path, resume: bool) -> Path:
+def _has_begun(out: Path) -> bool:
+    """Whether a judging has begun there. One that was killed before the first line of its journal was whole has not."""
+    try:
+        return b"\n" in (out / "private" / "journal.jsonl").read_bytes()
+    except OSError:
+        return False
+
+
+def _open_board(out: Path, resume: bool, begun: bool) -> Path:
     """Makes the board's folder; returns the folder in it for what must not be published."""
     private = out / "private"
     try:
-        if resume and not (private / "journal.jsonl").exists():
+        if resume and not private.exists():
             raise UserError(f"--resume: nothing was judged in {out} yet")
-        if not resume and out.exists() and any(out.iterdir()):
+        others = {path.name for path in out.iterdir()} - {private.name} if out.exists() else set()
+        if not resume and (begun or others):
             raise UserError(f"--out {out}: exists and is not empty; give --resume to go on, or name a new folder")
         out.mkdir(parents=True, exist_ok=True)
         private.mkdir(mode=0o700, exist_ok=True)
@@ -126,6 +145,13 @@ def _open_board(out: Path, resume: bool) -> Path:
 def _reference_speed(settings: Settings) -> tuple[float | None, float]:
     """The speed that drift is measured from, and its variation; no speed where any drift is allowed."""
     return speed.reference_speed(settings.limits(60).cpus) if math.isfinite(settings.drift) else (None, 0.0)
+
+
+def _without_notes(rule: Any) -> Any:
+    """A rule of the judging without the notes on submissions, which a resumed judging does not write again."""
+    if not isinstance(rule, dict):
+        return rule
+    return {key: _without_notes(value) for key, value in rule.items() if key != "notes"}
 
 
 def _rules(submissions: Mapping[str, Submission], data: Data, settings: Settings) -> dict[str, Any]:

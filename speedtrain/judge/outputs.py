@@ -85,9 +85,9 @@ def read_predictions(scratch: Path, name: str, count: int, num_classes: int) -> 
             raise BadOutput(f"{name} is not an .npy file") from None
         # checked before the data are read: a shape may declare any size, and an object array holds pickles
         if dtype != np.dtype("<i8"):
-            raise BadOutput(f"{name} holds {str(dtype)[:40]}, not int64")
+            raise BadOutput(f"{name} holds {_in_words(dtype)}, not int64")
         if shape != (count,):
-            raise BadOutput(f"{name} has shape {str(shape)[:40]}, not ({count},): one class index per image")
+            raise BadOutput(f"{name} has shape {_in_words(shape)}, not ({count},): one class index per image")
         content = file.read(8 * count)
     if len(content) != 8 * count:
         raise BadOutput(f"{name} is cut short")
@@ -95,6 +95,14 @@ def read_predictions(scratch: Path, name: str, count: int, num_classes: int) -> 
     if predicted.min() < 0 or predicted.max() >= num_classes:
         raise BadOutput(f"{name} holds class {predicted.min()} to {predicted.max()}, not 0 to {num_classes - 1}")
     return predicted
+
+
+def _in_words(value: object) -> str:
+    """A value of a stranger's, cut to size."""
+    try:
+        return str(value)[:40]
+    except ValueError:  # a number of thousands of digits
+        return "with a number too long to be written"
 
 
 def clear(folder: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import math
 import re
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from speedtrain.data import Data
+from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.judge import confine, outputs, sandbox, speed
 from speedtrain.judge.archive import Submission
@@ -74,7 +76,16 @@ class Turns:
             number = num_finished + index + 1
             self.report(f"run {number} of {total}: {name}, its run {run}; about {remaining} left")
             while not self._finished(key, run):
-                entry = self._run(key, run)
+                try:
+                    entry = self._run(key, run)
+                except UserError:
+                    raise
+                except Exception as error:  # a fault of the judge's own is never an entrant's
+                    (self.private / "judge-error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                    raise UserError(
+                        f"the judge itself failed ({type(error).__name__}: {error}; see "
+                        f"{self.private / 'judge-error.txt'}): the run is not recorded; go on with judge --resume"
+                    ) from error
                 self.journal.add(entry)
                 self.report(f"  {entry['verdict']}" + (" (the machine drifted)" if entry["drifted"] else ""))
 

@@ -1,6 +1,8 @@
 """Zips that no one should unpack, and rules that can be read off a zip."""
 
 import json
+import os
+import resource
 import stat
 import struct
 import zipfile
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from speedtrain.errors import UserError
+from speedtrain.judge import inspection
 from speedtrain.judge.archive import MOST_BYTES, read_submission
 
 from .conftest import submission
@@ -92,6 +95,26 @@ def test_what_is_no_zip_is_refused(content: bytes, tmp_path: Path) -> None:
     assert "not a whole zip" in (read_submission(tmp_path / "a.zip").refused or "")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_unpacks_before_it_can_be_bounded_is_refused(method: int, tmp_path: Path) -> None:
+    path = submission(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a", method) as archive:
+        archive.writestr("large.py", bytes(64 << 20))
+    assert path.stat().st_size < MOST_BYTES
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "compressed in a way" in (read_submission(path).refused or "")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10  # KiB
+
+
+def test_one_that_is_too_large_is_refused_and_not_read(tmp_path: Path) -> None:
+    path = submission(tmp_path / "a.zip")
+    with open(path, "ab") as file:
+        file.truncate(MOST_BYTES + (1 << 20))
+    found = read_submission(path)
+    assert "17 MiB; a submission has 16 at most" in (found.refused or "")
+    assert found.name == "a"
+
+
 def test_a_truncated_zip_is_refused(tmp_path: Path) -> None:
     content = submission(tmp_path / "a.zip").read_bytes()
     (tmp_path / "b.zip").write_bytes(content[: len(content) // 2])
@@ -156,6 +179,40 @@ def test_imports_and_large_constants_are_listed_for_a_human(tmp_path: Path) -> N
 def test_source_that_is_hard_to_parse_is_no_obstacle(tmp_path: Path) -> None:
     path = with_entry(tmp_path, "deep.py", b"(" * 50_000)
     assert any("deep.py: not readable" in note for note in read_submission(path).notes)
+
+
+HARD_TO_PARSE = {
+    "strings": b'x = f"' + b"{1}" * 330_000 + b'"\n',
+    "lists": b"x = [" + b"[[[[]]]]," * 110_000 + b"]\n",
+    "sums": b"x = " + b"1+" * 400_000 + b"1\n",
+}
+
+
+@pytest.mark.parametrize("kind", HARD_TO_PARSE)
+def test_source_that_takes_the_parser_minutes_or_gigabytes_costs_the_judge_neither(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "FILE_SECONDS", 1)
+    path = submission(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("b_hard.py", HARD_TO_PARSE[kind])
+        archive.writestr("c_easy.py", "import requests")
+    spent, before = os.times(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    notes = "\n".join(read_submission(path).notes)
+    assert "requests" in notes  # of the file after it
+    children = os.times().children_user - spent.children_user
+    assert children < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10  # KiB
+
+
+def test_all_files_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "FILE_SECONDS", 1)
+    monkeypatch.setattr(inspection, "ALL_SECONDS", 3)
+    files = {f"{number}.py": HARD_TO_PARSE["strings"] for number in range(8)}
+    spent = os.times()
+    found = inspection.inspect({**files, "z.py": b"import requests"})
+    assert os.times().children_user - spent.children_user < 10
+    assert all("not looked through" in found[name].problem for name in files)
 
 
 def test_text_of_a_stranger_is_one_printable_line(tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ IN_TRAINING = {
     "link as weights": ("os.unlink(options.net_sav); os.symlink('/etc/passwd', options.net_sav)", "symbolic link"),
     "pipe as weights": ("os.unlink(options.net_sav); os.mkfifo(options.net_sav)", "not a plain file"),
     "folder as weights": ("os.unlink(options.net_sav); os.mkdir(options.net_sav)", "not a plain file"),
+    "exit code of no signal": ("os.unlink(options.net_sav); sys.exit(-1)", "ended with exit code 255, saying"),
+    "exit code of a signal": ("os.unlink(options.net_sav); sys.exit(137)", "exit code 137 (SIGKILL, if a signal"),
 }
 IN_TESTING = {
     "pickle": (
@@ -95,6 +97,14 @@ IN_TESTING = {
             np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
         """,
         "one class index per image",
+    ),
+    "shape of thousands of digits": (
+        """
+        header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (0x" + b"f" * 4000 + b",)}"
+        with open(options.predictions, "wb") as file:
+            file.write(b"\\x93NUMPY\\x01\\x00" + len(header).to_bytes(2, "little") + header)
+        """,
+        "has shape with a number too long",
     ),
     "not numbers": ("np.save(options.predictions, np.full(len(images), np.nan))", "holds float64, not int64"),
     "no such class": ("np.save(options.predictions, predicted - 1)", "not 0 to 3"),

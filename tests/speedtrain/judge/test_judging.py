@@ -18,6 +18,7 @@ import pytest
 
 from speedtrain.cli import main
 from speedtrain.judge import speed
+from speedtrain.judge.confine import Outcome
 
 from .conftest import SANDBOX, board_of, command, judge, needs_bwrap, submission
 
@@ -45,6 +46,8 @@ def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> S
     ]
     more = ("--runs", "2", "--sandbox", SANDBOX)
     here = SimpleNamespace(train="train.npz", test="test.npz")
+    (folder / "board" / "private").mkdir(parents=True)  # an earlier judging was killed before its first line was whole
+    (folder / "board" / "private" / "journal.jsonl").write_text('{"schema": 1, "sett')
     arguments = command(here, Path("board"), *(Path(path.name) for path in zips), more=more)
     assert not [argument for argument in arguments if argument.startswith("/")]
     words = [sys.executable, "-m", "speedtrain", *arguments]
@@ -87,6 +90,52 @@ def test_a_refused_submission_is_not_run_and_says_why(judged: SimpleNamespace) -
     assert entry["runs"] == []
     assert "licence" in entry["refused"]
     assert "no licence: refused" in judged.done.stderr
+
+
+@pytest.mark.usefixtures("steady_machine")
+def test_what_is_wrong_with_one_zip_is_told_of_that_one_and_stops_no_other(
+    judged: SimpleNamespace, data: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Nothing is run: all are refused. The judging that is resumed was killed before it had begun."""
+    large, out = tmp_path / "large.zip", tmp_path / "board"
+    shutil.copy(judged.zips[0], large)
+    with open(large, "ab") as file:
+        file.truncate(17 << 20)
+    (out / "private").mkdir(parents=True)
+    (out / "private" / "journal.jsonl").touch()
+    refused = judged.zips[2]
+    assert main(command(data, out, refused, large, refused, more=(*judged.more, "--resume"))) == 0
+    entries = board_of(out)["entries"]
+    reasons = {entry["id"][:2]: entry["refused"] for entry in entries}
+    assert "licence" in reasons["01"]
+    assert "17 MiB" in reasons["02"]
+    assert "the same file as submission 01" in reasons["03"]
+
+
+@pytest.mark.usefixtures("steady_machine")
+def test_a_fault_of_the_judges_own_is_no_entrants(
+    judged: SimpleNamespace, data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, more = tmp_path / "board", ("--runs", "1", "--sandbox", SANDBOX)
+    (out / "private").mkdir(parents=True)
+    (out / "private" / "predictions").write_text("where the judge wants a folder")
+    assert main(command(data, out, judged.zips[0], more=more)) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "the judge itself failed (FileExistsError" in message
+    assert "Traceback" in (out / "private" / "judge-error.txt").read_text()
+    assert len(journal_of(out)) == 1
+    (out / "private" / "predictions").unlink()
+    assert main(command(data, out, judged.zips[0], more=(*more, "--resume"))) == 0
+    (entry,) = board_of(out)["entries"]
+    assert entry["accuracy"] > 0.9
+
+
+def test_every_exit_status_has_words() -> None:
+    for code in range(-64, 256):
+        words = Outcome("exited", code, 1.0, None, 0, 0, "").in_words()
+        assert (f"exit code {code}" in words) == (code > 0)
+        assert ("died of" in words) == (code < 0)
+    assert "(" not in Outcome("exited", 255, 1.0, None, 0, 0, "").in_words()
 
 
 def test_progress_is_reported_with_the_time_left(judged: SimpleNamespace) -> None:
