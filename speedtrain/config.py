@@ -142,6 +142,9 @@ class Config:
         return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
 
 
+MOST_SNAPSHOTS = 100
+"""Each is a save, and a prediction of all test images after the run."""
+
 _KEYS = tuple(entry.name for entry in fields(Config))
 _POSITIVE = ("budget", "side", "pixel_max", "width", "batch_size", "lr", "head_scale", "threads", "per_class")
 _NOT_NEGATIVE = ("momentum", "weight_decay", "seed", "snapshots")
@@ -188,6 +191,11 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     return content
 
 
+def given_options(*, settings: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """Keys of `Config` that options and settings of `resolve` give a value."""
+    return {key: value for key, value in options.items() if value is not None} | dict(settings or {})
+
+
 def default_recipe(given: Mapping[str, Any]) -> str:
     """The recipe where none is named, by the options and settings that are given."""
     return "finetune" if given.get("start_from") or given.get("pretrained") else "auto"
@@ -229,7 +237,7 @@ def resolve(
         raise UserError(f"--with {min(both)} and --without {min(both)}: it can be only one of them")
     if isinstance(path := options.get("start_from"), Path):
         options["start_from"] = str(path)
-    given = {key: value for key, value in options.items() if value is not None} | dict(settings or {})
+    given = given_options(settings=settings, **options)
     recipe = recipe or default_recipe(given)
     keys = read_recipe("auto") | {"tricks": None} | read_recipe(recipe)
     start = find_trained_run({**keys, **given}.get("start_from"))
@@ -296,7 +304,7 @@ def _take_network(config: Config, start: TrainedRun, given: Mapping[str, Any]) -
     its, chosen = start.tricks(), start.shaping(config.tricks)
     for name in dict.fromkeys([*its, *chosen]):
         if name not in chosen:
-            raise UserError(f"{name}: the network of {start.path} has it; it cannot be taken out")
+            raise UserError(f"{name}: the network of {start.path} has it, so it must stay on")
         if name not in its or _checked_trick(name, its[name]) != chosen[name]:
             raise UserError(f"{name}: changes the network, which is that of {start.path}; leave it out")
 
@@ -329,6 +337,8 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"schedule must be [progress, factor] knots with progress rising from 0 to 1, got {knots}")
     if any(not (factor >= 0 and math.isfinite(factor)) for _, factor in knots):
         raise UserError(f"schedule's factors must be 0 or more, got {knots}")
+    if values["snapshots"] > MOST_SNAPSHOTS:
+        raise UserError(f"snapshots must be at most {MOST_SNAPSHOTS}, got {values['snapshots']}")
     if values["seed"] >= 2**63:
         raise UserError(f"seed must be below 2**63, got {values['seed']}")
     if values["momentum"] >= 1:

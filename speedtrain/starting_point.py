@@ -63,11 +63,16 @@ def find_trained_run(start_from: str | Path | None) -> TrainedRun | None:
     """
     if start_from is None:
         return None
+    if not isinstance(start_from, str | Path):
+        raise UserError(f"start_from must be text or null, got {start_from!r}")
     if str(start_from) == "":
         raise UserError("--from is empty; give a run's directory, or a file of weights")
     if not os.path.exists(start_from):
         raise UserError(f"--from {start_from}: no such run directory or file")
-    return read_trained_run(weights_file(start_from))
+    run = read_trained_run(weights_file(start_from))
+    if run is None and os.path.isdir(start_from):
+        raise UserError(f"--from {start_from}: its {WEIGHTS} cannot be read as the weights of a run")
+    return run
 
 
 def check_start(start_from: str | None, pretrained: bool, model: str, start: TrainedRun | None) -> None:
@@ -83,7 +88,9 @@ def check_start(start_from: str | None, pretrained: bool, model: str, start: Tra
     if pretrained:
         raise UserError("pretrained=true is for networks of timm, as in --model timm:resnet18; resnet9 has --from RUN")
     if start_from is not None and start is None:
-        raise UserError(f"--from {start_from}: not of a run; say which network it is for, as in --model timm:resnet18")
+        raise UserError(
+            f"--from {start_from}: not the weights of a run; say which network it is for, as in --model timm:resnet18"
+        )
 
 
 def weights_file(path: str | Path) -> Path:
@@ -113,7 +120,12 @@ def read_trained_run(path: Path) -> TrainedRun | None:
     classes, network = facts.get("classes"), facts.get("network")
     if not isinstance(classes, list) or not isinstance(network, dict):
         return None
-    return TrainedRun(path, tuple(classes), network, prepared_images(facts), facts.get("started_from"))
+    try:
+        run = TrainedRun(path, tuple(classes), network, prepared_images(facts), facts.get("started_from"))
+        run.settings(), run.tricks()
+    except (KeyError, TypeError):
+        return None
+    return run
 
 
 def prepared_images(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from tricks.surgery import layers_of_parameters
 from tricks.trick import Trick, TrickError
 
 
@@ -37,20 +38,15 @@ class LayerwiseLearningRate(Trick):
             raise TrickError(f"first must be above 0 and at most 1, got {self.first}")
 
     def step(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-        layer_of: dict[nn.Parameter, int] = {}
-        layers = 0
-        for module in model.modules():
-            own = list(module.parameters(recurse=False))
-            layers += any(parameter.ndim > 1 for parameter in own)
-            for parameter in own:
-                layer_of.setdefault(parameter, max(0, layers - 1))
+        layer_of = layers_of_parameters(model)
+        last = max(layer_of.values(), default=0)
         groups = []
         for group in optimizer.param_groups:
             layered: dict[int, list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 layered.setdefault(layer_of[parameter], []).append(parameter)
             for layer, parameters in layered.items():
-                share = self.first ** (1 - layer / max(1, layers - 1))
+                share = self.first ** (1 - layer / max(1, last))
                 groups.append({**group, "params": parameters, "lr": group["lr"] * share})
         optimizer.param_groups[:] = groups
         return optimizer

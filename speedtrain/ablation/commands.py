@@ -9,7 +9,6 @@ from typing import Any
 from jsonargparse import Namespace
 
 from speedtrain.ablation.options import parse_budgets, parse_search, parse_vary, sweep_arguments, whole_number
-from speedtrain.config import default_recipe
 from speedtrain.errors import UserError
 
 
@@ -78,8 +77,8 @@ def curve_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
 
     if run_arguments.pop("budget") is not None:
         raise UserError("curve takes --budgets, as in --budgets 15,30,60")
-    recipe = run_arguments.pop("recipe") or default_recipe({**run_arguments, **run_arguments["settings"]})
-    recipes = [name.strip() for name in (options.recipes or recipe).split(",") if name.strip()]
-    table = curve(parse_budgets(options.budgets), **run_arguments, recipes=recipes, **sweep_arguments(options))
+    named = run_arguments.pop("recipe")
+    recipes = [name.strip() for name in (options.recipes or named or "").split(",") if name.strip()]
+    table = curve(parse_budgets(options.budgets), **run_arguments, recipes=recipes or None, **sweep_arguments(options))
     print(Path(options.out, "curve.md").read_text(encoding="utf-8"), end="")
     return 0 if table["seeds"].any() else 1

@@ -12,7 +12,7 @@ from speedtrain.ablation.curve_report import Point, write_curve
 from speedtrain.ablation.design import Design, with_threads
 from speedtrain.ablation.engine import make_engine
 from speedtrain.ablation.sweep import Source, Sweep, check_counts, run_sweep
-from speedtrain.config import Config, resolve
+from speedtrain.config import Config, default_recipe, given_options, resolve
 from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
 from speedtrain.run.checks import check_network
@@ -24,7 +24,7 @@ def curve(
     data: Source | None = None,
     test: Source | None = None,
     *,
-    recipes: Sequence[str | Path] = ("auto",),
+    recipes: Sequence[str | Path] | None = None,
     seeds: int = 3,
     engine: str = "local",
     workers: int = 1,
@@ -40,7 +40,7 @@ def curve(
         budgets: seconds.
         data: training images, as for `train`.
         test: test images, as for `train`.
-        recipes: names or paths. Default: auto.
+        recipes: names or paths. Default: auto, or finetune where training starts from given weights.
         seeds: how many seeds. They are 0, 1, 2, …, or begin at `seed`. Default: 3.
         engine: as for `ablate`.
         workers: as for `ablate`.
@@ -64,7 +64,7 @@ def curve(
     points: dict[str, Point] = {}
     variants: dict[str, Config] = {}
     for budget in dict.fromkeys(budgets):
-        for recipe in dict.fromkeys(recipes):
+        for recipe in dict.fromkeys(recipes or [default_recipe(given_options(**options))]):
             config = resolve(recipe=recipe, budget=budget, **options)
             point = Point(Path(recipe).stem, config.budget)
             variant = f"{point.recipe}, {point.budget:g} s"

@@ -7,8 +7,9 @@ from math import prod
 from typing import Any
 
 from speedtrain.ablation.design_kinds import KINDS, Cell, DesignKind
-from speedtrain.config import Config, nearest, resolve
+from speedtrain.config import Config, default_recipe, given_options, nearest, resolve
 from speedtrain.errors import UserError
+from speedtrain.starting_point import find_trained_run
 
 MANY = 500
 """A design of more trials than this must be confirmed by `--yes`."""
@@ -67,7 +68,11 @@ def make_design(
     if kind not in KINDS:
         raise UserError(f"--design {kind}: no such design{nearest(kind, KINDS)}")
     base = resolve(**options)
-    varied = list(base.tricks) if tricks is None else list(dict.fromkeys(tricks))
+    # one recipe for all, also where what is varied would suggest another
+    options = {**options, "recipe": options.get("recipe") or default_recipe(given_options(**options))}
+    start = find_trained_run(base.start_from)  # its network keeps the tricks that shaped it
+    changeable = [name for name in base.tricks if start is None or name not in start.tricks()]
+    varied = changeable if tricks is None else list(dict.fromkeys(tricks))
     values = _check_values(vary or {})
     trials = KINDS[kind].count(len(varied)) * prod(map(len, values.values())) * seeds
     if trials > MANY and not many:

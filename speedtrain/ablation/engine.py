@@ -55,6 +55,8 @@ def make_engine(name: str, config: Config, workers: int, address: str | None) ->
 
         yield LocalEngine(config, workers)
     elif name == "ray":
+        if not config.from_random:
+            raise UserError("--engine ray: trials elsewhere cannot start from given weights; use --engine local")
         if workers != 1:
             raise UserError("--workers is for --engine local; Ray runs as many trials as fit, of --threads cores each")
         from speedtrain.ablation.ray_engine import RayEngine

@@ -19,12 +19,13 @@ from speedtrain.ablation.sweep import Source, Sweep, check_counts, run_sweep
 from speedtrain.ablation.sweep_folder import lock_folder, record_identity, write_images
 from speedtrain.ablation.trial import Trial
 from speedtrain.ablation.tune_report import recipe_text, write_search
-from speedtrain.config import Config, resolve
+from speedtrain.config import Config, default_recipe, given_options, resolve
 from speedtrain.data import Data
 from speedtrain.data.configured import load_given
 from speedtrain.data.splits import hold_out
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
+from speedtrain.run.checks import check_network
 from speedtrain.run.progress import Display
 
 FIRST_FRESH_SEED = 1000
@@ -81,6 +82,7 @@ def tune(
     require_optuna()
     check_counts(trials=trials, seeds=seeds, confirm=confirm)
     first = options.pop("seed", None) or 0
+    options["recipe"] = options.get("recipe") or default_recipe(given_options(**options))  # the same for all settings
     recipe = _Recipe(budget, dict(options.pop("settings", None) or {}), options)
     base = recipe.configure({})
     space = make_search_space(search, recipe.configure)
@@ -94,6 +96,7 @@ def tune(
         "test images": loaded.test.sha256(),
     }
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+    check_network(replace(base, device="cpu"), loaded.train)
     with make_engine(engine, base, workers, address) as runner, lock_folder(out):
         record_identity(out, identity, resume)
         make_trial = _prepare_trials(recipe, loaded, out, runner)

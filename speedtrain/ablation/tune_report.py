@@ -18,7 +18,10 @@ from speedtrain.view.figures import BLUE, ORANGE, figure
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-OPEN_IN_A_RECIPE = ("budget", "data", "test", "per_class", "data_root", "seed", "device", "threads")
+OPEN_IN_A_RECIPE = (
+    *("budget", "data", "test", "per_class", "data_root", "seed", "device", "threads"),
+    *("start_from", "snapshots"),
+)
 """Keys that a recipe leaves to the run."""
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import stat
 import sys
@@ -28,7 +29,9 @@ WEIGHTS_BEGINNING = re.compile(
     rb"PK\x03\x04|\x93NUMPY|\x89HDF|\x80[\x02-\x05]|\x1f\x8b|BZh|\xfd7zXZ|\x7fELF|\x89PNG|\xff\xd8\xff|GGUF"
 )
 STARTS_FROM_WEIGHTS = re.compile(
-    rb"^(?:pretrained: *(?:true|yes|on)\b|start_from: *(?!null\b|~)[^\s#]).*", re.MULTILINE | re.IGNORECASE
+    rb"""["']?pretrained["']?[ \t]*:[ \t]*["']?(?:true|yes|on)\b.*"""
+    rb"""|["']?start_from["']?[ \t]*:[ \t]*(?!(?:null|~)[ \t]*(?:[#,}\r\n]|$))[^\s#,}].*""",
+    re.MULTILINE | re.IGNORECASE,
 )
 """A line of a recipe by which training would start from given weights. Matched as text: YAML from a stranger can
 unfold to any size."""
@@ -107,8 +110,9 @@ def read_submission(path: Path, *, inspected: bool = True) -> Submission:
     """
     try:
         with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size = path.stat().st_size
+            size = os.fstat(file.fileno()).st_size
+            # of one that is too large the beginning is enough to know it again
+            sha256 = hashlib.sha256(file.read(MOST_BYTES)).hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     try:
@@ -242,7 +246,8 @@ def _check(files: dict[str, bytes], manifest: dict[str, Any], manifest_problem: 
     carried = [_cut(name, 80) for name, content in sorted(files.items()) if _may_hold_weights(name, content)]
     detail = f"{carried[0]} could hold some ({len(carried)} such files)" if carried else ""
     yield Rule("no weights and no data", not carried, detail)
-    given = STARTS_FROM_WEIGHTS.search(files.get("recipe.yaml", b""))
+    recipe = re.sub(rb"(?m)^[ \t]*#.*", b"", files.get("recipe.yaml", b""))
+    given = STARTS_FROM_WEIGHTS.search(recipe)
     detail = f"recipe.yaml starts from given weights ({_cut(given[0].decode(errors='replace'), 80)})" if given else ""
     yield Rule("no pretrained weights", not given, detail)
 
@@ -255,7 +260,11 @@ def _notes(files: dict[str, bytes]) -> Iterator[str]:
     """Lines for a human judge: what is imported, and where the source holds large constants or asks for weights."""
     own = {PurePosixPath(name).parts[0].removesuffix(".py") for name in files}
     sources = {name: content for name, content in sorted(files.items()) if name.endswith(".py")}
-    found = inspect(sources)
+    try:
+        found = inspect(sources)
+    except Exception as error:  # a fault of this machine, such as no memory for the process: it is no entrant's
+        yield f"the source was not looked through ({type(error).__name__})"
+        return
     for name, content in sorted(files.items()):
         if name not in sources:
             if b"\0" in content:

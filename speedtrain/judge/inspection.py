@@ -6,6 +6,7 @@ limits of time and memory; this file is also that process's program, and imports
 
 import ast
 import base64
+import contextlib
 import json
 import resource
 import subprocess
@@ -19,6 +20,9 @@ FILE_SECONDS = 5
 ALL_SECONDS = 20
 """Processor seconds that all files of a submission may take together."""
 MEMORY = 1 << 30
+
+MOST_LINES, MOST_IMPORTS = 20, 40
+"""Of one file, as many are told."""
 
 LARGE_CONSTANT = 2000
 """A constant in the source with at least so many characters is shown to the human judge."""
@@ -61,14 +65,15 @@ def inspect(sources: Mapping[str, bytes]) -> dict[str, Findings]:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         left -= after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         for line in process.stdout.splitlines():
-            name, findings = json.loads(line)
-            found[name] = Findings(findings["imported"], [(n, w) for n, w in findings["lines"]], findings["problem"])
-        if process.returncode:  # it died of the file that comes next
-            hung = next(name for name in waiting if name not in found)
+            with contextlib.suppress(ValueError):  # the last line may have been cut by its death
+                name, findings = json.loads(line)
+                lines = [(number, words) for number, words in findings["lines"]]
+                found[name] = Findings(findings["imported"], lines, findings["problem"])
+        hung = next((name for name in waiting if name not in found), None)
+        if hung is not None:  # the process died of it
             found[hung] = Findings(problem=f"not looked through: parsing takes more than {seconds} s or 1 GiB")
-    return {
-        name: found.get(name, Findings(problem="not looked through: the other files took too long")) for name in sources
-    }
+    late = Findings(problem="not looked through: the other files took too long")
+    return {name: found.get(name, late) for name in sources}
 
 
 def findings_of(content: bytes) -> Findings:
@@ -77,7 +82,9 @@ def findings_of(content: bytes) -> Findings:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             nodes = list(ast.walk(ast.parse(content)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except MemoryError:
+        return Findings(problem="not looked through: parsing takes more than 1 GiB")
+    except (SyntaxError, ValueError, RecursionError):
         return Findings(problem=f"not readable as Python {sys.version_info.major}.{sys.version_info.minor}")
     imported: set[str] = set()
     for node in nodes:
@@ -85,10 +92,14 @@ def findings_of(content: bytes) -> Findings:
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             imported.add(node.module.partition(".")[0])
-    return Findings(sorted(imported), [*_large_constants(nodes, content), *_asks_for_weights(nodes)])
+    lines = [*_large_constants(nodes), *_asks_for_weights(nodes)]
+    if len(lines) > MOST_LINES:
+        lines[MOST_LINES:] = [(lines[MOST_LINES][0], f"and {len(lines) - MOST_LINES} more such lines from here on")]
+    names = sorted(name[:80] for name in imported)
+    return Findings(names[:MOST_IMPORTS], lines)
 
 
-def _large_constants(nodes: list[ast.AST], content: bytes) -> Iterator[tuple[int, str]]:
+def _large_constants(nodes: list[ast.AST]) -> Iterator[tuple[int, str]]:
     last = -1
     for node in nodes:
         if isinstance(node, ast.Constant | ast.List | ast.Tuple | ast.Dict | ast.Set):
@@ -125,6 +136,7 @@ def main() -> None:
     """Reads files as JSON lines [name, base64] and answers each with a line [name, findings], within its limits."""
     seconds = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
         name, content = json.loads(line)
         usage = resource.getrusage(resource.RUSAGE_SELF)

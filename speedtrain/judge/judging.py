@@ -4,8 +4,10 @@ import hashlib
 import math
 import re
 import secrets
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,8 @@ def judge(
         turns.run_all()
     finally:
         journal.close()
-        outputs.clear(private / "work")
+        with suppress(subprocess.CalledProcessError):  # what is left will be cleared before the next run, or told then
+            outputs.clear(private / "work")
 
 
 def _read_all(archives: Sequence[Path], *, inspected: bool) -> dict[str, Submission]:
@@ -130,10 +133,11 @@ def _open_board(out: Path, resume: bool, begun: bool) -> Path:
     """Makes the board's folder; returns the folder in it for what must not be published."""
     private = out / "private"
     try:
-        if resume and not private.exists():
+        if resume and not begun and not private.exists():
             raise UserError(f"--resume: nothing was judged in {out} yet")
-        others = {path.name for path in out.iterdir()} - {private.name} if out.exists() else set()
-        if not resume and (begun or others):
+        # a judging that was killed before it had begun leaves a journal without a whole line, and nothing else
+        others = [path for path in out.rglob("*") if path not in (private, private / "journal.jsonl")]
+        if not (begun and resume) and (begun or others):
             raise UserError(f"--out {out}: exists and is not empty; give --resume to go on, or name a new folder")
         out.mkdir(parents=True, exist_ok=True)
         private.mkdir(mode=0o700, exist_ok=True)

@@ -6,6 +6,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,18 @@ class Turns:
         """Runs A B C A B C …
 
         Raises:
-            UserError: the machine failed before a submission's first instruction. That run is not recorded.
+            UserError: the machine failed before a submission's first instruction, or the judge itself failed. Such a
+                run is not recorded.
         """
         left = self.left
+        failed: dict[str, str] = {}
         total = self.settings.runs * sum(not submission.refused for submission in self.submissions.values())
         num_finished = total - len(left)
         if num_finished:
             self.report(f"{num_finished} of {total} runs were judged before")
         for index, (key, run) in enumerate(left):
+            if key in failed:
+                continue
             name, remaining = self.submissions[key].name, self._remaining_time(left[index:])
             number = num_finished + index + 1
             self.report(f"run {number} of {total}: {name}, its run {run}; about {remaining} left")
@@ -80,14 +85,25 @@ class Turns:
                     entry = self._run(key, run)
                 except UserError:
                     raise
-                except Exception as error:  # a fault of the judge's own is never an entrant's
-                    (self.private / "judge-error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-                    raise UserError(
-                        f"the judge itself failed ({type(error).__name__}: {error}; see "
-                        f"{self.private / 'judge-error.txt'}): the run is not recorded; go on with judge --resume"
-                    ) from error
+                except Exception as error:  # a fault of the judge's own is never an entrant's, nor another's loss
+                    failed[key] = f"{type(error).__name__}: {error}"
+                    self.report(f"  the judge itself failed ({failed[key]}); going on with the others")
+                    self._keep_traceback()
+                    break
                 self.journal.add(entry)
                 self.report(f"  {entry['verdict']}" + (" (the machine drifted)" if entry["drifted"] else ""))
+
+        if failed:
+            names = ", ".join(self.submissions[key].name for key in failed)
+            raise UserError(
+                f"the judge itself failed on {names} ({next(iter(failed.values()))}; see "
+                f"{self.private / 'judge-error.txt'}): these runs are not recorded; judge --resume runs them"
+            )
+
+    def _keep_traceback(self) -> None:
+        """Keeps what an error of the judge's own was, for whoever mends it."""
+        with suppress(OSError), open(self.private / "judge-error.txt", "a", errors="backslashreplace") as file:
+            file.write(traceback.format_exc())
 
     def _finished(self, key: str, run: int) -> bool:
         attempts = self.journal.attempts(key, run)

@@ -139,7 +139,10 @@ def timm_name(model: str, side: int = 32) -> tuple[str, dict[str, Any]]:
     if name not in timm.list_models():
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise UserError(f"timm has no model {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
-    pretrained = timm.get_pretrained_cfg(name)
+    try:
+        pretrained = timm.get_pretrained_cfg(tagged)
+    except RuntimeError:  # its message lists no tags
+        raise UserError(f"timm has no weights {hub_tag(model)!r} for {name}; leave the tag out") from None
     fixed = pretrained is not None and pretrained.fixed_input_size  # of transformers, which must know the size
     return tagged, {"img_size": side} if fixed else {}
 

@@ -15,7 +15,7 @@ from speedtrain.model.load import read_run
 from speedtrain.model.weights import load_weights
 from speedtrain.run.checks import unused_options
 from speedtrain.run.execute import execute
-from speedtrain.run.loggers import Given
+from speedtrain.run.loggers import Loggers
 from speedtrain.run.mirrors import notes_on_mirrors
 from speedtrain.run.progress import Display
 from speedtrain.run.result import Result
@@ -33,7 +33,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     quiet: bool | None = None,
-    logger: Given = None,
+    logger: Loggers = None,
     **options: Any,
 ) -> Result:
     """Trains a classifier inside a wall-clock budget and scores it: what `python -m speedtrain` does.

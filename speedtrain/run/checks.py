@@ -12,6 +12,7 @@ from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 from speedtrain.network.classifier import hub_tag
+from speedtrain.run.starting_weights import StartingWeights, read_starting_weights
 from speedtrain.training.lightning_module import build_training
 from tricks import TrickError
 
@@ -54,11 +55,14 @@ def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:
     return [f"warning: {line}" for line in unused]
 
 
-def check_network(config: Config, train: Images) -> None:
+def check_network(config: Config, train: Images) -> StartingWeights | None:
     """Takes a few steps with a small version of the network and its tricks, so that errors appear now.
 
+    Returns:
+        The weights to start from; None for random ones.
+
     Raises:
-        UserError: a trick does not work with this model, or the model with these images.
+        UserError: a trick does not work with this model, the model with these images, or the weights with the network.
     """
     num_classes, side = len(train.classes), train.images.shape[1]
     device = torch.device(config.device)
@@ -80,3 +84,4 @@ def check_network(config: Config, train: Images) -> None:
         reason = " ".join(str(error).split())[:200]
         resized = "" if side == train.images.shape[1] else ", to which a trick resizes them"
         raise UserError(f"{config.model} does not work on {side}×{side} images{resized} ({reason})") from None
+    return read_starting_weights(config, train.classes, train.images.shape[1])

@@ -14,14 +14,14 @@ from speedtrain.run.directory import may_fail
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import WorkerProcess
 from speedtrain.run.learning_curve import point, score_kept_weights
-from speedtrain.run.loggers import Given, RunLoggers
+from speedtrain.run.loggers import Loggers, RunLoggers
 from speedtrain.run.mirrors import notes_on_guesses
 from speedtrain.run.model_card import write_model_card
 from speedtrain.run.progress import Display
 from speedtrain.run.report import write_report
 from speedtrain.run.result import Result, add_score, conclude, describe, warning_of_short_schedule
 from speedtrain.run.scoring import Score, score
-from speedtrain.run.starting_weights import check_same_start, read_starting_weights
+from speedtrain.run.starting_weights import check_same_start
 from speedtrain.run.too_small import explain_nothing_saved
 
 
@@ -34,7 +34,7 @@ def execute(
     off_clock: dict[str, float],
     messages: Sequence[str] = (),
     replay: tuple[Path, int] | None = None,
-    logger: Given = None,
+    logger: Loggers = None,
 ) -> Result:
     """Checks, trains and scores one configuration; see `train`.
 
@@ -51,10 +51,9 @@ def execute(
     started = time.monotonic()
     loggers = RunLoggers(logger, display)
     messages = [*data.notes, *messages, *checks.resolve_machine(config)]
-    checks.check_network(config, data.train)
     if config.pretrained:
         display.info(f"fetching the weights that timm offers for {config.model} …")
-    start = read_starting_weights(config, data.train.classes)
+    start = checks.check_network(config, data.train)
     if start is not None:
         messages.append(start.message)
     if replay is not None:
@@ -63,10 +62,9 @@ def execute(
     for message in messages:
         display.warn(message)
     directory.write_config(run, config)
-    loggers.start(config, run)
     off_clock["check"] = time.monotonic() - started
 
-    with Interruption() as interruption:
+    with loggers.follow(config, run), Interruption() as interruption:
         worker = WorkerProcess(config, data.train, run, display, replay, start, loggers.step)
         ended = worker.work(interruption)
 
@@ -82,11 +80,13 @@ def execute(
             try:
                 scored = score(weights, data.test, config, display.counting("scoring"))
                 add_score(result, scored, weights)
-                if curve := score_kept_weights(run, data.test, config, display, interruption):
-                    result["learning_curve"] = [*curve, point(ended.wall_seconds, weights, scored)]
             except Exception as failure:  # memory may be short: what was trained must not be lost
                 reason = f"{type(failure).__name__}: {failure}"
                 result["error"] = " ".join(f"the weights are saved, but could not be scored ({reason})".split())
+
+        if scored is not None and config.snapshots:
+            curve = score_kept_weights(run, data.test, config, display, interruption)
+            result["learning_curve"] = [*curve, point(ended.wall_seconds, weights, scored)]
 
         def explain() -> str:
             display.info("the budget ended before the first step was saved; measuring what would be enough …")
@@ -106,7 +106,7 @@ def execute(
         off_clock["score"] = time.monotonic() - started
         result["off_clock"] = {name: round(seconds, 3) for name, seconds in off_clock.items()}
         _write_files(run, result, data, scored, display)
-    loggers.end(result)
+        loggers.end(result)
     display.result(result, run)
     result["out"] = str(run)
     return result

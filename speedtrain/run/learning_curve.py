@@ -7,6 +7,7 @@ from typing import Any
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.model.weights import load_facts
+from speedtrain.run.directory import may_fail
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.progress import Display
 from speedtrain.run.scoring import Score, score
@@ -14,8 +15,8 @@ from speedtrain.training.kept_weights import kept_weights
 from speedtrain.view.figures import BLUE, figure
 
 EXPLANATION = (
-    "Each point is what the run had learned by then: its averaged weights, before the learning rate had come down. "
-    "A run with that time as its budget would reach more."
+    "The last point is the run's score. Each point before it is what the run would have scored at that instant: "
+    "the learning rate had not come down yet, so a run with that time as its budget would reach more."
 )
 
 
@@ -33,8 +34,11 @@ def score_kept_weights(
     for number, (seconds, weights) in enumerate(kept, 1):
         if interruption.signal is not None:
             break
-        scored = score(weights, test, config, display.counting(f"scoring snapshot {number} of {len(kept)}"))
-        curve.append(point(seconds, weights, scored))
+        with may_fail(display):  # one that a kill has cut, or no memory: the others count all the same
+            scored = score(weights, test, config, display.counting(f"scoring snapshot {number} of {len(kept)}"))
+            curve.append(point(seconds, weights, scored))
+    if not kept and config.snapshots:
+        display.warn("no snapshot was kept: the time after the first save was too short")
     return curve
 
 

@@ -1,6 +1,7 @@
 """Loggers of Lightning that follow a run. This process calls them, the one that waits: they cost training nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,14 +14,14 @@ from speedtrain.errors import UserError
 from speedtrain.run.progress import Display
 from speedtrain.run.result import Result
 
-Given = str | Logger | Sequence[str | Logger] | None
+Loggers = str | Logger | Sequence[str | Logger] | None
 """What a caller may give: loggers of Lightning, or names of `NAMES`."""
 
 NAMES = ("tensorboard",)
 """Loggers that have a name here."""
 
 _OF_A_STEP = ("loss", "lr", "images_per_second", "progress", "epoch", "side", "seconds")
-_OF_THE_END = ("accuracy", "balanced_accuracy", "macro_f1", "wall_seconds", "epochs", "images_per_second")
+_SCORES = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 class RunLoggers:
@@ -34,7 +35,7 @@ class RunLoggers:
         UserError: not a logger, no such name, or its package is not installed.
     """
 
-    def __init__(self, given: Given, display: Display) -> None:
+    def __init__(self, given: Loggers, display: Display) -> None:
         self._loggers: list[Logger] = []
         self._display = display
         self._tensorboard = False
@@ -49,12 +50,22 @@ class RunLoggers:
                 known = ", ".join(NAMES)
                 raise UserError(f"--log {each!r}: there is {known}; from Python, give any logger of Lightning")
 
-    def start(self, config: Config, run: Path) -> None:
-        """Logs the configuration; TensorBoard writes its event files to the run's directory."""
+    @contextmanager
+    def follow(self, config: Config, run: Path) -> Iterator[None]:
+        """While a run is on: begins with its configuration, and closes the loggers however it ends.
+
+        TensorBoard writes its event files to the run's directory.
+        """
         if self._tensorboard:
             self._loggers.append(TensorBoardLogger(run, name="", version=""))
         values = asdict(config)
         self._call(lambda logger: logger.log_hyperparams(values))
+        status = "failed"
+        try:
+            yield
+            status = "success"
+        finally:
+            self._call(lambda logger: logger.finalize(status))
 
     def step(self, event: Mapping[str, Any]) -> None:
         """Logs how far training is: a step event of the worker."""
@@ -64,10 +75,8 @@ class RunLoggers:
         """Logs the score, and accuracy against time where that was measured."""
         for row in result.get("learning_curve", [])[:-1]:
             self._log({"test/accuracy": row["accuracy"]}, row["step"])
-        scores = {f"test/{name}": float(result[name]) for name in _OF_THE_END if result.get(name) is not None}
-        self._log(scores, result["steps"])
-        status = "failed" if result["status"] == "failed" else "success"
-        self._call(lambda logger: logger.finalize(status))
+        if scores := {f"test/{name}": float(result[name]) for name in _SCORES if result.get(name) is not None}:
+            self._log(scores, result["steps"])
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
         self._call(lambda logger: logger.log_metrics(metrics, step=step))

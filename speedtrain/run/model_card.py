@@ -64,7 +64,7 @@ def model_card(result: Result) -> str:
     lines += ["", "## Training", ""]
     width = f", width {plan['width']}" if plan.get("width") else ""
     lines += [
-        f"{_start(result.get('started_from'))}, {result['wall_seconds']:.0f} s of a budget of "
+        f"Training began {_start(result.get('started_from'))}. It took {result['wall_seconds']:.0f} s of a budget of "
         f"{result['budget_seconds']:g} s, on "
         f"{_code(result['device'])} with {result['threads']} threads: {result['epochs']:.1f} epochs of a "
         f"{plan['model']}{width}, on images of {plan.get('side', 32)} pixels a side, in {plan['precision']}. "
@@ -80,18 +80,17 @@ def model_card(result: Result) -> str:
 def _start(started_from: Mapping[str, Any] | None) -> str:
     """What training started from."""
     if started_from is None:
-        return "From random weights"
+        return "from random weights"
     match started_from["kind"]:
         case "run":
-            words = f"From the weights of a {started_from['network']} that was trained before"
+            words = f"from the weights of a {started_from['network']} that was trained before"
             if started_from["started_from"]:
-                before = _start(started_from["started_from"])
-                words += f" ({before[0].lower()}{before[1:]})"
+                words += f" ({_start(started_from['started_from'])})"
         case "timm":
             licence = f", licence {started_from['licence']}" if started_from["licence"] else ""
-            words = f"From the pretrained weights {_code(started_from['weights'])} of timm{licence}"
+            words = f"from the pretrained weights {_code(started_from['weights'])} of timm{licence}"
         case _:
-            words = f"From pretrained weights for {_code(started_from['network'])}, of a file"
+            words = f"from pretrained weights for {_code(started_from['network'])}, of a file"
     return f"{words}, with {'its head' if started_from['head'] == 'kept' else 'a new head'}"
 
 
@@ -110,11 +109,12 @@ def _head(result: Result) -> dict[str, Any]:
     metrics = [{"type": name, "value": round(value, 4)} for name, value in scores.items()]
     name = f"{result['plan']['model']} on {result['data']['name']}"
     task = {"type": "image-classification"}
+    scratch = [] if result.get("started_from") else ["trained-from-scratch"]
     scored = {"task": task, "dataset": {"name": result["test_data"]["name"], "type": "image"}, "metrics": metrics}
     return {
         "library_name": "speedtrain",
         "pipeline_tag": task["type"],
-        "tags": ["image-classification", "speedtrain", "trained-from-scratch"],
+        "tags": ["image-classification", "speedtrain", *scratch],
         "metrics": ["accuracy"],
         "model-index": [{"name": name, "results": [scored]}],
     }

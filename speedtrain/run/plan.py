@@ -12,7 +12,6 @@ from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import run_probe
 from speedtrain.run.mirrors import notes_on_mirrors
 from speedtrain.run.progress import Display
-from speedtrain.run.starting_weights import read_starting_weights
 from speedtrain.training.scaling_law import predict_accuracy
 
 
@@ -35,8 +34,7 @@ def plan(
     given = {**options, **(options.get("settings") or {})}
     messages = [*loaded.notes, *unused_options(config, given), *resolve_machine(config)]
     messages += notes_on_mirrors(config, loaded.train, options.get("without", ()))
-    check_network(config, loaded.train)
-    if start := read_starting_weights(config, loaded.train.classes):
+    if start := check_network(config, loaded.train):
         messages.append(start.message)
     measured = measure_plan(config, loaded.train)
     sizes = len(loaded.train.images), len(loaded.train.classes), len(loaded.test.images)

@@ -126,7 +126,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
             "class_counts": class_counts(data.test),
             "largest_class_share": max(class_counts(data.test)) / len(data.test.labels),
         },
-        "started_from": None if worker.start is None else worker.start.described,
+        "started_from": None if worker.start is None else {**worker.start.described, "path": worker.start.path},
         "tricks": config.tricks,
         "plan": worker.plan,
         "expected": predict_accuracy(config, worker.plan, *sizes, native=data.train.native),

@@ -28,34 +28,40 @@ class StartingWeights:
     Attributes:
         file: the tensors as a safetensors file, by their names in a `Classifier`. The head is missing where the classes
             are others: a new one is random.
-        described: `started_from` in `result.json`.
+        path: where they were read; None where timm offers them.
+        described: what is stored with the new weights; with `path`, `started_from` in `result.json`.
         message: says to the user what training starts from.
     """
 
     file: bytes
+    path: str | None
     described: dict[str, Any]
     message: str
 
 
-def read_starting_weights(config: Config, classes: Sequence[str]) -> StartingWeights | None:
+def read_starting_weights(config: Config, classes: Sequence[str], side: int = 32) -> StartingWeights | None:
     """The weights that the configuration names, checked to fit its network; None for random ones.
 
     Args:
-        config: as resolved, with the side of the images.
+        config: as resolved.
         classes: names of the K classes to be learned.
+        side: of the images in pixels, where the configuration names none. Default: 32.
 
     Raises:
-        UserError: they cannot be had, or are of another network.
+        UserError: they cannot be had, or are of another network; or layers are to stay frozen as random weights.
     """
     if config.from_random:
+        if config.tricks.get("freeze_trunk", {}).get("lower"):
+            raise UserError(
+                "freeze_trunk: training starts from random weights, and the lower layers would stay so; give weights "
+                "to start from (--from), or leave the trick out (--without freeze_trunk)"
+            )
         return None
     run = find_trained_run(config.start_from)
     num_classes = len(classes if run is None else run.classes)
     width = 0 if config.width == "auto" else config.width  # a timm model has none
-    side = config.named_side or 32
-    classifier = build_classifier(
-        config.model, num_classes, width, config.head_scale, make_tricks(config.tricks), None, side
-    )
+    tricks, side = make_tricks(config.tricks), config.named_side or side
+    classifier = build_classifier(config.model, num_classes, width, config.head_scale, tricks, None, side)
     if run is not None:
         tensors, described, about = _of_run(run, classifier, classes)
     elif config.start_from is not None:
@@ -64,25 +70,24 @@ def read_starting_weights(config: Config, classes: Sequence[str]) -> StartingWei
         tensors, described, about = _of_timm(classifier, config.model, side)
     file = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     described = {**described, "sha256": hashlib.sha256(file).hexdigest()}
-    return StartingWeights(file, described, f"starts from {about}")
+    return StartingWeights(file, config.start_from, described, f"starts from {about}")
 
 
 def _of_run(run: TrainedRun, classifier: Classifier, classes: Sequence[str]) -> tuple[Tensors, dict[str, Any], str]:
     """The weights of a run; the outputs of its head in the order of the classes now."""
     tensors, facts = load_weights(run.path)
-    _check_fit(tensors, classifier.state_dict(), run.path, "the network in its header")
+    _check_fit(tensors, classifier.state_dict(), f"--from {run.path}", "the network in its header")
     head = head_names(classifier)
     same = set(run.classes) == set(classes)
     if same:
         order = [run.classes.index(name) for name in classes]
         tensors |= {name: tensors[name][order] for name in head}
-        words = f"its {len(classes)} classes are the same, so its head is kept"
+        words = f"its {len(classes)} classes have the same names, so its head is kept"
     else:
         tensors = {name: tensor for name, tensor in tensors.items() if name not in head}
-        words = "its classes are others, so its head is new"
+        words = "its classes are different, so the head is new"
     described = {
         "kind": "run",
-        "path": str(run.path.absolute()),
         "network": run.network["model"],
         "step": facts.get("step"),
         "head": "kept" if same else "new",
@@ -101,17 +106,22 @@ def _of_file(path: Path, classifier: Classifier, model: str) -> tuple[Tensors, d
     except Exception as error:  # whatever a file that holds anything else makes of it
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"--from {path}: not a file of tensors and nothing else ({reason})") from None
+    given = _without_counters(given)
     wanted = _trunk(classifier)
     matched = "name"
     by_name = {name: given[short] for name, short in _short(wanted).items() if short in given}
     if len(by_name) < len(wanted):
-        state = _without_statistics(classifier.state_dict())
+        state = _without_counters(_of_network(classifier))
         by_order = dict(zip(state, given.values(), strict=False))
         if len(given) == len(state) and all(by_order[name].shape == wanted[name].shape for name in wanted):
             by_name, matched = {name: by_order[name] for name in wanted}, "order and shape"
-    _check_fit(by_name, wanted, path, model)
+    else:
+        known = {name.removeprefix("network.") for name in classifier.state_dict()}
+        if surplus := [name for name in given if name not in known]:
+            raise UserError(f"--from {path}: {model} has no {surplus[0]}: these are the weights of another network")
+    _check_fit(by_name, wanted, f"--from {path}", model)
     about = f"{path}: its {len(by_name)} tensors fit {model} by {matched}; the head is new"
-    described = {"kind": "file", "path": str(path), "network": model, "matched_by": matched, "head": "new"}
+    described = {"kind": "file", "network": model, "matched_by": matched, "head": "new"}
     return {**by_name, **_statistics(model)}, described, about
 
 
@@ -130,7 +140,7 @@ def _of_timm(classifier: Classifier, model: str, side: int) -> tuple[Tensors, di
     given = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     wanted = _trunk(classifier)
     tensors = {name: given[name] for name in wanted if name in given}
-    _check_fit(tensors, wanted, Path(name), model)
+    _check_fit(tensors, wanted, f"the weights that timm offers for {name}", "the network with these tricks")
     cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]  # nn.Module promises nothing of it
     described = {
         "kind": "timm",
@@ -154,15 +164,20 @@ def check_same_start(start: StartingWeights | None, run: Path) -> None:
         raise UserError(f"{run}: the weights that it started from have changed since")
 
 
-def _without_statistics(state: Mapping[str, Tensor]) -> Tensors:
-    return {name: tensor for name, tensor in state.items() if name.startswith("network.")}
+def _of_network(classifier: Classifier) -> Tensors:
+    """A network's tensors, without the statistics of its images."""
+    return {name: tensor for name, tensor in classifier.state_dict().items() if name.startswith("network.")}
+
+
+def _without_counters(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Tensors without the counters of batch norms, which nothing needs and older files lack."""
+    return {name: tensor for name, tensor in tensors.items() if tensor.ndim or tensor.is_floating_point()}
 
 
 def _trunk(classifier: Classifier) -> Tensors:
     """All of a network's tensors but those of its head."""
     head = head_names(classifier)
-    state = _without_statistics(classifier.state_dict())
-    return {name: tensor for name, tensor in state.items() if name not in head}
+    return {name: tensor for name, tensor in _without_counters(_of_network(classifier)).items() if name not in head}
 
 
 def _short(wanted: Mapping[str, Tensor]) -> dict[str, str]:
@@ -180,10 +195,11 @@ def _statistics(model: str) -> Tensors:
     return {"mean": torch.tensor(cfg.mean), "std": torch.tensor(cfg.std)}
 
 
-def _check_fit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, network: str) -> None:
+def _check_fit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, network: str) -> None:
     for name, tensor in wanted.items():
+        short = name.removeprefix("network.")
         if name not in given:
-            raise UserError(f"--from {path}: does not fit {network}: it has no {name.removeprefix('network.')}")
+            raise UserError(f"{source}: does not fit {network}: it has no {short}")
         if given[name].shape != tensor.shape:
             shapes = f"{list(given[name].shape)} instead of {list(tensor.shape)}"
-            raise UserError(f"--from {path}: does not fit {network}: {name.removeprefix('network.')} is {shapes}")
+            raise UserError(f"{source}: does not fit {network}: {short} is {shapes}")

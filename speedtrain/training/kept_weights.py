@@ -40,7 +40,9 @@ class KeptWeights:
         try:
             os.link(weights, kept)  # takes no time, however large it is
         except OSError:  # a file system without links
-            shutil.copyfile(weights, kept)
+            part = kept.with_suffix(".part")
+            shutil.copyfile(weights, part)
+            part.replace(kept)  # whole, or not there
 
 
 def kept_weights(run: Path) -> list[tuple[float, Path]]:

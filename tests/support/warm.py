@@ -69,10 +69,15 @@ def attend(connection: socket.socket) -> None:
 
 
 def become(
-    descriptors: list[int], program: str, arguments: list[str], folder: str, environment: dict[str, str]
+    descriptors: list[int], program: str, arguments: list[str], folder: str, environment: dict[str, str], deaf: bool
 ) -> None:
-    """Runs the program as `python` would, and ends."""
+    """Runs the program as `python` would, and ends.
+
+    Args:
+        deaf: whether it ignores SIGHUP, as under nohup. The warm Python may do so itself.
+    """
     status = 1
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if deaf else signal.SIG_DFL)
     try:
         os.chdir(folder)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -102,7 +107,13 @@ def become(
 
 def run(path: str, program: str, arguments: list[str]) -> None:
     """Stands in for the program's process."""
-    request = {"program": program, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+    request = {
+        "program": program,
+        "arguments": arguments,
+        "folder": os.getcwd(),
+        "environment": dict(os.environ),
+        "deaf": signal.getsignal(signal.SIGHUP) == signal.SIG_IGN,
+    }
     descriptors = [1, 2, *([int(os.environ[EVENTS])] if EVENTS in os.environ else [])]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(path)

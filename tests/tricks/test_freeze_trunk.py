@@ -39,6 +39,22 @@ def test_the_head_learns_alone_and_then_all_of_the_network(make_network, make_ba
         assert torch.equal(ours[1].running_mean, expected[1].running_mean)
 
 
+@pytest.mark.parametrize(("lower", "layers"), [(0.0, 0), (0.3, 0), (0.34, 1), (0.5, 1), (0.99, 2)])
+def test_the_lower_layers_never_train_and_the_others_do(make_network, make_batch, plain, lower, layers):
+    """Of three layers, the head among them, which always trains."""
+    model = make_network()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    compute = FreezeTrunk(lower=lower, until=0).gradient(plain(model), model)
+    for step in range(3):
+        model.train()
+        compute(make_batch(progress=step / 3, step=step))
+        optimizer.step()
+    frozen = ("0.", "1.", "3.", "4.")[: 2 * layers]
+    for name, tensor in before.items():
+        assert torch.equal(model.state_dict()[name], tensor) == name.startswith(frozen), name
+
+
 def test_what_was_frozen_before_stays_frozen(make_network, make_batch, plain):
     model = make_network()
     model[0].weight.requires_grad_(False)
@@ -70,8 +86,13 @@ def test_with_muon_and_averaging(make_network, make_batch, plain):
 def test_the_head_of_timms_networks(name):
     network = timm.create_model(name, num_classes=7)
     wrapped = nn.Sequential(network)
-    assert find_head(wrapped) is network.get_classifier()
-    assert find_head(wrapped).out_features == 7
+    assert find_head(wrapped) == (network.get_classifier(),)
+    assert find_head(wrapped)[0].out_features == 7
+
+
+def test_all_of_several_heads():
+    network = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=7)
+    assert find_head(network) == (network.head, network.head_dist)
 
 
 def test_a_network_without_a_head_is_refused():

@@ -76,7 +76,10 @@ BAD = {
     "celu": [("alpha", 0), ("alpha", -1), ("alpha", math.nan), ("alpha", math.inf)],
     "cutout": [("size", 0), ("size", math.nan)],
     "flip": [("probability", -0.1), ("probability", 1.1), ("probability", math.nan)],
-    "freeze_trunk": [("until", -0.1), ("until", 1.1), ("until", math.nan)],
+    "freeze_trunk": [
+        *[("lower", -0.1), ("lower", 1), ("lower", math.nan)],
+        *[("until", -0.1), ("until", 1.1), ("until", math.nan)],
+    ],
     "ghost_batch_norm": [("splits", 0)],
     "label_smoothing": [("smoothing", -0.1), ("smoothing", 1), ("smoothing", math.nan)],
     "layerwise_learning_rate": [("first", 0), ("first", 1.1), ("first", math.nan)],

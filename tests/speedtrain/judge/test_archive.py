@@ -223,7 +223,11 @@ def test_text_of_a_stranger_is_one_printable_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["pretrained: true", "start_from: runs/a", "start_from:   'x'  # mine", "Pretrained: Yes"]
+    "line",
+    [
+        *["pretrained: true", "start_from: runs/a", "start_from:   'x'  # mine", "Pretrained: Yes", "start_from: ~/a"],
+        *["start_from: null/x", "start_from : x", '"pretrained": true', "{lr: 1, pretrained: on}", "start_from:\tx"],
+    ],
 )
 def test_a_recipe_that_starts_from_given_weights_is_refused(line: str, tmp_path: Path) -> None:
     found = read_submission(with_entry(tmp_path, "recipe.yaml", f"lr: 0.1\n{line}\n".encode()))
@@ -231,7 +235,11 @@ def test_a_recipe_that_starts_from_given_weights_is_refused(line: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "line", ["pretrained: false", "start_from: null", "start_from: ~", "start_from:", "# pretrained: true"]
+    "line",
+    [
+        *["pretrained: false", "start_from: null", "start_from: ~", "start_from:", "# pretrained: true"],
+        *["start_from: null  # none", "{pretrained: false, start_from: null}", "pretrained: falsetrue"],
+    ],
 )
 def test_a_recipe_that_starts_from_random_weights_is_not(line: str, tmp_path: Path) -> None:
     found = read_submission(with_entry(tmp_path, "recipe.yaml", f"lr: 0.1\n{line}\n".encode()))

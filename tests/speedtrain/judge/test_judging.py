@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,17 +118,24 @@ def test_a_fault_of_the_judges_own_is_no_entrants(
     judged: SimpleNamespace, data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, more = tmp_path / "board", ("--runs", "1", "--sandbox", SANDBOX)
-    (out / "private").mkdir(parents=True)
-    (out / "private" / "predictions").write_text("where the judge wants a folder")
-    assert main(command(data, out, judged.zips[0], more=more)) == 2
+    spoiled = out / "private" / "predictions"
+
+    def spoil() -> None:
+        while not (out / "private" / "inputs").exists():
+            time.sleep(0.001)
+        spoiled.write_text("where the judge wants a folder")
+
+    threading.Thread(target=spoil).start()
+    zips = [judged.zips[0], submission(tmp_path / "other.zip", name="other", test="os.unlink(options.predictions)")]
+    assert main(command(data, out, *zips, more=more)) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "the judge itself failed (FileExistsError" in message
+    assert "the judge itself failed on Ångström & sons" in message
+    assert "FileExistsError" in message
+    assert [run["submission"][:2] for run in journal_of(out)[1:]] == ["02"]  # the others are judged
     assert "Traceback" in (out / "private" / "judge-error.txt").read_text()
-    assert len(journal_of(out)) == 1
-    (out / "private" / "predictions").unlink()
-    assert main(command(data, out, judged.zips[0], more=(*more, "--resume"))) == 0
-    (entry,) = board_of(out)["entries"]
-    assert entry["accuracy"] > 0.9
+    spoiled.unlink()
+    assert main(command(data, out, *zips, more=(*more, "--resume"))) == 0
+    assert board_of(out)["by_name"]["Ångström & sons"]["accuracy"] > 0.9
 
 
 def test_every_exit_status_has_words() -> None:

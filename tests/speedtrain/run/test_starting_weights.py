@@ -20,6 +20,7 @@ from small_model import CLASSES, save_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from speedtrain import load, train
+from speedtrain.ablation.design import make_design
 from speedtrain.cli import main
 from speedtrain.config import Config, resolve
 from speedtrain.data import load_data
@@ -75,7 +76,7 @@ OTHERS: list[tuple[dict[str, Any], str]] = [
     ({"without": ["celu"]}, "celu"),
     ({"with_tricks": ["ghost_batch_norm"]}, "ghost_batch_norm"),
     ({"settings": {"celu.alpha": 1.0}}, "celu"),
-    ({"tricks": ["flip"]}, "cannot be taken out"),
+    ({"tricks": ["flip"]}, "must stay on"),
     ({"settings": {"pretrained": True}}, "one of them"),
 ]
 
@@ -93,6 +94,18 @@ def test_what_cannot_be_started_from_is_told_in_one_line(tmp_path: Path) -> None
     assert "timm:" in error_of(starting, start_from=tmp_path / "text.txt")
     assert "is empty" in error_of(starting, start_from="")
     assert "timm" in error_of(starting, settings={"pretrained": True})
+    for value in (True, 0, ["a"]):
+        assert "must be text or null" in error_of(starting, settings={"start_from": value})
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "weights.safetensors").write_bytes(b"half of a file")
+    assert "cannot be read as the weights of a run" in error_of(starting, start_from=damaged)
+    save_weights(tmp_path / "odd.safetensors", {}, {"classes": ["a"], "network": {"model": "resnet9"}})
+    assert "not the weights of a run" in error_of(starting, start_from=tmp_path / "odd.safetensors")
+    tagged = starting(start_from=tmp_path / "text.txt", model=f"{TIMM}.nonsense")
+    assert "no weights 'nonsense'" in error_of(read_starting_weights, tagged, CLASSES)
+    frozen = resolve(budget=60, recipe="auto", with_tricks=["freeze_trunk"], settings={"freeze_trunk.lower": 0.5})
+    assert "--from" in error_of(read_starting_weights, frozen, CLASSES)
     text = starting(start_from=tmp_path / "text.txt", model=TIMM)
     assert "not a file of tensors" in error_of(read_starting_weights, text, CLASSES)
     assert main(["--budget", "60", "--data", "digits", "--from", str(tmp_path / "absent")]) == 2
@@ -130,10 +143,16 @@ def save(state: dict[str, Any], path: Path) -> Path:
     return path
 
 
+COUNTER = "num_batches_tracked"
 FORMS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "name": (".safetensors", lambda state: state),
     "name, nested": (".pth", lambda state: {"state_dict": {f"module.{name}": t for name, t in state.items()}}),
     "order and shape": (".pth", lambda state: {f"_other_{i}": t for i, t in enumerate(state.values())}),
+    "name, no counters": (".pth", lambda state: {n: t for n, t in state.items() if COUNTER not in n}),
+    "order and shape, no counters": (
+        ".pth",
+        lambda state: {f"_{i}": t for i, (n, t) in enumerate(state.items()) if COUNTER not in n},
+    ),
     "name, no head": (".pth", lambda state: {name: t for name, t in state.items() if not name.startswith("fc.")}),
 }
 
@@ -142,13 +161,13 @@ FORMS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
 def test_a_file_of_tensors_for_a_network_of_timm(form: str, network: torch.nn.Module, tmp_path: Path) -> None:
     suffix, change = FORMS[form]
     path = save(change(network.state_dict()), tmp_path / f"weights{suffix}")
-    config = starting(start_from=path, model=TIMM, side=64)
-    start = read_starting_weights(config, ["a", "b"])
+    config = starting(start_from=path, model=TIMM)
+    start = read_starting_weights(config, ["a", "b"], side=64)
     assert start is not None
     assert start.described["matched_by"] == form.partition(",")[0]
     state = safetensors.torch.load(start.file)
     for name, tensor in network.state_dict().items():
-        if not name.startswith("fc."):
+        if not (name.startswith("fc.") or COUNTER in name):
             assert torch.equal(state.pop(f"network.{name}"), tensor), name
     assert state.keys() == {"mean", "std"}
     torch.testing.assert_close(state["mean"], torch.tensor([0.485, 0.456, 0.406]))
@@ -161,6 +180,9 @@ def test_tensors_of_another_network_are_refused(network: torch.nn.Module, tmp_pa
     for wrong in (lacking, other):
         config = starting(start_from=save(wrong, tmp_path / "wrong.pth"), model=TIMM, side=64)
         assert "layer1.0.conv1.weight" in error_of(read_starting_weights, config, CLASSES)
+    deeper = timm.create_model("resnet14t").state_dict()  # has all of its tensors, and more
+    config = starting(start_from=save(deeper, tmp_path / "deeper.pth"), model=TIMM)
+    assert "weights of another network" in error_of(read_starting_weights, config, CLASSES)
     config = starting(start_from=save(timm.create_model("resnet18").state_dict(), tmp_path / "r.pth"), model=TIMM)
     assert "does not fit timm:resnet10t" in error_of(read_starting_weights, config, CLASSES)
 
@@ -247,6 +269,16 @@ def check_loggers(run: Path, other: Path, result: dict[str, Any]) -> None:
 SMALL: dict[str, Any] = {"precision": "fp32", "batch_size": 64}
 
 
+def test_a_sweep_leaves_the_network_and_the_recipe_as_they_are(weights: Path) -> None:
+    design = make_design(seeds=1, budget=60, start_from=weights)
+    recipe = resolve(budget=60, start_from=weights)
+    assert len(design.variants) == 1 + len(recipe.tricks.keys() - {"patch_whitening", "celu"})
+    design = make_design(seeds=1, budget=60, model=TIMM, vary={"pretrained": [True, False]}, tricks=[])
+    one, other = design.variants.values()
+    assert one.pretrained != other.pretrained
+    assert one.lr == other.lr
+
+
 @pytest.mark.usefixtures("warm_processes")
 def test_a_run_that_starts_from_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = train(3, "digits", settings={**SMALL, "width": 8}, out=tmp_path / "first")
@@ -261,11 +293,14 @@ def test_a_run_that_starts_from_another(tmp_path: Path, capsys: pytest.CaptureFi
     start = second["started_from"]
     assert start["kind"], start["head"] == ("run", "kept")
     assert start["step"] == first["saved_at"]["step"]
+    assert start["path"] == str(tmp_path / "first")
+    header: dict[str, Any] = load_weights(tmp_path / "second" / "weights.safetensors")[1]
+    assert str(tmp_path) not in json.dumps(header)  # weights are passed on
     assert second["plan"]["width"] == 8
     assert second["expected"] is None
     said = capsys.readouterr()
-    assert "its 10 classes are the same" in said.out + said.err
-    assert "From the weights of a resnet9 that was trained before, with its head" in (
+    assert "its 10 classes have the same names" in said.out + said.err
+    assert "from the weights of a resnet9 that was trained before, with its head" in (
         (tmp_path / "second" / "model_card.md").read_text()
     )
     assert start["sha256"] in (tmp_path / "second" / "report.html").read_text()
