@@ -13,7 +13,7 @@ import yaml
 
 from speedtrain.checked_types import checked_types
 from speedtrain.errors import UserError
-from speedtrain.starting_point import TrainedRun, check_start, find_trained_run
+from speedtrain.starting_point import TrainedRun, backbone_side, check_start, find_trained_run
 
 Tricks = dict[str, dict[str, Any]]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -47,7 +47,8 @@ class Config:
         threads: CPU threads at most, while no other program wants the cores; null for all cores.
         model: resnet9, or timm:NAME.
         side: pixels a side of the images, or auto: 32, 48 or 64, the largest that most images can fill, and 32 where
-            the budget is short for so many.
+            the budget is short for so many. With given weights, auto is what these were trained at; for timm's on a
+            CPU, 160 at most.
         fit: what becomes of an image that is not square: crop (its centred square), pad (with its mean colour), or
             squash.
         pixel_max: white in images of integers wider than uint8, or auto: the largest of their depth in bits.
@@ -286,6 +287,8 @@ def resolve(
     if start is not None:
         _take_network(config, start, given)
     check_start(config.start_from, config.pretrained, config.model, start)
+    if start is None and not config.from_random and config.side == "auto":
+        config.side = backbone_side(config.model, config.device) or "auto"
     if config.start_from is not None:
         config.start_from = str(Path(config.start_from).absolute())
     return config

@@ -93,6 +93,49 @@ def check_start(start_from: str | None, pretrained: bool, model: str, start: Tra
         )
 
 
+def refuse_frozen_random_layers(tricks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses tricks that would keep random weights as they are.
+
+    Raises:
+        UserError: says what to do.
+    """
+    if tricks.get("freeze_trunk", {}).get("lower"):
+        raise UserError(
+            "freeze_trunk: training starts from random weights, and the lower layers would stay so; give weights to "
+            "start from (--from), or set freeze_trunk.lower=0"
+        )
+
+
+CPU_SIDE = 160
+"""Of a network that was trained at 224 pixels, in the time that a CPU has for it: see configs/finetune.yaml."""
+
+
+def backbone_side(model: str, device: str) -> int | None:
+    """The side of the images that a network of timm with given weights takes, where nobody names one.
+
+    On a GPU it is what the weights were trained at. On a CPU it is 160 at most, unless the network takes no other.
+
+    Args:
+        model: as in `Config`.
+        device: as in `Config`.
+
+    Returns:
+        None where timm says nothing about this network.
+    """
+    import timm
+
+    from speedtrain.device import find_device
+
+    try:
+        cfg = timm.get_pretrained_cfg(model.removeprefix("timm:"))
+    except RuntimeError:  # no such tag: told when the network is built
+        return None
+    if cfg is None:
+        return None
+    side = max(cfg.input_size[1:])
+    return side if cfg.fixed_input_size or find_device(device)[0] != "cpu" else min(side, CPU_SIDE)
+
+
 def weights_file(path: str | Path) -> Path:
     """The weights file of a run's directory, or the file itself.
 

@@ -16,7 +16,7 @@ from speedtrain.config import Config
 from speedtrain.errors import UserError
 from speedtrain.model.weights import load_facts, load_weights
 from speedtrain.network.classifier import Classifier, build_classifier, head_names, make_tricks, timm_name
-from speedtrain.starting_point import WEIGHTS, TrainedRun, find_trained_run
+from speedtrain.starting_point import WEIGHTS, TrainedRun, find_trained_run, refuse_frozen_random_layers
 
 Tensors = dict[str, Tensor]
 
@@ -51,11 +51,7 @@ def read_starting_weights(config: Config, classes: Sequence[str], side: int = 32
         UserError: they cannot be had, or are of another network; or layers are to stay frozen as random weights.
     """
     if config.from_random:
-        if config.tricks.get("freeze_trunk", {}).get("lower"):
-            raise UserError(
-                "freeze_trunk: training starts from random weights, and the lower layers would stay so; give weights "
-                "to start from (--from), or leave the trick out (--without freeze_trunk)"
-            )
+        refuse_frozen_random_layers(config.tricks)
         return None
     run = find_trained_run(config.start_from)
     num_classes = len(classes if run is None else run.classes)

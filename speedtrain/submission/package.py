@@ -16,6 +16,7 @@ from speedtrain import __version__
 from speedtrain.config import Config, read_recipe, resolve
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
+from speedtrain.starting_point import refuse_frozen_random_layers
 
 INTERFACE = 1
 """Version of the interface that docs/submission.md describes."""
@@ -73,6 +74,7 @@ def package(
             "add --set start_from=null --set pretrained=false for one from random weights"
         )
     config = resolve(recipe=recipe, settings=settings, budget=600.0)
+    refuse_frozen_random_layers(config.tricks)
     # the paths of the entrant's images stay private, and the judge chooses the machine
     config.data, config.test, config.data_root = "auto", None, None
     config.columns, config.with_validation, config.snapshots = {}, False, 0

@@ -21,6 +21,7 @@ PROBE_SHARE = 0.02
 OTHER_SECONDS = 1.0  # not for training: building, the first and the last save, the exit
 SAVE_SHARE = 0.005  # of the rest, for the saves between
 GPU_BATCH_SIZE = 512  # a GPU waits for its host where a step is small
+BACKBONE_BATCH_SIZE = 32  # few epochs fit of a network with given weights: more steps count for more than their speed
 
 
 @dataclass
@@ -124,6 +125,8 @@ class _Probe:
         self.until = self.begun + PROBE_SHARE * seconds
         self.measured: list[dict[str, Any]] = []
         usual = GPU_BATCH_SIZE if images.is_cuda else BATCH_SIZE
+        if config.model != "resnet9" and not config.from_random:
+            usual = BACKBONE_BATCH_SIZE
         self.batch_size = usual if config.batch_size == "auto" else config.batch_size
 
     def measure(self, width: int | None, precision: str) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def test_what_cannot_be_started_from_is_told_in_one_line(tmp_path: Path) -> None
     assert "no weights 'nonsense'" in error_of(read_starting_weights, tagged, CLASSES)
     frozen = resolve(budget=60, recipe="auto", with_tricks=["freeze_trunk"], settings={"freeze_trunk.lower": 0.5})
     assert "--from" in error_of(read_starting_weights, frozen, CLASSES)
+    assert "--from" in error_of(package, tmp_path / "a.zip", recipe="finetune")
     text = starting(start_from=tmp_path / "text.txt", model=TIMM)
     assert "not a file of tensors" in error_of(read_starting_weights, text, CLASSES)
     assert main(["--budget", "60", "--data", "digits", "--from", str(tmp_path / "absent")]) == 2
@@ -269,6 +270,16 @@ def check_loggers(run: Path, other: Path, result: dict[str, Any]) -> None:
 SMALL: dict[str, Any] = {"precision": "fp32", "batch_size": 64}
 
 
+@pytest.mark.parametrize(
+    ("model", "side"), [("resnet10t", 160), ("vit_tiny_patch16_224", 224), ("resnet18.nonsense", "auto")]
+)
+def test_the_side_is_what_a_backbone_was_trained_at_as_far_as_a_cpu_can(model: str, side: object) -> None:
+    given = {"settings": {"pretrained": True}, "model": f"timm:{model}", "device": "cpu"}
+    assert starting(**given).side == side
+    assert starting(**{**given, "settings": {"pretrained": True, "side": 96}}).side == 96
+    assert starting(model=f"timm:{model}").side == "auto"
+
+
 def test_a_sweep_leaves_the_network_and_the_recipe_as_they_are(weights: Path) -> None:
     design = make_design(seeds=1, budget=60, start_from=weights)
     recipe = resolve(budget=60, start_from=weights)
@@ -283,7 +294,7 @@ def test_a_sweep_leaves_the_network_and_the_recipe_as_they_are(weights: Path) ->
 def test_a_run_that_starts_from_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = train(3, "digits", settings={**SMALL, "width": 8}, out=tmp_path / "first")
     assert first["started_from"] is None
-    still = {**SMALL, "lr": 1e-9}  # so that it ends with what it started from
+    still = {**SMALL, "lr": 1e-9, "muon.lr": 1e-9}  # so that it ends with what it started from
     second = train(3, "digits", start_from=tmp_path / "first", settings=still, out=tmp_path / "second", quiet=False)
     before, after = (load_weights(tmp_path / run / "weights.safetensors")[0] for run in ("first", "second"))
     assert before.keys() == after.keys()
