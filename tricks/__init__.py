@@ -37,14 +37,19 @@ each trick wraps the previous `compute`.
 """
 
 from tricks.celu import CELU
+from tricks.class_weights import ClassWeights
 from tricks.cutmix import Cutmix
 from tricks.cutout import Cutout
+from tricks.early_learning_regularization import EarlyLearningRegularization
 from tricks.flip import Flip
+from tricks.forward_correction import ForwardCorrection
 from tricks.freeze_trunk import FreezeTrunk
+from tricks.generalized_cross_entropy import GeneralizedCrossEntropy
 from tricks.ghost_batch_norm import GhostBatchNorm
 from tricks.gradient_centralization import GradientCentralization
 from tricks.label_smoothing import LabelSmoothing
 from tricks.layerwise_learning_rate import LayerwiseLearningRate
+from tricks.logit_adjustment import LogitAdjustment
 from tricks.meta_warmup import MetaWarmup
 from tricks.mixup import Mixup
 from tricks.muon import Muon
@@ -81,6 +86,11 @@ TRICKS: dict[str, type[Trick]] = {
         Cutmix,
         Mixup,
         ProgressiveResizing,
+        GeneralizedCrossEntropy,
+        ForwardCorrection,
+        EarlyLearningRegularization,
+        LogitAdjustment,
+        ClassWeights,
         LabelSmoothing,
         SAM,
         MetaWarmup,
@@ -100,16 +110,21 @@ __all__ = [
     "STAGES",
     "TRICKS",
     "Batch",
+    "ClassWeights",
     "Compute",
     "Cutmix",
     "Cutout",
+    "EarlyLearningRegularization",
     "Flip",
     "Forward",
+    "ForwardCorrection",
     "FreezeTrunk",
+    "GeneralizedCrossEntropy",
     "GhostBatchNorm",
     "GradientCentralization",
     "LabelSmoothing",
     "LayerwiseLearningRate",
+    "LogitAdjustment",
     "Loss",
     "MetaWarmup",
     "Mixup",

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from tricks.trick import Loss, Trick, TrickError
+from tricks.trick import Loss, Trick, TrickError, soft_targets
 
 
 @dataclass
@@ -18,10 +16,11 @@ class LabelSmoothing(Trick):
 
         q′ = (1 − s) q + s / K
 
-    Targets may be class indices or, after cutmix or mixup, class probabilities.
+    Targets may be class indices or, after cutmix or mixup, class probabilities. A negative s sharpens: where many
+    labels are wrong, it keeps the network from fitting them (Wei et al., arXiv 2106.04149).
 
     Args:
-        smoothing: the probability s that is spread, at least 0 and below 1. Default: 0.1.
+        smoothing: the probability s that is spread, at least −6 and below 1. Default: 0.1.
     """
 
     smoothing: float = 0.1
@@ -30,15 +29,12 @@ class LabelSmoothing(Trick):
     paper: ClassVar[str] = "Szegedy et al., Rethinking the Inception Architecture, 2015 (arXiv 1512.00567)"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise TrickError(f"smoothing must be at least 0 and below 1, got {self.smoothing}")
+        if not -6 <= self.smoothing < 1:  # the least that the paper tries
+            raise TrickError(f"smoothing must be at least -6 and below 1, got {self.smoothing}")
 
     def loss(self, loss: Loss) -> Loss:
         def smoothed(logits: Tensor, targets: Tensor) -> Tensor:
-            classes = logits.shape[1]
-            if not targets.is_floating_point():
-                # half precision cannot tell 0.9 from 0.8984
-                targets = F.one_hot(targets, classes).to(torch.promote_types(logits.dtype, torch.float32))
-            return loss(logits, (1 - self.smoothing) * targets + self.smoothing / classes)
+            soft = soft_targets(targets, logits)
+            return loss(logits, (1 - self.smoothing) * soft + self.smoothing / logits.shape[1])
 
         return smoothed

@@ -102,7 +102,7 @@ class PatchWhitening(Trick):
         self._channels = 3
         self._images: Tensor | None = None
 
-    def data(self, images: Tensor) -> None:
+    def data(self, images: Tensor, labels: Tensor) -> None:
         self._channels = images.shape[1]
         if min(images.shape[2:]) < self.kernel:
             raise TrickError(f"patches of {self.kernel}×{self.kernel} do not fit into the images")

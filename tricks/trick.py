@@ -24,6 +24,8 @@ class Batch(NamedTuple):
         progress: 0 at the first step, 1 at the planned end of training. Default: 0.
         step: number of this step, from 0. Default: 0.
         classes: number of classes K; 0 if it is not known. Default: 0.
+        ids: int64 [B], the number of each image among the training images, for a trick that keeps something per image;
+            None if it is not known. Default: None.
     """
 
     images: Tensor
@@ -31,6 +33,7 @@ class Batch(NamedTuple):
     progress: float = 0.0
     step: int = 0
     classes: int = 0
+    ids: Tensor | None = None
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -72,8 +75,13 @@ class Trick:
     paper: ClassVar[str] = ""
     """Where the trick was published, in one line."""
 
-    def data(self, images: Tensor) -> None:
-        """Receives the normalised training images, float [N, C, H, W], once, before the first step."""
+    def data(self, images: Tensor, labels: Tensor) -> None:
+        """Receives the training data, once, before the first step.
+
+        Args:
+            images: normalised, float [M, C, H, W]; of many training images a sample.
+            labels: class indices, int64 [N], of all training images.
+        """
 
     def model(self, model: nn.Module) -> nn.Module:
         """Changes the network. Must build the same structure whether `data` was called before or not."""
@@ -145,6 +153,36 @@ def class_probabilities(batch: Batch, trick: str) -> Tensor:
     if batch.classes < 1:
         raise TrickError(f"{trick} needs the number of classes: give Batch(..., classes=K)")
     return F.one_hot(batch.targets, batch.classes).float()
+
+
+def soft_targets(targets: Tensor, logits: Tensor) -> Tensor:
+    """Targets as class probabilities, float [B, K], in the precision of the logits or float32 if that is finer.
+
+    Args:
+        targets: class indices int64 [B], or class probabilities.
+        logits: [B, K].
+    """
+    if targets.is_floating_point():
+        return targets
+    # half precision cannot tell 0.9 from 0.8984
+    return F.one_hot(targets, logits.shape[1]).to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def class_counts(labels: Tensor | None, logits: Tensor, trick: str) -> Tensor:
+    """How many training images each class has, float [K], on the device of the logits; 1 where there are none.
+
+    Args:
+        labels: of the training images, int64 [N], as `Trick.data` received them; None if it did not.
+        logits: [B, K].
+        trick: name of the trick, for the error message.
+
+    Raises:
+        TrickError: there are no labels.
+    """
+    if labels is None:
+        raise TrickError(f"{trick} needs the labels of the training images: call data(images, labels) first")
+    counts = torch.bincount(labels, minlength=logits.shape[1])
+    return counts.clamp(min=1).to(logits.device, torch.promote_types(logits.dtype, torch.float32))
 
 
 @contextmanager

@@ -82,6 +82,7 @@ def build_classifier(
     tricks: Sequence[Trick],
     images: Tensor | None,
     side: int = 32,
+    labels: Tensor | None = None,
 ) -> Classifier:
     """The untrained classifier, with the tricks that act on data and model applied.
 
@@ -89,6 +90,7 @@ def build_classifier(
         model: `resnet9` or `timm:NAME`.
         images: training images, uint8 [N, H, W, 3], to take statistics from; None where weights are loaded.
         side: of the images that the network is for, in pixels. Default: 32.
+        labels: of all training images, int64 [N]. Default: all 0, for a network that is not to be trained.
 
     Raises:
         UserError: no such model, or timm cannot build it for images of this side.
@@ -100,11 +102,12 @@ def build_classifier(
         network = _timm_network(model, num_classes, side)
     classifier = Classifier(network)
     if images is not None:
+        labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
         classifier.to(images.device).measure(images)
         if any("data" in trick.stages() for trick in tricks):
             normalised = classifier.normalise(_evenly(images, STATISTICS_PIXELS))
             for trick in tricks:
-                trick.data(normalised)
+                trick.data(normalised, labels)
     for trick in tricks:
         classifier.network = trick.model(classifier.network)
     return classifier.to(memory_format=torch.channels_last)

@@ -102,6 +102,7 @@ class Training(L.LightningModule):
             self.progress,
             self.num_steps,
             self._num_classes,
+            indices,
         )
         for trick in self.tricks:
             batch = trick.batch(batch)
@@ -159,7 +160,9 @@ def build_training(
     tricks = make_tricks(config.tricks)
     measured = images if statistics is None else statistics
     side = images.shape[1]
-    classifier = build_classifier(config.model, num_classes, width or 0, config.head_scale, tricks, measured, side)
+    classifier = build_classifier(
+        config.model, num_classes, width or 0, config.head_scale, tricks, measured, side, labels
+    )
     return Training(
         classifier.to(images.device),
         images,

@@ -13,6 +13,15 @@ def test_equals_the_label_smoothing_of_cross_entropy(smoothing):
     torch.testing.assert_close(loss(logits, targets), expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("smoothing", [-0.4, -6.0])
+def test_negative_smoothing_is_the_same_formula(smoothing):
+    """Equation 3 of arXiv 2106.04149: (1 − r) of the given label's loss and r / K of every label's."""
+    logits, targets = torch.randn(32, 7, dtype=torch.float64), torch.randint(7, (32,))
+    log_p = logits.log_softmax(1)
+    expected = -((1 - smoothing) * log_p[torch.arange(32), targets] + smoothing / 7 * log_p.sum(1)).mean()
+    torch.testing.assert_close(LabelSmoothing(smoothing).loss(F.cross_entropy)(logits, targets), expected)
+
+
 def test_takes_probabilities_as_mixup_makes_them():
     logits = torch.randn(32, 7, dtype=torch.float64)
     targets = torch.rand(32, 7, dtype=torch.float64).softmax(dim=1)

@@ -21,7 +21,7 @@ def images():
 
 def whitened(images, convolution=None, **options):
     trick = PatchWhitening(**options)
-    trick.data(images)
+    trick.data(images, torch.zeros(len(images), dtype=torch.int64))
     return trick.model(nn.Sequential(convolution or nn.Conv2d(3, 5, 3, padding=1, bias=False)))
 
 
@@ -102,7 +102,7 @@ def test_saved_weights_load_into_a_network_that_saw_no_data(images):
 def test_replaces_the_first_convolution_of_the_images_wherever_it_is(images):
     model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sequential(nn.Identity(), nn.Conv2d(3, 8, 3)), nn.Conv2d(3, 8, 3))
     trick = PatchWhitening()
-    trick.data(images)
+    trick.data(images, torch.zeros(len(images), dtype=torch.int64))
     trick.model(model)
     assert isinstance(model[1][1], nn.Sequential)
     assert type(model[0]) is type(model[2]) is nn.Conv2d
@@ -171,4 +171,4 @@ def test_a_convolution_that_pads_by_itself_is_refused():
 
 def test_images_smaller_than_a_patch_are_refused():
     with pytest.raises(TrickError, match="3×3"):
-        PatchWhitening().data(torch.randn(4, 3, 2, 8))
+        PatchWhitening().data(torch.randn(4, 3, 2, 8), torch.zeros(4, dtype=torch.int64))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import tricks
 from tricks import STAGES, TRICKS, Batch, Trick, TrickError, frozen_statistics, parameters_with_gradient
@@ -33,6 +34,11 @@ def test_tricks_stand_in_the_order_of_the_flow():
         "cutmix",
         "mixup",
         "progressive_resizing",
+        "generalized_cross_entropy",
+        "forward_correction",
+        "early_learning_regularization",
+        "logit_adjustment",
+        "class_weights",
         "label_smoothing",
         "sam",
         "meta_warmup",
@@ -58,7 +64,8 @@ def test_every_trick_explains_itself(name):
     documented = " ".join(trick.__doc__.partition("Args:")[2].split())
     for field in dataclasses.fields(trick):
         assert f"        {field.name}: " in trick.__doc__.partition("Args:")[2]
-        assert re.search(rf"\b{field.name}: .*? Default: {re.escape(str(field.default))}\.", documented)
+        default = "empty" if field.default == "" else str(field.default)
+        assert re.search(rf"\b{field.name}: .*? Default: {re.escape(default)}\.", documented)
         assert isinstance(getattr(trick(), field.name), (int, float, bool, str, tuple))
 
 
@@ -74,6 +81,14 @@ def test_the_page_says_what_may_interact_with_each_trick():
 
 BAD = {
     "celu": [("alpha", 0), ("alpha", -1), ("alpha", math.nan), ("alpha", math.inf)],
+    "class_weights": [("kind", "even"), ("beta", 1), ("beta", -0.1), ("beta", math.nan)],
+    "early_learning_regularization": [
+        *[("strength", -1), ("strength", math.inf), ("strength", math.nan)],
+        *[("memory", 1), ("memory", -0.1), ("memory", math.nan)],
+    ],
+    "forward_correction": [("noise", -0.1), ("noise", 1), ("noise", math.nan), ("file", "absent.npy")],
+    "generalized_cross_entropy": [("q", 0), ("q", 1.1), ("q", math.nan)],
+    "logit_adjustment": [("tau", -0.1), ("tau", math.inf), ("tau", math.nan)],
     "cutout": [("size", 0), ("size", math.nan)],
     "flip": [("probability", -0.1), ("probability", 1.1), ("probability", math.nan)],
     "freeze_trunk": [
@@ -81,7 +96,7 @@ BAD = {
         *[("until", -0.1), ("until", 1.1), ("until", math.nan)],
     ],
     "ghost_batch_norm": [("splits", 0)],
-    "label_smoothing": [("smoothing", -0.1), ("smoothing", 1), ("smoothing", math.nan)],
+    "label_smoothing": [("smoothing", -6.1), ("smoothing", 1), ("smoothing", math.nan)],
     "layerwise_learning_rate": [("first", 0), ("first", 1.1), ("first", math.nan)],
     "meta_warmup": [("alpha", 0), ("alpha", math.inf), ("alpha", math.nan), ("fraction", 1.5), ("fraction", math.nan)],
     "mixup": [("alpha", 0), ("alpha", math.nan), ("alpha", math.inf)],
@@ -131,21 +146,29 @@ def test_a_trick_that_overrides_nothing_changes_nothing(make_network, make_batch
 
 
 @pytest.mark.parametrize("name", TRICKS)
-def test_every_trick_repeats_its_steps_from_a_loaded_state(name, make_network, make_batch, plain):
+def test_every_trick_repeats_its_steps_from_a_loaded_state(name, make_network, make_batch):
     """Whatever a trick carries from step to step, outside the network and its optimizer, is in its state."""
     trick, network = TRICKS[name](), make_network()
-    trick.data(make_batch(40).images)
+    trick.data(make_batch(40).images, torch.randint(4, (40,)))
     model = trick.model(network)
     optimizer = trick.step(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), model)
-    compute = trick.gradient(plain(model), model)
+    loss = trick.loss(F.cross_entropy)
+
+    def plain_gradient(batch):
+        model.zero_grad()
+        value = loss(model(batch.images), batch.targets)
+        value.backward()
+        return value.detach()
+
+    compute = trick.gradient(plain_gradient, model)
 
     def train(steps):
         """The weights to keep after each of these steps, with the same batches each time."""
         torch.manual_seed(1)
         kept = []
         for step in steps:
-            batch = trick.batch(make_batch(progress=step / 20, step=step))
-            compute(batch)
+            ids = torch.randperm(40)[:12]
+            compute(trick.batch(make_batch(progress=step / 20, step=step)._replace(ids=ids)))
             optimizer.step()
             kept.append({key: value.clone() for key, value in trick.weights(model.state_dict(), step).items()})
         return kept

@@ -1,0 +1,199 @@
+"""Losses for labels that are unequal or wrong, each against its formula written out for one image at a time."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tricks import (
+    Batch,
+    ClassWeights,
+    EarlyLearningRegularization,
+    ForwardCorrection,
+    GeneralizedCrossEntropy,
+    LabelSmoothing,
+    LogitAdjustment,
+    TrickError,
+)
+
+COUNTS = [50, 20, 7, 3]
+LABELS = torch.repeat_interleave(torch.arange(4), torch.tensor(COUNTS))
+
+
+def some(count=16, classes=4):
+    logits = torch.randn(count, classes, dtype=torch.float64, requires_grad=True)
+    return logits, torch.randint(classes, (count,))
+
+
+def assert_same(ours, written_out, logits):
+    """Values and gradients agree."""
+    torch.testing.assert_close(ours, written_out, rtol=1e-9, atol=1e-12)
+    gradients = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (ours, written_out)]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
+
+
+def given(trick, labels=LABELS):
+    trick.data(torch.zeros(2, 3, 4, 4), labels)
+    return trick
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 2.0])
+def test_logit_adjustment(tau):
+    logits, targets = some()
+    prior = [count / sum(COUNTS) for count in COUNTS]
+    written_out = 0.0
+    for row, label in zip(logits, targets.tolist(), strict=True):
+        terms = [row[k].exp() * prior[k] ** tau for k in range(4)]
+        written_out -= (terms[label] / sum(terms)).log() / len(logits)
+    assert_same(given(LogitAdjustment(tau)).loss(F.cross_entropy)(logits, targets), written_out, logits)
+
+
+@pytest.mark.parametrize("kind", ["inverse", "effective"])
+def test_class_weights(kind):
+    logits, targets = some()
+    raw = [1 / n if kind == "inverse" else (1 - 0.9) / (1 - 0.9**n) for n in COUNTS]
+    scale = sum(COUNTS) / sum(n * w for n, w in zip(COUNTS, raw, strict=True))
+    weights = torch.tensor([scale * w for w in raw], dtype=torch.float64)
+    ours = given(ClassWeights(kind, beta=0.9)).loss(F.cross_entropy)(logits, targets)
+    assert_same(ours, F.cross_entropy(logits, targets, weight=weights, reduction="sum") / len(logits), logits)
+    assert sum(n * w for n, w in zip(COUNTS, weights.tolist(), strict=True)) / sum(COUNTS) == pytest.approx(1)
+
+
+def test_weights_of_equal_classes_change_nothing():
+    logits, targets = some()
+    for kind in ("inverse", "effective"):
+        trick = given(ClassWeights(kind), torch.arange(40) % 4)
+        torch.testing.assert_close(trick.loss(F.cross_entropy)(logits, targets), F.cross_entropy(logits, targets))
+
+
+@pytest.mark.parametrize("q", [0.1, 0.7, 1.0])
+def test_generalized_cross_entropy(q):
+    logits, targets = some()
+    p = logits.softmax(1)[torch.arange(16), targets]
+    assert_same(GeneralizedCrossEntropy(q).loss(F.cross_entropy)(logits, targets), ((1 - p**q) / q).mean(), logits)
+
+
+def test_generalized_cross_entropy_becomes_cross_entropy_and_stays_finite():
+    logits, targets = some()
+    near = GeneralizedCrossEntropy(1e-6).loss(F.cross_entropy)(logits, targets)
+    torch.testing.assert_close(near, F.cross_entropy(logits, targets), rtol=1e-4, atol=1e-5)
+    sure = torch.tensor([[1e4, -1e4]], requires_grad=True)
+    value = GeneralizedCrossEntropy().loss(F.cross_entropy)(sure, torch.tensor([1]))
+    assert value.item() == pytest.approx(1 / 0.7)
+    assert torch.autograd.grad(value, sure)[0].isfinite().all()
+
+
+def test_generalized_cross_entropy_does_not_throw_another_trick_away():
+    smoothed = LabelSmoothing().loss(F.cross_entropy)
+    with pytest.raises(TrickError, match="first"):
+        GeneralizedCrossEntropy().loss(smoothed)
+
+
+def test_forward_correction_of_a_matrix(tmp_path):
+    generator = np.random.default_rng(0)
+    matrix = generator.dirichlet(np.ones(4), size=4)
+    np.save(tmp_path / "T.npy", matrix)
+    logits, targets = some()
+    written_out = 0.0
+    for row, label in zip(logits.softmax(1), targets.tolist(), strict=True):
+        written_out -= sum(row[i] * matrix[i, label] for i in range(4)).log() / len(logits)
+    ours = ForwardCorrection(file=str(tmp_path / "T.npy")).loss(F.cross_entropy)(logits, targets)
+    assert_same(ours, written_out, logits)
+
+
+def test_forward_correction_of_symmetric_noise():
+    logits, targets = some()
+    p = logits.softmax(1)[torch.arange(16), targets]
+    written_out = -(0.7 * p + 0.1 * (1 - p)).log().mean()
+    assert_same(ForwardCorrection(noise=0.3).loss(F.cross_entropy)(logits, targets), written_out, logits)
+    plain = ForwardCorrection(noise=0.0).loss(F.cross_entropy)(logits, targets)
+    assert_same(plain, F.cross_entropy(logits, targets), logits)
+
+
+BAD_MATRICES = {
+    "rows": np.full((3, 3), 0.3),
+    "square": np.full((3, 2), 0.5),
+    "negative": np.array([[1.5, -0.5], [0.0, 1.0]]),
+    "objects": np.array([["a"]]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MATRICES)
+def test_a_bad_matrix_is_refused_in_one_line(kind, tmp_path):
+    np.save(tmp_path / "T.npy", BAD_MATRICES[kind])
+    with pytest.raises(TrickError, match="file must hold") as error:
+        ForwardCorrection(file=str(tmp_path / "T.npy"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_matrix_of_other_classes_or_none_is_refused(tmp_path):
+    np.save(tmp_path / "T.npy", np.eye(3))
+    with pytest.raises(TrickError, match="for 3 classes, and there are 4"):
+        ForwardCorrection(file=str(tmp_path / "T.npy")).loss(F.cross_entropy)(*some())
+    with pytest.raises(TrickError, match="must be a matrix"):
+        ForwardCorrection(file=str(tmp_path / "absent.npy"))
+
+
+def test_early_learning_regularization_over_several_steps():
+    """Images come back in another order, and SAM's second pass leaves the targets alone."""
+    trick = EarlyLearningRegularization(strength=2.0, memory=0.6)
+    trick.data(torch.zeros(1, 3, 4, 4), torch.zeros(9, dtype=torch.int64))
+    loss = trick.loss(F.cross_entropy)
+    kept = {number: [0.0] * 4 for number in range(9)}
+    for step in range(4):
+        ids = torch.randperm(9)[:5]
+        logits, targets = some(5)
+        trick.batch(Batch(torch.zeros(5, 3, 4, 4), targets, step=step, ids=ids))
+        written_out = F.cross_entropy(logits, targets)
+        for row, number in zip(logits.softmax(1).clamp(1e-4, 1 - 1e-4), ids.tolist(), strict=True):
+            share = (row / row.sum()).tolist()
+            kept[number] = [0.6 * t + 0.4 * p for t, p in zip(kept[number], share, strict=True)]
+            agreement = sum(p * t for p, t in zip(row, kept[number], strict=True))
+            written_out = written_out + 2.0 * (1 - agreement).log() / 5
+        assert_same(loss(logits, targets), written_out, logits)
+        before = trick.state()["targets"]
+        loss(logits.detach() * 2, targets)
+        assert torch.equal(trick.state()["targets"], before)
+
+
+@pytest.mark.parametrize("kind", [LogitAdjustment, ClassWeights])
+def test_without_labels_one_line_says_what_is_missing(kind):
+    with pytest.raises(TrickError, match=r"call data\(images, labels\) first"):
+        kind().loss(F.cross_entropy)(*some())
+
+
+def test_without_ids_or_with_half_batches_one_line_says_what_is_missing(make_batch):
+    trick = EarlyLearningRegularization()
+    with pytest.raises(TrickError, match="ids"):
+        trick.batch(make_batch())
+    trick.data(torch.zeros(1, 3, 4, 4), torch.zeros(12, dtype=torch.int64))
+    with pytest.raises(TrickError, match="ids"):
+        trick.batch(make_batch())
+    batch = make_batch()._replace(ids=torch.arange(12))
+    trick.batch(batch)
+    with pytest.raises(TrickError, match="whole batches"):
+        trick.loss(F.cross_entropy)(*some(6))
+
+
+def test_they_wrap_one_another_and_take_soft_targets():
+    logits, targets = some()
+    soft = torch.rand(16, 4, dtype=torch.float64).softmax(1)
+    tricks = [GeneralizedCrossEntropy(), ForwardCorrection(), LogitAdjustment(), ClassWeights(), LabelSmoothing()]
+    loss = F.cross_entropy
+    for trick in tricks:
+        given(trick)
+        loss = trick.loss(loss)
+    for labels in (targets, soft):
+        value = loss(logits, labels)
+        assert math.isfinite(value.item())
+        assert torch.autograd.grad(value, logits)[0].abs().sum() > 0
+
+
+def test_half_precision_logits_lose_no_weight():
+    logits = torch.randn(8, 4).bfloat16()
+    targets = torch.randint(4, (8,))
+    ours = given(ClassWeights()).loss(F.cross_entropy)(logits.float(), targets)
+    coarse = given(ClassWeights()).loss(lambda x, t: F.cross_entropy(x.float(), t))(logits, targets)
+    torch.testing.assert_close(ours, coarse)

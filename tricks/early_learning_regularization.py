@@ -1,0 +1,80 @@
+"""Early-learning regularization."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from tricks.trick import Batch, Loss, Trick, TrickError
+
+
+@dataclass
+class EarlyLearningRegularization(Trick):
+    """Holds the network to what it learned early, before it would learn wrong labels by heart.
+
+    For each training image it keeps a target t, the moving average of the network's own probabilities p, and adds a
+    term that rewards agreement with it (equations 6 and 9 of the paper):
+
+        t ← β t + (1 − β) p        loss + λ mean(log(1 − ⟨p, t⟩))
+
+    Args:
+        strength: λ, at least 0. Default: 3.0.
+        memory: β, at least 0 and below 1. Default: 0.7.
+    """
+
+    strength: float = 3.0
+    memory: float = 0.7
+
+    interacts: ClassVar[str] = (
+        "cutmix and mixup: their images are two, and the target would be of one: leave them out. meta_warmup: leave it "
+        "out, it computes on half batches. sam: its second pass uses the same targets."
+    )
+    paper: ClassVar[str] = "Liu et al., Early-Learning Regularization Prevents Memorization, 2020 (arXiv 2007.00151)"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength < float("inf"):
+            raise TrickError(f"strength must be at least 0 and finite, got {self.strength}")
+        if not 0 <= self.memory < 1:
+            raise TrickError(f"memory must be at least 0 and below 1, got {self.memory}")
+        self._num_images = 0
+        self._targets: Tensor | None = None
+        self._ids: Tensor | None = None
+        self._fresh = False
+
+    def data(self, images: Tensor, labels: Tensor) -> None:
+        self._num_images = len(labels)
+
+    def batch(self, batch: Batch) -> Batch:
+        if batch.ids is None or not self._num_images:
+            raise TrickError(
+                "early_learning_regularization keeps a target for each image: call data(images, labels) first, and "
+                "give Batch(..., ids=...)"
+            )
+        self._ids, self._fresh = batch.ids, True
+        return batch
+
+    def loss(self, loss: Loss) -> Loss:
+        def regularized(logits: Tensor, targets: Tensor) -> Tensor:
+            ids = self._ids
+            if ids is None or len(ids) != len(logits):
+                raise TrickError(
+                    "early_learning_regularization needs whole batches, one image each: leave out meta_warmup"
+                )
+            # as in the authors' code: neither quite 0 nor 1, so that no logarithm is infinite
+            probabilities = logits.softmax(dim=1).clamp(1e-4, 1 - 1e-4)
+            if self._targets is None:
+                self._targets = probabilities.new_zeros(self._num_images, logits.shape[1])
+            if self._fresh:
+                known = probabilities.detach() / probabilities.detach().sum(dim=1, keepdim=True)
+                self._targets[ids] = self.memory * self._targets[ids] + (1 - self.memory) * known
+                self._fresh = False
+            agreement = (probabilities * self._targets[ids]).sum(dim=1)
+            return loss(logits, targets) + self.strength * (1 - agreement).log().mean()
+
+        return regularized
+
+    def state(self) -> dict[str, Any]:
+        return {"targets": None if self._targets is None else self._targets.clone()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._targets = None if state["targets"] is None else state["targets"].clone()
