@@ -22,6 +22,7 @@ from speedtrain.export.commands import add_export_options, export_command
 from speedtrain.judge import cli as judging
 from speedtrain.run import commands as running
 from speedtrain.run.commands import print_line
+from speedtrain.tracks.commands import add_corrupt_options, corrupt_command
 from speedtrain.training.imports import UNUSED_BY_LIGHTNING, hide_packages
 
 VERBS = {
@@ -35,6 +36,7 @@ VERBS = {
     "tune": "search hyperparameters on a holdout, and confirm the winner on fresh seeds",
     "curve": "measure accuracy against budget, recipes side by side",
     "bench": "measure this machine, and what each trick and the harness cost on it",
+    "corrupt": "make a labelled set harder, for research or a contest: long-tailed, or with wrong labels",
     "package": "make a submission from a recipe or a run: one zip that trains and predicts on another machine",
     **judging.VERBS,
 }
@@ -100,6 +102,7 @@ def build_parser() -> ArgumentParser:
     replay.add_argument("--out", metavar="DIR", help="run directory for the repetition (default: a new one in runs/)")
     replay.add_argument("--quiet", action="store_true", help="show no progress")
     add_export_options(parsers["export"])
+    add_corrupt_options(parsers["corrupt"])
     _add_package_options(parsers["package"])
     judging.add_options(parsers)
     for verb, help in VERBS.items():
@@ -346,6 +349,7 @@ _COMMANDS = {
     "tune": _tune,
     "curve": _curve,
     "bench": _bench,
+    "corrupt": corrupt_command,
     "package": _package,
     **judging.COMMANDS,
 }

@@ -255,7 +255,7 @@ def resolve(
     elif tricks is not None:
         chosen = {name: chosen.get(name, {}) for name in tricks}
     for name in with_tricks:
-        chosen = _added(name, chosen)
+        chosen = with_trick(name, chosen)
     for name in without:
         if chosen.pop(name, None) is None:
             from tricks import TRICKS
@@ -356,8 +356,12 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _added(name: str, chosen: Tricks) -> Tricks:
-    """`chosen` with one trick more, before the first that by default wraps around it."""
+def with_trick(name: str, chosen: Tricks) -> Tricks:
+    """`chosen` with one trick more, before the first that by default wraps around it.
+
+    Raises:
+        UserError: no such trick.
+    """
     from tricks import TRICKS
 
     if name not in TRICKS:

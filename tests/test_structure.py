@@ -15,6 +15,7 @@ FOUNDATION = ("checked_types", "config", "device", "errors", "files", "machine",
 
 LAYERS = (
     ("data",),
+    ("tracks",),
     ("network",),
     ("model",),
     ("training",),

@@ -41,6 +41,7 @@ from tricks.class_weights import ClassWeights
 from tricks.cutmix import Cutmix
 from tricks.cutout import Cutout
 from tricks.early_learning_regularization import EarlyLearningRegularization
+from tricks.fairness_regularizer import FairnessRegularizer
 from tricks.flip import Flip
 from tricks.forward_correction import ForwardCorrection
 from tricks.freeze_trunk import FreezeTrunk
@@ -54,6 +55,7 @@ from tricks.meta_warmup import MetaWarmup
 from tricks.mixup import Mixup
 from tricks.muon import Muon
 from tricks.patch_whitening import PatchWhitening
+from tricks.peer_loss import PeerLoss
 from tricks.progressive_resizing import ProgressiveResizing
 from tricks.random_crop import RandomCrop
 from tricks.random_resized_crop import RandomResizedCrop
@@ -92,6 +94,8 @@ TRICKS: dict[str, type[Trick]] = {
         LogitAdjustment,
         ClassWeights,
         LabelSmoothing,
+        PeerLoss,
+        FairnessRegularizer,
         SAM,
         MetaWarmup,
         GradientCentralization,
@@ -115,6 +119,7 @@ __all__ = [
     "Cutmix",
     "Cutout",
     "EarlyLearningRegularization",
+    "FairnessRegularizer",
     "Flip",
     "Forward",
     "ForwardCorrection",
@@ -130,6 +135,7 @@ __all__ = [
     "Mixup",
     "Muon",
     "PatchWhitening",
+    "PeerLoss",
     "ProgressiveResizing",
     "RandomCrop",
     "RandomResizedCrop",

@@ -25,7 +25,8 @@ class ForwardCorrection(Trick):
 
     Args:
         noise: the probability of a wrong label, at least 0 and below 1, for symmetric noise. Default: 0.2.
-        file: path of a matrix T as `.npy`, float [K, K], instead of `noise`. Default: empty.
+        file: path of a matrix T as `.npy`, float [K, K], or of an `.npz` that holds it as `transition`, instead of
+            `noise`. Default: empty.
     """
 
     noise: float = 0.2
@@ -68,7 +69,10 @@ class ForwardCorrection(Trick):
 def _read(path: Path) -> np.ndarray:
     try:
         matrix = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        if not isinstance(matrix, np.ndarray):
+            with matrix:
+                matrix = matrix["transition"]
+    except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise TrickError(f"file must be a matrix as .npy, got {path} ({reason})") from None
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype.kind not in "fiu":

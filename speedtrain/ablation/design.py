@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from speedtrain.ablation.design_kinds import KINDS, Cell, DesignKind
-from speedtrain.config import Config, default_recipe, given_options, nearest, resolve
+from speedtrain.config import Config, default_recipe, given_options, nearest, resolve, with_trick
 from speedtrain.errors import UserError
 from speedtrain.starting_point import find_trained_run
 
@@ -122,7 +122,10 @@ class _Variants:
     def __init__(self, kind: DesignKind, base: Config, varied: Sequence[str], options: Mapping[str, Any]) -> None:
         self.configs: dict[str, Config] = {}
         self._kind, self._base, self._varied, self._options = kind, base, varied, options
-        self._tricks = [*base.tricks, *(name for name in varied if name not in base.tricks)]
+        tricks = base.tricks
+        for name in varied:
+            tricks = with_trick(name, tricks)
+        self._tricks = list(tricks)
 
     def add(self, cell: Cell, settings: Mapping[str, Any]) -> str:
         """Makes the variant with these varied tricks and settings, if it is new; returns its name."""

@@ -46,6 +46,12 @@ def write_board(out: Path, labels: np.ndarray) -> Board:
     return board
 
 
+def _description(out: Path, key: str) -> str:
+    """Where a submission's description lies in the board; boards of before have it as Markdown."""
+    names = [f"descriptions/{key}.txt", f"descriptions/{key}.md"]
+    return next((name for name in names if (out / name).exists()), names[0])
+
+
 def _score(out: Path, journal: Journal, labels: np.ndarray) -> Board:
     header = journal.header
     if len(labels) != header["num_test_images"]:
@@ -60,7 +66,7 @@ def _score(out: Path, journal: Journal, labels: np.ndarray) -> Board:
         }
         entry = {"rank": None, "id": key, **facts, "refused": submission["refused"]}
         entry |= {"accuracy": 0.0, "interval": [0.0, 0.0], "per_class": [], "versus_leader": None}
-        entry |= {"description": f"descriptions/{key}.md"}
+        entry |= {"description": _description(out, key)}
         entry["runs"] = [_describe(run, row) for run, row in zip(runs, rows, strict=True)]
         entry["complete"] = bool(submission["refused"]) or len(runs) == header["settings"]["runs"]
         entries.append(entry)

@@ -119,7 +119,7 @@ def run(step: Step, limits: Limits, kind: Kind, log: Path) -> Outcome:
             )
     except OSError as error:
         raise _not_started(step, log, _last_line(log) or str(error)) from None
-    with job, Watch(job, step.scratch, log, limits) as watch:
+    with job, Watch(job, step.scratch, log, limits, lambda: bool(events)) as watch:
         exit_status = job.wait()
     if not events:
         raise _not_started(step, log, watch.limit or _last_line(log))
@@ -163,9 +163,13 @@ def _outcome(exit_status: ExitStatus, watch: Watch, log: Path, limits: Limits) -
 
 def _make_plain(log: Path) -> None:
     """Replaces the control characters of a log: they could drive the reader's terminal, or reverse its text."""
-    text = log.read_bytes().decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
-    plain = "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
-    log.write_bytes(plain.encode())
+    log.write_bytes(plain_text(log.read_bytes()).encode())
+
+
+def plain_text(content: bytes) -> str:
+    """A stranger's text without control characters; tabs and ends of lines stay."""
+    text = content.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(c if c in "\n\t" or c.isprintable() else "?" for c in text)
 
 
 def _last_line(log: Path) -> str:

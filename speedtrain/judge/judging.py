@@ -18,6 +18,7 @@ from speedtrain.data import Data, load_images
 from speedtrain.errors import UserError
 from speedtrain.judge import outputs, speed, trial
 from speedtrain.judge.archive import Rule, Submission, read_submission
+from speedtrain.judge.confine import plain_text
 from speedtrain.judge.journal import Journal
 from speedtrain.judge.settings import Settings
 from speedtrain.judge.turns import Turns
@@ -79,7 +80,9 @@ def judge(
             report(f"warning: this machine's speed varies by {variation:.0%} already: something else is running on it")
         for key, submission in submissions.items():
             (out / "descriptions").mkdir(exist_ok=True)
-            (out / "descriptions" / f"{key}.md").write_text(submission.description, encoding="utf-8")
+            # as text: in a page, Markdown of a stranger's could hold scripts and links that lead elsewhere
+            text = plain_text(submission.description.encode())
+            (out / "descriptions" / f"{key}.txt").write_text(text, encoding="utf-8")
         for note in data.notes:
             report(note)
         for submission in submissions.values():

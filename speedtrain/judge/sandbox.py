@@ -20,6 +20,9 @@ from timing.command import EVENTS_VARIABLE
 NOBODY = 65534
 """The user that submissions run as where the judge is root: the kernel does not limit the processes of root."""
 
+MOST_OPEN_FILES = 4096
+"""Of each process."""
+
 LAUNCHER = f"""
 import os, sys
 open(sys.argv[1]).close()
@@ -32,10 +35,12 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 that to the judge, and becomes the script. It closes the pipe of events first, so that the script cannot send an event.
 """
 
+HOST = "sandbox"
+"""Its own name: programs that look it up, as for a loopback connection, do not reach for the network."""
 ETC = {
     "passwd": "nobody:x:65534:65534:nobody:/scratch/home:/bin/false\n",
     "group": "nogroup:x:65534:\n",
-    "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "hosts": f"127.0.0.1 localhost {HOST}\n::1 localhost {HOST}\n",
     # an address that nobody has: looking up a name then leaves a trace in the counters of the network
     "resolv.conf": "nameserver 192.0.2.1\noptions timeout:1 attempts:1\n",
 }
@@ -83,13 +88,15 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
     paths = {step.source: "/submission", step.scratch: "/scratch"}
     paths |= {path: f"/inputs/{path.name}" for path in step.inputs}
     as_root = os.geteuid() == 0
-    limited = ["taskset", "--cpu-list", ",".join(map(str, limits.cpus))]
-    limited += ["prlimit", f"--data={limits.memory}", f"--fsize={limits.disk}", "--core=0"]
+    # outside of the sandbox, so that all of its processes are bound, from the first one on
+    bound = ["taskset", "--cpu-list", ",".join(map(str, limits.cpus))]
+    limited = ["prlimit", f"--data={limits.memory}", f"--fsize={limits.disk}", "--core=0"]
     # `Watch` kills at the limit; the kernel's limit is a little higher, and holds until the next look
+    limited += [f"--nofile={MOST_OPEN_FILES}"]  # a look at all of them must not take long
     limited += [f"--nproc={limits.processes + limits.processes // 8 + 8}"]
     limited += [sys.executable, "-I", "-c", LAUNCHER]
     if kind == "none":
-        return [*limited, str(step.source / step.script), *map(str, step.arguments)]
+        return [*bound, *limited, str(step.source / step.script), *map(str, step.arguments)]
 
     arguments = []
     for argument in step.arguments:
@@ -99,6 +106,7 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
         else:
             arguments.append(str(argument))
     wrap = [find_tool("bwrap"), "--die-with-parent", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    wrap += ["--hostname", HOST]
     wrap += ["--unshare-cgroup-try"] if as_root else ["--unshare-cgroup-try", "--unshare-user"]
     wrap += ["--bind", str(step.scratch / "tmp"), "/tmp"]  # first: this Python may live in a folder of /tmp
     for path in visible():
@@ -125,7 +133,7 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
     wrap += ["--bind", str(step.scratch / "shm"), "/dev/shm", "--remount-ro", "/dev", "--remount-ro", "/"]
     wrap += ["--chdir", "/scratch", "--"]
     wrap += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if as_root else []
-    return [*wrap, *limited, f"/submission/{step.script}", *arguments]
+    return [*bound, *wrap, *limited, f"/submission/{step.script}", *arguments]
 
 
 def environment(step: Step, limits: Limits, kind: Kind) -> dict[str, str]:

@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -21,6 +22,8 @@ FIRST_WAIT = 0.01
 LONGEST_PAUSE = 1.0
 """Seconds between two looks where looking itself takes long."""
 MOST_DEPTH = 100
+LOG_SLACK = 1 << 20
+"""Bytes that a file system may set aside for a growing file."""
 
 
 class Watch:
@@ -31,6 +34,7 @@ class Watch:
         scratch: the folder that the step may write to.
         log: the file that holds what the step prints.
         limits: the step is killed when it exceeds one of them.
+        started: says whether the step's script runs already; before that its processes are not bound to cores yet.
 
     Attributes:
         limit: the limit that was exceeded, in words; None if none was.
@@ -38,12 +42,13 @@ class Watch:
         network_attempts: packets that the step tried to send out of its sandbox.
     """
 
-    def __init__(self, job: Guarded, scratch: Path, log: Path, limits: Limits) -> None:
+    def __init__(self, job: Guarded, scratch: Path, log: Path, limits: Limits, started: Callable[[], bool]) -> None:
+        self._started = started
         self.limit: str | None = None
         self.peak_memory = 0
         self.network_attempts = 0
         self._job, self._scratch, self._log, self._limits = job, scratch, log, limits
-        self._network: TextIO | None = None
+        self._network: list[TextIO] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -55,8 +60,8 @@ class Watch:
         self._over.set()
         self._thread.join()
         self._count_network_attempts()
-        if self._network is not None:
-            self._network.close()
+        for file in self._network:
+            file.close()
 
     def _watch(self) -> None:
         wait = FIRST_WAIT
@@ -74,12 +79,13 @@ class Watch:
     def _check_processes(self) -> None:
         pids = _descendants(self._job.pid)
         memory = threads = 0
+        started = self._started()
         for pid in pids:
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                status = Path(f"/proc/{pid}/status").read_text()
-                fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-                memory += sum(int(fields[key].split()[0]) for key in ("RssAnon", "RssShmem") if key in fields) << 10
-                threads += int(fields["Threads"])
+            tasks = _tasks(pid)
+            threads += len(tasks)
+            memory += _memory(tasks)
+            if started and not self._on_its_cores(tasks):
+                self.limit = "ran on cores that it was not given"
         if memory > self._limits.memory:
             memory = min(memory, _proportional_memory(pids))  # shared pages were counted once per process
         self.peak_memory = max(self.peak_memory, memory)
@@ -90,7 +96,7 @@ class Watch:
         hidden = _deleted_files(pids)
         if hidden > self._limits.disk:
             self.limit = f"wrote more than the limit of {in_bytes(self._limits.disk)} to deleted files"
-        if self._network is None:
+        if not self._network:
             self._network = _network_counters(pids)
         self._count_network_attempts()
 
@@ -98,7 +104,8 @@ class Watch:
         """Compares the sizes of the scratch folder and of the log with the limits."""
         if self.limit is not None:
             return
-        if self._log.stat().st_size > self._limits.log:
+        log = self._log.stat()
+        if max(log.st_size, 512 * log.st_blocks - LOG_SLACK) > self._limits.log:  # blocks can be taken beyond the end
             self.limit = f"printed more than the limit of {in_bytes(self._limits.log)}"
             return
         size = _folder_size(self._scratch, self._limits.disk)
@@ -107,13 +114,24 @@ class Watch:
         elif size > self._limits.disk:
             self.limit = f"wrote more than the limit of {in_bytes(self._limits.disk)} to disk"
 
+    def _on_its_cores(self, tasks: list[str]) -> bool:
+        """Whether these threads may run on the cores of the step alone: a program can change that from inside."""
+        given = set(self._limits.cpus)
+        for task in tasks:
+            with contextlib.suppress(OSError):
+                if not os.sched_getaffinity(int(task.rpartition("/")[2])) <= given:
+                    return False
+        return True
+
     def _count_network_attempts(self) -> None:
-        if self._network is None:
-            return
-        self._network.seek(0)
-        rows = [line.split() for line in self._network if line.startswith("Ip:")]
-        counters = dict(zip(*rows[:2], strict=False))
-        self.network_attempts = int(counters.get("OutNoRoutes", 0))
+        attempts = 0
+        for file in self._network:
+            file.seek(0)
+            lines = [line.split() for line in file if line.strip()]
+            rows = [words for words in lines if words[0] == "Ip:"]  # names, and in the next line their values
+            counters = dict(zip(*rows[:2], strict=False)) if rows else dict(words[:2] for words in lines)
+            attempts += int(counters.get("OutNoRoutes" if rows else "Ip6OutNoRoutes", 0))
+        self.network_attempts = attempts
 
 
 def _descendants(pid: int) -> list[int]:
@@ -127,25 +145,47 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
+def _tasks(pid: int) -> list[str]:
+    """The folders of a process's threads. Its first thread may have ended before the others."""
+    with contextlib.suppress(OSError):
+        return [f"/proc/{pid}/task/{task}" for task in os.listdir(f"/proc/{pid}/task")]
+    return []
+
+
+def _memory(tasks: list[str]) -> int:
+    """Bytes of a process, by the first of its threads that is alive: an ended one does not tell."""
+    for task in tasks:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            # its name, in the first line, may be any bytes
+            status = Path(f"{task}/status").read_bytes().decode(errors="replace")
+            fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+            if "RssAnon" in fields:
+                return sum(int(fields[key].split()[0]) for key in ("RssAnon", "RssShmem") if key in fields) << 10
+    return 0
+
+
 def _proportional_memory(pids: list[int]) -> int:
     """Bytes of all processes; a page that n of them share counts as 1/n for each. Exact, and slow."""
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
-                    total += int(line.split()[1]) << 10
+        for task in _tasks(pid):
+            with contextlib.suppress(OSError):
+                lines = Path(f"{task}/smaps_rollup").read_text().splitlines()
+                total += sum(
+                    int(line.split()[1]) << 10 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
+                )
+                break  # the threads of a process share their memory
     return total
 
 
 def _deleted_files(pids: list[int]) -> int:
     """Bytes in files that are open but were deleted: no scan of a folder finds them."""
     sizes: dict[tuple[int, int], int] = {}
-    for pid in pids:
+    for task in (task for pid in pids for task in _tasks(pid)):  # a thread may have descriptors of its own
         with contextlib.suppress(OSError):
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            for descriptor in os.listdir(f"{task}/fd"):
                 with contextlib.suppress(OSError):
-                    found = os.stat(f"/proc/{pid}/fd/{descriptor}")
+                    found = os.stat(f"{task}/fd/{descriptor}")
                     if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
                         sizes[found.st_dev, found.st_ino] = 512 * found.st_blocks
     return sum(sizes.values())
@@ -175,11 +215,13 @@ def _folder_size(folder: Path, enough: int) -> int | None:
     return total
 
 
-def _network_counters(pids: list[int]) -> TextIO | None:
-    """The counters of the step's own network, as an open file: it can be read after the end of the step too."""
+def _network_counters(pids: list[int]) -> list[TextIO]:
+    """The counters of the step's own network, IPv4 and IPv6, as open files: they can be read after its end too."""
     ours = os.stat("/proc/self/ns/net").st_ino
     for pid in pids:
         with contextlib.suppress(OSError):
             if os.stat(f"/proc/{pid}/ns/net").st_ino != ours:
-                return open(f"/proc/{pid}/net/snmp")
-    return None
+                return [
+                    open(path) for path in (f"/proc/{pid}/net/snmp", f"/proc/{pid}/net/snmp6") if os.path.exists(path)
+                ]
+    return []

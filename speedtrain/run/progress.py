@@ -175,6 +175,8 @@ class Display:
                 share = result["test_data"]["largest_class_share"]
                 line = f"balanced accuracy {result['balanced_accuracy']:.2%}  ({share:.1%} are of the largest class)"
                 out.print(line, markup=False)
+                worst = result["worst_class"]
+                out.print(f"worst class {worst['class']}: {worst['accuracy']:.2%}", markup=False)
             if expected := result.get("expected"):
                 between = f"{expected['low']:.1%} to {expected['high']:.1%}"
                 line = f"expected {expected['accuracy']:.1%} ({between}) on images like CIFAR-10's"

@@ -96,8 +96,11 @@ def _headline(result: Mapping[str, Any]) -> Html:
     status = str(result.get("status"))
     expected = result.get("expected")
     test = result.get("test_data") or {}
+    worst, by_size = result.get("worst_class"), result.get("accuracy_by_size")
     facts = {
         "balanced accuracy": None if result.get("balanced_accuracy") is None else percent(result["balanced_accuracy"]),
+        "worst class": worst and f"{worst['class']}, {percent(worst['accuracy'])}",
+        "classes by size": by_size and ", ".join(f"{kind} images {percent(value)}" for kind, value in by_size.items()),
         "macro F1": None if result.get("macro_f1") is None else percent(result["macro_f1"]),
         "largest class": test.get("largest_class_share") and f"{percent(test['largest_class_share'])} of the images",
         "expected, were these CIFAR-10": expected and f"{percent(expected['low'])} to {percent(expected['high'])}",

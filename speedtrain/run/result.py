@@ -22,7 +22,7 @@ from speedtrain.model.trained import TrainedModel
 from speedtrain.model.weights import load_facts
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import WorkerProcess
-from speedtrain.run.scoring import Score
+from speedtrain.run.scoring import Score, by_size
 from speedtrain.training.scaling_law import predict_accuracy
 from speedtrain.view.html import percent, picture, table, tag
 from timing import ExitStatus
@@ -162,6 +162,10 @@ def add_score(result: Result, score: Score, weights: Path) -> None:
     result["accuracy"], result["accuracy_interval"] = score.accuracy, score.interval
     result["balanced_accuracy"], result["macro_f1"] = score.balanced_accuracy, score.macro_f1
     result["class_accuracy"], result["scored_in"] = score.class_accuracy, score.precision
+    named = zip(score.class_accuracy, result["data"]["classes"], strict=True)
+    lowest, name = min((accuracy, name) for accuracy, name in named if accuracy is not None)
+    result["worst_class"] = {"class": name, "accuracy": lowest}
+    result["accuracy_by_size"] = by_size(score.class_accuracy, result["data"]["class_counts"])
     facts = load_facts(weights)
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
 

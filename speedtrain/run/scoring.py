@@ -1,5 +1,6 @@
 """The score of a run: its saved weights on the test images, off the clock."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,25 @@ def score(weights: Path, test: Images, config: Config, progress: Progress | None
         probabilities=predictions.probabilities,
         precision=predictions.precision,
     )
+
+
+MANY, FEW = 100, 20
+"""A class with more training images than MANY has many, one with fewer than FEW few (Liu et al., arXiv 1904.05160)."""
+
+
+def by_size(class_accuracy: Sequence[float | None], train_counts: Sequence[int]) -> dict[str, float] | None:
+    """The mean accuracy of the classes with many, medium and few training images; None where all are of one kind.
+
+    Args:
+        class_accuracy: of each class; None where it has no test images.
+        train_counts: training images of each class.
+    """
+    kinds: dict[str, list[float]] = {"many": [], "medium": [], "few": []}
+    for accuracy, count in zip(class_accuracy, train_counts, strict=True):
+        if accuracy is not None:
+            kinds["many" if count > MANY else "few" if count < FEW else "medium"].append(accuracy)
+    there = {kind: sum(values) / len(values) for kind, values in kinds.items() if values}
+    return there if len(there) > 1 else None
 
 
 def of_each_class(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

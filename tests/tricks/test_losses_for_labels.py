@@ -11,10 +11,12 @@ from tricks import (
     Batch,
     ClassWeights,
     EarlyLearningRegularization,
+    FairnessRegularizer,
     ForwardCorrection,
     GeneralizedCrossEntropy,
     LabelSmoothing,
     LogitAdjustment,
+    PeerLoss,
     TrickError,
 )
 
@@ -158,7 +160,56 @@ def test_early_learning_regularization_over_several_steps():
         assert torch.equal(trick.state()["targets"], before)
 
 
-@pytest.mark.parametrize("kind", [LogitAdjustment, ClassWeights])
+@pytest.mark.parametrize(("progress", "factor"), [(0.0, 0.0), (0.15, 0.4), (0.3, 0.8), (0.9, 0.8)])
+def test_peer_loss_by_its_ramp_and_clamp(progress, factor, make_batch):
+    trick = given(PeerLoss(alpha=0.8, ramp=0.3, clamp=1.5))
+    logits, targets = some()
+    trick.batch(make_batch(progress=progress))
+    by_chance = 0.0
+    for row in logits:
+        losses = [-(row[k].exp() / row.exp().sum()).log() for k in range(4)]
+        capped = [value if value < 1.5 else torch.tensor(1.5, dtype=torch.float64) for value in losses]
+        by_chance = (
+            by_chance + sum(count * value for count, value in zip(COUNTS, capped, strict=True)) / sum(COUNTS) / 16
+        )
+    assert_same(
+        trick.loss(F.cross_entropy)(logits, targets), F.cross_entropy(logits, targets) - factor * by_chance, logits
+    )
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+@pytest.mark.parametrize("groups", ["classes", "head_tail"])
+def test_fairness_regularizer(groups, one_sided):
+    """Of four classes of 50, 20, 7 and 3 images the first two are the head; the last class is not in the batch."""
+    logits, _ = some()
+    targets = torch.randint(3, (16,))
+    p = logits.softmax(1)[torch.arange(16), targets]
+    members = {"classes": [[0], [1], [2]], "head_tail": [[0, 1], [2, 3]]}[groups]
+    written_out = F.cross_entropy(logits, targets)
+    for classes in members:
+        inside = [p[n] for n in range(16) if targets[n].item() in classes]
+        if inside:
+            distance = p.mean() - sum(inside) / len(inside)
+            written_out = written_out + 2.0 * (distance.clamp(min=0) if one_sided else distance.abs())
+    trick = given(FairnessRegularizer(2.0, groups, one_sided))
+    assert_same(trick.loss(F.cross_entropy)(logits, targets), written_out, logits)
+    one_hot = F.one_hot(targets, 4).double()
+    assert_same(trick.loss(F.cross_entropy)(logits, one_hot), written_out, logits)
+
+
+@pytest.mark.parametrize(
+    ("counts", "tail"),
+    [([50, 20, 7, 3], [0, 0, 1, 1]), ([10, 10], [0, 1]), ([1, 98, 1], [1, 0, 1]), ([5, 5, 5], [0, 0, 1])],
+)
+def test_the_head_has_five_sixths_of_the_images_and_the_tail_is_never_empty(counts, tail):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    trick = given(FairnessRegularizer(groups="head_tail"), labels)
+    assert trick._group_of_class(torch.zeros(1, len(counts))).tolist() == tail
+
+
+@pytest.mark.parametrize(
+    "kind", [LogitAdjustment, ClassWeights, PeerLoss, lambda: FairnessRegularizer(groups="head_tail")]
+)
 def test_without_labels_one_line_says_what_is_missing(kind):
     with pytest.raises(TrickError, match=r"call data\(images, labels\) first"):
         kind().loss(F.cross_entropy)(*some())
@@ -180,7 +231,8 @@ def test_without_ids_or_with_half_batches_one_line_says_what_is_missing(make_bat
 def test_they_wrap_one_another_and_take_soft_targets():
     logits, targets = some()
     soft = torch.rand(16, 4, dtype=torch.float64).softmax(1)
-    tricks = [GeneralizedCrossEntropy(), ForwardCorrection(), LogitAdjustment(), ClassWeights(), LabelSmoothing()]
+    tricks = [GeneralizedCrossEntropy(), ForwardCorrection(), LogitAdjustment(), ClassWeights()]
+    tricks += [LabelSmoothing(), PeerLoss(), FairnessRegularizer()]
     loss = F.cross_entropy
     for trick in tricks:
         given(trick)

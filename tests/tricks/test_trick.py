@@ -40,6 +40,8 @@ def test_tricks_stand_in_the_order_of_the_flow():
         "logit_adjustment",
         "class_weights",
         "label_smoothing",
+        "peer_loss",
+        "fairness_regularizer",
         "sam",
         "meta_warmup",
         "gradient_centralization",
@@ -86,6 +88,9 @@ BAD = {
         *[("strength", -1), ("strength", math.inf), ("strength", math.nan)],
         *[("memory", 1), ("memory", -0.1), ("memory", math.nan)],
     ],
+    "fairness_regularizer": [
+        *[("strength", -1), ("strength", math.inf), ("strength", math.nan), ("groups", "clusters")],
+    ],
     "forward_correction": [("noise", -0.1), ("noise", 1), ("noise", math.nan), ("file", "absent.npy")],
     "generalized_cross_entropy": [("q", 0), ("q", 1.1), ("q", math.nan)],
     "logit_adjustment": [("tau", -0.1), ("tau", math.inf), ("tau", math.nan)],
@@ -105,6 +110,10 @@ BAD = {
         *[("steps", 0), ("weight_decay", -1), ("weight_decay", math.inf), ("weight_decay", math.nan)],
     ],
     "patch_whitening": [("eps", 0), ("eps", math.nan), ("eps", math.inf), ("kernel", 4)],
+    "peer_loss": [
+        *[("alpha", -1), ("alpha", math.inf), ("alpha", math.nan), ("ramp", -0.1), ("ramp", 1.1), ("ramp", math.nan)],
+        *[("clamp", 0), ("clamp", math.inf), ("clamp", math.nan)],
+    ],
     "progressive_resizing": [
         *[
             ("scales", (0.5, 1.0)),

@@ -1,6 +1,7 @@
 """Submissions that attack: each ends as a clear verdict of its own, and nobody else is harmed."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,42 @@ IN_TRAINING = {
         time.sleep(60)
         """,
         "used more than the limit of 600 MiB of memory",
+    ),
+    "memory under a name that is no text": (
+        """
+        import ctypes
+        ctypes.CDLL(None).prctl(15, b"\\xff\\xfe", 0, 0, 0)
+        if os.fork() == 0:
+            hog = np.ones(400 << 20, np.uint8)
+            time.sleep(60)
+        hog = np.ones(300 << 20, np.uint8)
+        time.sleep(60)
+        """,
+        "used more than the limit of 600 MiB of memory",
+    ),
+    "memory behind a first thread that has ended": (
+        """
+        import ctypes, threading
+        def hoard():
+            hogs = []
+            for _ in range(3):
+                hogs.append(np.ones(150 << 20, np.uint8))
+                if os.fork() == 0:
+                    hogs.append(np.ones(100 << 20, np.uint8))
+                    time.sleep(60)
+            time.sleep(60)
+        threading.Thread(target=hoard).start()
+        ctypes.CDLL(None).syscall(60, 0)  # ends this thread alone
+        """,
+        "used more than the limit of 600 MiB of memory",
+    ),
+    "blocks beyond the end of the log": (
+        """
+        import ctypes
+        ctypes.CDLL(None, use_errno=True).fallocate(1, 1, ctypes.c_long(0), ctypes.c_long(24 << 20))
+        time.sleep(60)
+        """,
+        "printed more than the limit",
     ),
     "disk": (
         """
@@ -80,6 +117,11 @@ IN_TRAINING = {
     "exit code of no signal": ("os.unlink(options.net_sav); sys.exit(-1)", "ended with exit code 255, saying"),
     "exit code of a signal": ("os.unlink(options.net_sav); sys.exit(137)", "exit code 137 (SIGKILL, if a signal"),
 }
+if (os.cpu_count() or 1) > 1:  # the one that is given is not all of them
+    IN_TRAINING["cores of others"] = (
+        "os.sched_setaffinity(0, range(os.cpu_count())); time.sleep(60)",
+        "cores that it was not given",
+    )
 IN_TESTING = {
     "pickle": (
         """
@@ -130,6 +172,7 @@ SPY = """
         attempt("writing " + path, lambda: open(path + "/planted", "w"))
     attempt("the network", lambda: socket.create_connection(("192.0.2.7", 80), 1))
     attempt("names", lambda: socket.getaddrinfo("example.org", 80))
+    attempt("the other network", lambda: socket.create_connection(("2001:db8::7", 80), 1))
     attempt("becoming root", lambda: os.setuid(0))
     attempt("processes", lambda: [pid for pid in os.listdir("/proc") if pid.isdigit()][20])
     attempt("environment", lambda: os.environ["ORGANISERS_TOKEN"])
@@ -145,6 +188,14 @@ SPY = """
     for path in left:
         open(path, "w").write("for the next run")
     print("SPIED")
+"""
+LOOKS_ITSELF_UP = """
+    import socket
+    for name in (socket.gethostname(), "localhost", socket.getfqdn()):
+        found = socket.getaddrinfo(name, 80)
+        assert {address[0] for *_, address in found} <= {"127.0.0.1", "::1"}, found
+    listener = socket.create_server((socket.gethostbyname(socket.gethostname()), 0))
+    socket.create_connection(listener.getsockname(), 5)
 """
 CHATTY = """
     import signal
@@ -194,6 +245,8 @@ def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory, stea
     add("spy", training=SPY, test=SPY)
     add("second spy", training=SPY, test=SPY)
     add("chatty", training=CHATTY)
+    add("looks itself up", training=LOOKS_ITSELF_UP, test=LOOKS_ITSELF_UP)
+    add("IPv6", training='socket = __import__("socket").socket(10, 1); socket.connect_ex(("2001:db8::7", 80))')
     add("honest last")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORGANISERS_TOKEN", "secret")
@@ -211,7 +264,7 @@ def test_an_attack_ends_as_a_clear_verdict(name: str, judged: SimpleNamespace) -
 
 
 @needs_bwrap
-@pytest.mark.parametrize("name", ["honest first", "honest last", "daemon", "spy", "second spy"])
+@pytest.mark.parametrize("name", ["honest first", "honest last", "looks itself up", "daemon", "spy", "second spy"])
 def test_the_others_are_unharmed(name: str, judged: SimpleNamespace) -> None:
     (run,) = judged.board["by_name"][name]["runs"]
     assert not run["failed"], run["verdict"]
@@ -229,7 +282,9 @@ def test_a_spy_finds_nothing(name: str, judged: SimpleNamespace) -> None:
         assert "SPIED" in log
         assert "LEAK" not in log
     assert entry["runs"][0]["network_attempts"] > 0
-    assert judged.board["by_name"]["honest first"]["runs"][0]["network_attempts"] == 0
+    for honest in ("honest first", "looks itself up"):
+        assert judged.board["by_name"][honest]["runs"][0]["network_attempts"] == 0
+    assert judged.board["by_name"]["IPv6"]["runs"][0]["network_attempts"] > 0
 
 
 @needs_bwrap

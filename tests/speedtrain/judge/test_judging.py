@@ -169,7 +169,8 @@ def test_what_may_be_published_names_no_label_and_no_test_log(judged: SimpleName
         "descriptions", "index.html", "leaderboard.csv", "leaderboard.json", "leaderboard.md", "logs", "private",
     }  # fmt: skip
     for entry in judged.board["entries"]:
-        assert (judged.out / entry["description"]).is_file()
+        assert (judged.out / entry["description"]).read_text() == "# Means\n"
+        assert entry["description"].endswith(".txt")  # which a browser shows as it is
         for run in entry["runs"]:
             assert "images_seen: 80" in (judged.out / run["log"]).read_text()
 

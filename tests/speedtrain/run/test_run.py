@@ -451,6 +451,10 @@ def test_photographs_are_seen_alike_in_training_scoring_prediction_and_replay(
     assert (result["data"]["class_counts"], result["test_data"]["class_counts"]) == ([9, 24], [4, 9])
     said = capsys.readouterr().out  # blue has less than half of red's images: accuracy alone may deceive
     assert f"balanced accuracy {result['balanced_accuracy']:.2%}  (69.2% are of the largest class)" in said
+    worst = result["worst_class"]
+    shares = dict(zip(result["data"]["classes"], result["class_accuracy"], strict=True))
+    assert worst["accuracy"] == min(shares.values()) == shares[worst["class"]]
+    assert f"worst class {worst['class']}: {worst['accuracy']:.2%}" in said
     with np.load(tmp_path / "run" / "predictions.npz") as stored:
         scored, files = stored["probabilities"], stored["files"].tolist()
     with open(tmp_path / "run" / "predictions.csv", newline="") as file:

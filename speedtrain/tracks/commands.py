@@ -1,0 +1,57 @@
+"""The command `corrupt`: its options, and from them to a call and its exit code. Light to import."""
+
+import sys
+
+from jsonargparse import ArgumentParser, Namespace
+
+from speedtrain.errors import UserError
+
+
+def add_corrupt_options(parser: ArgumentParser) -> None:
+    """Adds the options of `corrupt`."""
+    add = parser.add_argument
+    add("--data", metavar="NPZ", required=True, help="clean images and labels")
+    add("--out", metavar="NPZ", required=True, help="file to write; the true labels go to NAME.truth.npz beside it")
+    add(
+        "--imbalance",
+        metavar="R",
+        default="1",
+        help="how many times as large the first class is as the last (default: 1)",
+    )
+    add(
+        "--noise",
+        metavar="symmetric:RATE|pair:RATE|imbalanced:RATE|NPY",
+        help="share of wrong labels: any other class, the next, or a large one; or a matrix (default: none)",
+    )
+    add("--seed", metavar="N", default="0", help="of what is drawn (default: 0)")
+
+
+def corrupt_command(options: Namespace) -> int:
+    """Makes a track, and prints its statistics."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from speedtrain.tracks.corrupt import corrupt
+
+    try:
+        imbalance, seed = float(options.imbalance), int(options.seed)
+    except ValueError:
+        raise UserError(
+            f"--imbalance and --seed must be numbers, got {options.imbalance!r} and {options.seed!r}"
+        ) from None
+    if seed < 0:
+        raise UserError(f"--seed must be 0 or more, got {seed}")
+    track = corrupt(options.data, options.out, imbalance=imbalance, noise=options.noise, seed=seed)
+    for warning in track.warnings:
+        print(warning, file=sys.stderr)
+    table = Table("class", "images", "labelled so", "of these wrong")
+    for number, name in enumerate(track.classes):
+        labelled = int(track.confusion[:, number].sum())
+        wrong = labelled - int(track.confusion[number, number])
+        share = f"{wrong} ({wrong / labelled:.1%})" if labelled else "–"
+        table.add_row(name, str(track.counts[number]), str(labelled), share)
+    Console(highlight=False).print(table)
+    total = int(track.counts.sum())
+    wrong = total - int(track.confusion.trace())
+    print(f"{track.path}: {total} images, {wrong} wrong labels ({wrong / total:.1%}); the true ones: {track.truth}")
+    return 0
