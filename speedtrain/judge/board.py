@@ -48,8 +48,8 @@ def write_board(out: Path, labels: np.ndarray) -> Board:
 
 def _description(out: Path, key: str) -> str:
     """Where a submission's description lies in the board; boards of before have it as Markdown."""
-    names = [f"descriptions/{key}.txt", f"descriptions/{key}.md"]
-    return next((name for name in names if (out / name).exists()), names[0])
+    name = f"descriptions/{key}.txt"
+    return name if (out / name).exists() else f"descriptions/{key}.md"
 
 
 def _score(out: Path, journal: Journal, labels: np.ndarray) -> Board:
