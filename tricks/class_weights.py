@@ -18,7 +18,8 @@ class ClassWeights(Trick):
         (1 − β) / (1 − βⁿ)         kind `effective`, the effective number of images (equation 2 of the paper)
 
     scaled so that the mean weight of the training images is 1. The target of an image is multiplied by it: with a soft
-    target q, the cross-entropy becomes −Σ w q log p.
+    target q, the cross-entropy becomes −Σ w q log p. It acts outside of label_smoothing, which spreads the weighted
+    target: the weight is that of the image's own class.
 
     Args:
         kind: inverse or effective. Default: inverse.
@@ -29,8 +30,8 @@ class ClassWeights(Trick):
     beta: float = 0.999
 
     interacts: ClassVar[str] = (
-        "logit_adjustment makes up for unequal classes as well: take one of the two. label_smoothing: the smoothed "
-        "targets are weighted."
+        "logit_adjustment makes up for unequal classes as well: take one of the two. label_smoothing spreads the weight "
+        "of an image, too."
     )
     paper: ClassVar[str] = "Cui et al., Class-Balanced Loss, 2019 (arXiv 1901.05555)"
 

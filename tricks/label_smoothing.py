@@ -25,7 +25,10 @@ class LabelSmoothing(Trick):
 
     smoothing: float = 0.1
 
-    interacts: ClassVar[str] = "cutmix and mixup already make the targets soft, and label smoothing then smooths these."
+    interacts: ClassVar[str] = (
+        "cutmix and mixup already make the targets soft, and label smoothing then smooths these. logit_adjustment: leave "
+        "label smoothing out."
+    )
     paper: ClassVar[str] = "Szegedy et al., Rethinking the Inception Architecture, 2015 (arXiv 1512.00567)"
 
     def __post_init__(self) -> None:
@@ -35,6 +38,7 @@ class LabelSmoothing(Trick):
     def loss(self, loss: Loss) -> Loss:
         def smoothed(logits: Tensor, targets: Tensor) -> Tensor:
             soft = soft_targets(targets, logits)
-            return loss(logits, (1 - self.smoothing) * soft + self.smoothing / logits.shape[1])
+            mass = soft.sum(dim=1, keepdim=True)  # 1, or the weight that class_weights gave the image
+            return loss(logits, (1 - self.smoothing) * soft + self.smoothing * mass / logits.shape[1])
 
         return smoothed

@@ -63,6 +63,18 @@ def test_class_weights(kind):
     assert sum(n * w for n, w in zip(COUNTS, weights.tolist(), strict=True)) / sum(COUNTS) == pytest.approx(1)
 
 
+def test_the_weight_of_smoothed_targets_is_that_of_the_image():
+    """Not of the classes that smoothing spreads to: a rare one would else count on every image."""
+    logits, targets = some()
+    trick = given(ClassWeights())
+    weights = trick._weights(torch.tensor(COUNTS, dtype=torch.float64))
+    written_out = 0.0
+    for row, label in zip(logits.log_softmax(1), targets.tolist(), strict=True):
+        written_out -= weights[label] * (0.8 * row[label] + 0.2 * row.mean()) / 16
+    loss = trick.loss(LabelSmoothing(0.2).loss(F.cross_entropy))
+    assert_same(loss(logits, targets), written_out, logits)
+
+
 def test_weights_of_equal_classes_change_nothing():
     logits, targets = some()
     for kind in ("inverse", "effective"):
@@ -231,8 +243,8 @@ def test_without_ids_or_with_half_batches_one_line_says_what_is_missing(make_bat
 def test_they_wrap_one_another_and_take_soft_targets():
     logits, targets = some()
     soft = torch.rand(16, 4, dtype=torch.float64).softmax(1)
-    tricks = [GeneralizedCrossEntropy(), ForwardCorrection(), LogitAdjustment(), ClassWeights()]
-    tricks += [LabelSmoothing(), PeerLoss(), FairnessRegularizer()]
+    tricks = [GeneralizedCrossEntropy(), ForwardCorrection(), LogitAdjustment(), LabelSmoothing()]
+    tricks += [ClassWeights(), PeerLoss(), FairnessRegularizer()]
     loss = F.cross_entropy
     for trick in tricks:
         given(trick)

@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -328,7 +329,8 @@ def test_a_run_that_starts_from_another(tmp_path: Path, capsys: pytest.CaptureFi
 
     loggers = ["tensorboard", Broken(tmp_path), CSVLogger(tmp_path, name="mine", version="")]
     options = {"start_from": tmp_path / "second", "settings": SMALL, "snapshots": 3, "logger": loggers}
-    ancestry = train(3, "digits", **options, out=tmp_path / "fourth")
+    with ThreadPoolExecutor(1) as threads:  # where no signal can be handled
+        ancestry = threads.submit(train, 3, "digits", **options, out=tmp_path / "fourth").result()
     check_loggers(tmp_path / "fourth", tmp_path / "mine", ancestry)
     assert capsys.readouterr().err.count("Broken failed and gets no more of this run (OSError: no room)") == 1
     assert ancestry["started_from"]["started_from"]["sha256"] == start["sha256"]
