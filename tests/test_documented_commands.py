@@ -315,6 +315,12 @@ def check_bench(options: SimpleNamespace, new: list[Path], printed: str) -> None
     assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
+def check_corrupt(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    with np.load(options.out) as track, np.load(Path(options.out).with_suffix(".truth.npz")) as truth:
+        wrong = int((track["labels"] != truth["labels"]).sum())
+    assert f"{wrong} wrong labels" in printed
+
+
 def check_package(options: SimpleNamespace, new: list[Path], printed: str) -> None:
     with zipfile.ZipFile(options.out) as archive:
         assert {"training.py", "test.py", "manifest.json", "recipe.yaml"} <= set(archive.namelist())
@@ -354,6 +360,7 @@ CHECKS: dict[str, Callable[[SimpleNamespace, list[Path], str], None]] = {
     "curve": check_curve,
     "tune": check_tune,
     "bench": check_bench,
+    "corrupt": check_corrupt,
     "package": check_package,
     "verify": check_verify,
     "judge": check_board,

@@ -30,8 +30,8 @@ class ClassWeights(Trick):
     beta: float = 0.999
 
     interacts: ClassVar[str] = (
-        "logit_adjustment makes up for unequal classes as well: take one of the two. label_smoothing spreads the weight "
-        "of an image, too."
+        "logit_adjustment makes up for unequal classes as well: take one of the two. label_smoothing spreads the "
+        "weight of an image, too."
     )
     paper: ClassVar[str] = "Cui et al., Class-Balanced Loss, 2019 (arXiv 1901.05555)"
 
