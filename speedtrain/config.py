@@ -289,6 +289,8 @@ def resolve(
     check_start(config.start_from, config.pretrained, config.model, start)
     if start is None and not config.from_random and config.side == "auto":
         config.side = backbone_side(config.model, config.device) or "auto"
+    if file := config.tricks.get("forward_correction", {}).get("file"):
+        config.tricks["forward_correction"]["file"] = str(Path(file).absolute())
     if config.start_from is not None:
         config.start_from = str(Path(config.start_from).absolute())
     return config

@@ -1,8 +1,10 @@
 """Class weights."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from tricks.trick import Loss, Trick, TrickError, class_counts, soft_targets
@@ -30,8 +32,8 @@ class ClassWeights(Trick):
     beta: float = 0.999
 
     interacts: ClassVar[str] = (
-        "logit_adjustment makes up for unequal classes as well: take one of the two. label_smoothing spreads the "
-        "weight of an image, too."
+        "logit_adjustment makes up for unequal classes as well: take one of the two. label_smoothing keeps the "
+        "weight of each image."
     )
     paper: ClassVar[str] = "Cui et al., Class-Balanced Loss, 2019 (arXiv 1901.05555)"
 
@@ -58,5 +60,10 @@ class ClassWeights(Trick):
 
     def _weights(self, counts: Tensor) -> Tensor:
         """The weight of each class, [K]."""
-        effective = counts if self.kind == "inverse" else (1 - self.beta**counts) / (1 - self.beta)
-        return counts.sum() / (counts / effective).sum() / effective
+        exact = counts.double()
+        effective = exact
+        if self.kind == "effective" and self.beta > 0:
+            effective = -torch.expm1(exact * math.log(self.beta)) / (1 - self.beta)
+        elif self.kind == "effective":
+            effective = torch.ones_like(exact)
+        return (exact.sum() / (exact / effective).sum() / effective).to(counts.dtype)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from tricks.trick import Batch, Loss, Trick, TrickError
@@ -27,7 +28,8 @@ class EarlyLearningRegularization(Trick):
 
     interacts: ClassVar[str] = (
         "cutmix and mixup: their images are two, and the target would be of one: leave them out. meta_warmup: leave it "
-        "out, it computes on half batches. sam: its second pass uses the same targets."
+        "out, it computes on half batches. sam: its second pass uses the same targets. Under DistributedDataParallel "
+        "each process has targets of its own."
     )
     paper: ClassVar[str] = "Liu et al., Early-Learning Regularization Prevents Memorization, 2020 (arXiv 2007.00151)"
 
@@ -65,13 +67,21 @@ class EarlyLearningRegularization(Trick):
             if self._targets is None:
                 self._targets = probabilities.new_zeros(self._num_images, logits.shape[1])
             if self._fresh:
-                known = probabilities.detach() / probabilities.detach().sum(dim=1, keepdim=True)
-                self._targets[ids] = self.memory * self._targets[ids] + (1 - self.memory) * known
+                self._remember(self._targets, ids, probabilities.detach())
                 self._fresh = False
             agreement = (probabilities * self._targets[ids]).sum(dim=1)
             return loss(logits, targets) + self.strength * (1 - agreement).log().mean()
 
         return regularized
+
+    def _remember(self, targets: Tensor, ids: Tensor, probabilities: Tensor) -> None:
+        """Moves the targets of a batch, each once: an image that is in it twice by the later one."""
+        last = {number: place for place, number in enumerate(ids.tolist())}
+        finite = probabilities.isfinite().all(dim=1).tolist()  # an overflow in half precision must not stay
+        rows = torch.tensor([place for place in last.values() if finite[place]], dtype=torch.int64, device=ids.device)
+        chosen = ids[rows]
+        shares = probabilities[rows] / probabilities[rows].sum(dim=1, keepdim=True)
+        targets[chosen] = self.memory * targets[chosen] + (1 - self.memory) * shares.to(targets)
 
     def state(self) -> dict[str, Any]:
         return {"targets": None if self._targets is None else self._targets.clone()}

@@ -33,35 +33,35 @@ class ForwardCorrection(Trick):
     file: str = ""
 
     interacts: ClassVar[str] = (
-        "label_smoothing smooths the given label, and logit_adjustment adjusts the logits of the true class. "
-        "generalized_cross_entropy may be the loss."
+        "label_smoothing smooths the given label. logit_adjustment takes the shares of the given labels, which noise "
+        "may have changed: leave it out. generalized_cross_entropy may be the loss."
     )
     paper: ClassVar[str] = "Patrini et al., Making Deep Neural Networks Robust to Label Noise, 2017 (arXiv 1609.03683)"
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 1:
             raise TrickError(f"noise must be at least 0 and below 1, got {self.noise}")
-        self._matrix = None if self.file == "" else _read(Path(self.file))
 
     def loss(self, loss: Loss) -> Loss:
+        given_matrix = None if self.file == "" else _read(Path(self.file))  # here, since predictions do without it
         matrix: Tensor | None = None
 
         def corrected(logits: Tensor, targets: Tensor) -> Tensor:
             nonlocal matrix
             if matrix is None:
-                matrix = self._transition(logits.shape[1]).to(logits)
+                matrix = self._transition(given_matrix, logits.shape[1]).to(logits)
             # of log-probabilities the softmax is the probabilities themselves
             given = logits.softmax(dim=1) @ matrix
             return loss(given.clamp(min=torch.finfo(given.dtype).tiny).log(), targets)
 
         return corrected
 
-    def _transition(self, classes: int) -> Tensor:
+    def _transition(self, given_matrix: np.ndarray | None, classes: int) -> Tensor:
         """T, [K, K]."""
-        if self._matrix is not None:
-            if len(self._matrix) != classes:
-                raise TrickError(f"file: T of {self.file} is for {len(self._matrix)} classes, and there are {classes}")
-            return torch.tensor(self._matrix)
+        if given_matrix is not None:
+            if len(given_matrix) != classes:
+                raise TrickError(f"file: T of {self.file} is for {len(given_matrix)} classes, and there are {classes}")
+            return torch.tensor(given_matrix)
         matrix = torch.full((classes, classes), self.noise / max(1, classes - 1), dtype=torch.float64)
         return matrix.fill_diagonal_(1 - self.noise)
 
@@ -72,7 +72,7 @@ def _read(path: Path) -> np.ndarray:
         if not isinstance(matrix, np.ndarray):
             with matrix:
                 matrix = matrix["transition"]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # numpy and zipfile raise many kinds of errors for a damaged file
         reason = " ".join(str(error).split())
         raise TrickError(f"file must be a matrix as .npy, got {path} ({reason})") from None
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype.kind not in "fiu":

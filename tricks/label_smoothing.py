@@ -39,6 +39,6 @@ class LabelSmoothing(Trick):
         def smoothed(logits: Tensor, targets: Tensor) -> Tensor:
             soft = soft_targets(targets, logits)
             mass = soft.sum(dim=1, keepdim=True)  # 1, or the weight that class_weights gave the image
-            return loss(logits, (1 - self.smoothing) * soft + self.smoothing * mass / logits.shape[1])
+            return loss(logits, (1 - self.smoothing) * soft + (self.smoothing / logits.shape[1]) * mass)
 
         return smoothed

@@ -7,6 +7,7 @@ and no home.
 """
 
 import os
+import resource
 import shutil
 import sys
 from collections.abc import Sequence
@@ -35,12 +36,21 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 that to the judge, and becomes the script. It closes the pipe of events first, so that the script cannot send an event.
 """
 
+
+def _has_ipv6() -> bool:
+    """Whether a new network has the loopback address of IPv6: looking it up would else count as an attempt."""
+    try:
+        return Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").read_text().strip() == "0"
+    except OSError:
+        return False
+
+
 HOST = "sandbox"
 """Its own name: programs that look it up, as for a loopback connection, do not reach for the network."""
 ETC = {
     "passwd": "nobody:x:65534:65534:nobody:/scratch/home:/bin/false\n",
     "group": "nogroup:x:65534:\n",
-    "hosts": f"127.0.0.1 localhost {HOST}\n::1 localhost {HOST}\n",
+    "hosts": f"127.0.0.1 localhost {HOST}\n" + (f"::1 localhost {HOST}\n" if _has_ipv6() else ""),
     # an address that nobody has: looking up a name then leaves a trace in the counters of the network
     "resolv.conf": "nameserver 192.0.2.1\noptions timeout:1 attempts:1\n",
 }
@@ -92,7 +102,8 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
     bound = ["taskset", "--cpu-list", ",".join(map(str, limits.cpus))]
     limited = ["prlimit", f"--data={limits.memory}", f"--fsize={limits.disk}", "--core=0"]
     # `Watch` kills at the limit; the kernel's limit is a little higher, and holds until the next look
-    limited += [f"--nofile={MOST_OPEN_FILES}"]  # a look at all of them must not take long
+    most_open = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limited += [f"--nofile={min(MOST_OPEN_FILES, most_open)}"]  # a look at all of them must not take long
     limited += [f"--nproc={limits.processes + limits.processes // 8 + 8}"]
     limited += [sys.executable, "-I", "-c", LAUNCHER]
     if kind == "none":

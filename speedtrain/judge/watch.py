@@ -5,7 +5,9 @@ The kernel limits each process; only a look at all of them adds up what they use
 """
 
 import contextlib
+import ctypes
 import os
+import platform
 import stat
 import threading
 import time
@@ -22,8 +24,12 @@ FIRST_WAIT = 0.01
 LONGEST_PAUSE = 1.0
 """Seconds between two looks where looking itself takes long."""
 MOST_DEPTH = 100
-LOG_SLACK = 1 << 20
-"""Bytes that a file system may set aside for a growing file."""
+KCMP, KCMP_FILES = {"x86_64": 312, "aarch64": 272}, 2
+"""Number of the system call kcmp, and what it is to compare."""
+_LIBC = ctypes.CDLL(None)
+
+IO_WORKER = 0x10
+"""Flag of a thread that the kernel made for a process's own input and output: it may run on any core."""
 
 
 class Watch:
@@ -105,22 +111,27 @@ class Watch:
         if self.limit is not None:
             return
         log = self._log.stat()
-        if max(log.st_size, 512 * log.st_blocks - LOG_SLACK) > self._limits.log:  # blocks can be taken beyond the end
+        if log.st_size > self._limits.log:
             self.limit = f"printed more than the limit of {in_bytes(self._limits.log)}"
             return
+        # blocks can be taken beyond the end of the log: they count as disk, a file system's own reserve among them
+        beyond = max(0, 512 * log.st_blocks - log.st_size)
         size = _folder_size(self._scratch, self._limits.disk)
         if size is None:
             self.limit = "left folders in its scratch folder that cannot be looked into"
-        elif size > self._limits.disk:
+        elif size + beyond > self._limits.disk:
             self.limit = f"wrote more than the limit of {in_bytes(self._limits.disk)} to disk"
 
     def _on_its_cores(self, tasks: list[str]) -> bool:
         """Whether these threads may run on the cores of the step alone: a program can change that from inside."""
         given = set(self._limits.cpus)
         for task in tasks:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError, IndexError):
                 if not os.sched_getaffinity(int(task.rpartition("/")[2])) <= given:
-                    return False
+                    # behind the name, which may hold anything
+                    fields = Path(f"{task}/stat").read_bytes().rpartition(b")")[2].split()
+                    if not int(fields[6]) & IO_WORKER:
+                        return False
         return True
 
     def _count_network_attempts(self) -> None:
@@ -158,7 +169,7 @@ def _memory(tasks: list[str]) -> int:
         with contextlib.suppress(OSError, IndexError, ValueError):
             # its name, in the first line, may be any bytes
             status = Path(f"{task}/status").read_bytes().decode(errors="replace")
-            fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+            fields = dict(line.split(":", 1) for line in status.split("\n") if ":" in line)
             if "RssAnon" in fields:
                 return sum(int(fields[key].split()[0]) for key in ("RssAnon", "RssShmem") if key in fields) << 10
     return 0
@@ -168,20 +179,40 @@ def _proportional_memory(pids: list[int]) -> int:
     """Bytes of all processes; a page that n of them share counts as 1/n for each. Exact, and slow."""
     total = 0
     for pid in pids:
-        for task in _tasks(pid):
+        tasks = _tasks(pid)
+        for task in tasks:
             with contextlib.suppress(OSError):
-                lines = Path(f"{task}/smaps_rollup").read_text().splitlines()
-                total += sum(
-                    int(line.split()[1]) << 10 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
-                )
+                lines = Path(f"{task}/smaps_rollup").read_text().split("\n")
+                kept = [line for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))]
+                total += sum(int(line.split()[1]) << 10 for line in kept)
+                if not kept:
+                    continue
                 break  # the threads of a process share their memory
+        else:  # a process can forbid to be looked into: it counts in full
+            total += _memory(tasks)
     return total
+
+
+def _with_own_descriptors(pid: int) -> list[str]:
+    """Of a process's threads one for each table of descriptors: nearly always the first alone."""
+    found: list[str] = []
+    for task in _tasks(pid):
+        number = int(task.rpartition("/")[2])
+        if not any(_same_descriptors(number, int(other.rpartition("/")[2])) for other in found):
+            found.append(task)
+    return found
+
+
+def _same_descriptors(one: int, other: int) -> bool:
+    """Whether two threads share their table of descriptors, by kcmp(2); no where the kernel does not tell."""
+    call = KCMP.get(platform.machine())
+    return call is not None and _LIBC.syscall(call, one, other, KCMP_FILES, 0, 0) == 0
 
 
 def _deleted_files(pids: list[int]) -> int:
     """Bytes in files that are open but were deleted: no scan of a folder finds them."""
     sizes: dict[tuple[int, int], int] = {}
-    for task in (task for pid in pids for task in _tasks(pid)):  # a thread may have descriptors of its own
+    for task in (task for pid in pids for task in _with_own_descriptors(pid)):
         with contextlib.suppress(OSError):
             for descriptor in os.listdir(f"{task}/fd"):
                 with contextlib.suppress(OSError):

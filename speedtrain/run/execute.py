@@ -12,8 +12,8 @@ from speedtrain.model.predictions import write_predictions
 from speedtrain.run import checks, directory
 from speedtrain.run.directory import may_fail
 from speedtrain.run.interruption import Interruption
+from speedtrain.run.kept_scores import point, score_kept_weights
 from speedtrain.run.launcher import WorkerProcess
-from speedtrain.run.learning_curve import point, score_kept_weights
 from speedtrain.run.loggers import Loggers, RunLoggers
 from speedtrain.run.mirrors import notes_on_guesses
 from speedtrain.run.model_card import write_model_card

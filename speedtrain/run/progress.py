@@ -171,7 +171,8 @@ class Display:
                 markup=False,
             )
             counts = result["test_data"]["class_counts"]
-            if min(counts) < max(counts) / 2:  # then accuracy alone may deceive
+            trained = result["data"]["class_counts"]
+            if any(min(each) < max(each) / 2 for each in (counts, trained)):  # then accuracy alone may deceive
                 share = result["test_data"]["largest_class_share"]
                 line = f"balanced accuracy {result['balanced_accuracy']:.2%}  ({share:.1%} are of the largest class)"
                 out.print(line, markup=False)

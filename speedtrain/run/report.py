@@ -28,6 +28,7 @@ STATUS = {
     "interrupted": "Ended early, by hand or by a signal.",
     "failed": "Failed.",
 }
+BY_SIZE = {"many": "more than 100:", "medium": "20 to 100:", "few": "fewer than 20:"}
 SCORED_ON = {"test": "test images", "holdout": "held-out images"}
 
 
@@ -100,7 +101,8 @@ def _headline(result: Mapping[str, Any]) -> Html:
     facts = {
         "balanced accuracy": None if result.get("balanced_accuracy") is None else percent(result["balanced_accuracy"]),
         "worst class": worst and f"{worst['class']}, {percent(worst['accuracy'])}",
-        "classes by size": by_size and ", ".join(f"{kind} images {percent(value)}" for kind, value in by_size.items()),
+        "classes by training images": by_size
+        and ", ".join(f"{BY_SIZE[kind]} {percent(value)}" for kind, value in by_size.items()),
         "macro F1": None if result.get("macro_f1") is None else percent(result["macro_f1"]),
         "largest class": test.get("largest_class_share") and f"{percent(test['largest_class_share'])} of the images",
         "expected, were these CIFAR-10": expected and f"{percent(expected['low'])} to {percent(expected['high'])}",

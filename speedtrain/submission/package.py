@@ -75,6 +75,8 @@ def package(
         )
     config = resolve(recipe=recipe, settings=settings, budget=600.0)
     refuse_frozen_random_layers(config.tricks)
+    if config.tricks.get("forward_correction", {}).get("file"):
+        raise UserError("forward_correction.file: a submission cannot read it; set forward_correction.noise instead")
     # the paths of the entrant's images stay private, and the judge chooses the machine
     config.data, config.test, config.data_root = "auto", None, None
     config.columns, config.with_validation, config.snapshots = {}, False, 0

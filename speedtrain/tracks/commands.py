@@ -30,6 +30,7 @@ def corrupt_command(options: Namespace) -> int:
     """Makes a track, and prints its statistics."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from speedtrain.tracks.corrupt import corrupt
 
@@ -49,8 +50,8 @@ def corrupt_command(options: Namespace) -> int:
         labelled = int(track.confusion[:, number].sum())
         wrong = labelled - int(track.confusion[number, number])
         share = f"{wrong} ({wrong / labelled:.1%})" if labelled else "–"
-        table.add_row(name, str(track.counts[number]), str(labelled), share)
-    Console(highlight=False).print(table)
+        table.add_row(Text(name), str(track.counts[number]), str(labelled), share)
+    Console(highlight=False, markup=False).print(table)
     total = int(track.counts.sum())
     wrong = total - int(track.confusion.trace())
     print(f"{track.path}: {total} images, {wrong} wrong labels ({wrong / total:.1%}); the true ones: {track.truth}")

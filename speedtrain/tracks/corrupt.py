@@ -65,12 +65,16 @@ def corrupt(
     label_noise = LabelNoise("symmetric", 0.0) if noise is None else parse_noise(noise)
     if imbalance == 1 and noise is None:
         raise UserError("corrupt: nothing to do; give --imbalance, --noise, or both")
-    arrays = read_npz(data, required=("images", "labels"))
+    arrays = _read(data)
     labels, classes = _checked_labels(arrays, data)
     generator = np.random.default_rng(seed)
     kept = np.arange(len(labels))
+    available = np.bincount(labels, minlength=len(classes))
+    if not available.all():
+        raise UserError(f"--data {data}: class {classes[int(available.argmin())]} has no image")
     if imbalance != 1:
-        kept = keep_tail(labels, tail_counts(np.bincount(labels, minlength=len(classes)), imbalance), generator)
+        kept = keep_tail(labels, tail_counts(available, imbalance), generator)
+    kept = generator.permutation(kept)  # the order of a set that is sorted by class would tell the true labels
     true = labels[kept]
     counts = np.bincount(true, minlength=len(classes))
     noisy = label_noise.apply(true, len(classes), generator)
@@ -100,6 +104,15 @@ def corrupt(
     return Track(out, truth, classes, counts, confusion, tuple(_warnings(transition, classes)))
 
 
+def _read(data: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` without splits: of one with splits it would not be clear which is meant."""
+    arrays = read_npz(data, required=("images", "labels"))
+    with np.load(data, allow_pickle=False) as archive:
+        if "images" not in archive.files:
+            raise UserError(f"--data {data}: has splits; write the images to corrupt as `images` and `labels`")
+    return arrays
+
+
 def _checked_labels(arrays: dict[str, np.ndarray], data: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels int64 [N], and the names of the classes."""
     labels, images = arrays["labels"], arrays["images"]
@@ -110,6 +123,10 @@ def _checked_labels(arrays: dict[str, np.ndarray], data: Path) -> tuple[np.ndarr
     if labels.min() < 0:
         raise UserError(f"--data {data}: labels begin at 0, and one is {labels.min()}")
     names = arrays.get("classes")
+    if names is None and labels.max() >= len(labels):
+        raise UserError(f"--data {data}: label {labels.max()} of {len(labels)} images: number the classes from 0")
+    if names is not None and names.dtype.kind != "U":
+        raise UserError(f"--data {data}: classes must be text, and are {names.dtype}")
     classes = tuple(map(str, range(int(labels.max()) + 1) if names is None else names.tolist()))
     if labels.max() >= len(classes):
         raise UserError(f"--data {data}: label {labels.max()}, but there are {len(classes)} classes")

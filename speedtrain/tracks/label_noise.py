@@ -95,7 +95,9 @@ def parse_noise(text: str) -> LabelNoise:
 def _read_matrix(path: Path) -> np.ndarray:
     try:
         matrix = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        if not isinstance(matrix, np.ndarray):
+            raise ValueError("it is an .npz")
+    except Exception as error:  # numpy raises many kinds of errors for a damaged file
         raise UserError(f"--noise {path}: cannot be read ({' '.join(str(error).split())})") from None
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype.kind not in "fiu":
         raise UserError(f"--noise {path}: must hold numbers [K, K], and holds {matrix.dtype} {list(matrix.shape)}")

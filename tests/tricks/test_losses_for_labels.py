@@ -89,6 +89,11 @@ def test_generalized_cross_entropy(q):
     assert_same(GeneralizedCrossEntropy(q).loss(F.cross_entropy)(logits, targets), ((1 - p**q) / q).mean(), logits)
 
 
+def test_weights_of_a_beta_close_to_one_stay_finite():
+    weights = ClassWeights("effective", beta=0.99999999)._weights(torch.tensor([5000.0, 5.0]))
+    assert (weights[1] / weights[0]).item() == pytest.approx(1000, rel=1e-3)
+
+
 def test_generalized_cross_entropy_becomes_cross_entropy_and_stays_finite():
     logits, targets = some()
     near = GeneralizedCrossEntropy(1e-6).loss(F.cross_entropy)(logits, targets)
@@ -138,7 +143,7 @@ BAD_MATRICES = {
 def test_a_bad_matrix_is_refused_in_one_line(kind, tmp_path):
     np.save(tmp_path / "T.npy", BAD_MATRICES[kind])
     with pytest.raises(TrickError, match="file must hold") as error:
-        ForwardCorrection(file=str(tmp_path / "T.npy"))
+        ForwardCorrection(file=str(tmp_path / "T.npy")).loss(F.cross_entropy)
     assert "\n" not in str(error.value)
 
 
@@ -146,8 +151,13 @@ def test_a_matrix_of_other_classes_or_none_is_refused(tmp_path):
     np.save(tmp_path / "T.npy", np.eye(3))
     with pytest.raises(TrickError, match="for 3 classes, and there are 4"):
         ForwardCorrection(file=str(tmp_path / "T.npy")).loss(F.cross_entropy)(*some())
-    with pytest.raises(TrickError, match="must be a matrix"):
-        ForwardCorrection(file=str(tmp_path / "absent.npy"))
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    for name in ("absent.npy", "empty.npy", "cut.npz", "other.npz"):
+        trick = ForwardCorrection(file=str(tmp_path / name))  # predictions do without it
+        with pytest.raises(TrickError, match="must be a matrix"):
+            trick.loss(F.cross_entropy)
 
 
 def test_early_learning_regularization_over_several_steps():
@@ -225,6 +235,19 @@ def test_the_head_has_five_sixths_of_the_images_and_the_tail_is_never_empty(coun
 def test_without_labels_one_line_says_what_is_missing(kind):
     with pytest.raises(TrickError, match=r"call data\(images, labels\) first"):
         kind().loss(F.cross_entropy)(*some())
+
+
+def test_early_learning_targets_of_repeated_images_and_of_an_overflow():
+    """An image twice in a batch gets the later one's target; probabilities that are not finite are not kept."""
+    trick = EarlyLearningRegularization(memory=0.5)
+    trick.data(torch.zeros(1, 3, 4, 4), torch.zeros(3, dtype=torch.int64))
+    loss = trick.loss(F.cross_entropy)
+    logits, targets = torch.tensor([[0.0, 5.0], [5.0, 0.0], [float("nan"), 0.0]]), torch.zeros(3, dtype=torch.int64)
+    trick.batch(Batch(torch.zeros(3, 3, 4, 4), targets, ids=torch.tensor([1, 1, 2])))
+    loss(logits, targets)
+    kept = trick.state()["targets"]
+    torch.testing.assert_close(kept[1], 0.5 * logits[1].softmax(0).clamp(1e-4, 1 - 1e-4), rtol=1e-3, atol=1e-4)
+    assert not kept[[0, 2]].any()
 
 
 def test_without_ids_or_with_half_batches_one_line_says_what_is_missing(make_batch):

@@ -407,9 +407,11 @@ def test_where_no_budget_would_do_it_says_why(tmp_path: Path, capfd: pytest.Capt
 
 @pytest.mark.usefixtures("warm_processes")
 def test_all_tricks_together(tmp_path: Path) -> None:
-    assert run_here(tmp_path / "run", 6, "--tricks", ",".join(TRICKS)) == 0
+    # but for one that keeps a target per image, and cannot be where batches are halved
+    together = [name for name in TRICKS if name != "early_learning_regularization"]
+    assert run_here(tmp_path / "run", 6, "--tricks", ",".join(together)) == 0
     result = result_of(tmp_path / "run")
-    assert list(result["tricks"]) == list(TRICKS)
+    assert list(result["tricks"]) == together
     assert_sound(tmp_path / "run", result)
 
 

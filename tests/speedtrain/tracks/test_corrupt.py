@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from labelled_images import error_of, some_images
 from scipy import stats
+from torch.nn import functional as F
 
 from speedtrain.cli import main
+from speedtrain.config import resolve
 from speedtrain.data import load_data
+from speedtrain.network.classifier import make_tricks
+from speedtrain.submission.package import package
 from speedtrain.tracks.corrupt import corrupt
 from tricks import ForwardCorrection
 
@@ -102,7 +106,30 @@ def test_a_track_is_trained_on_and_its_noise_is_what_forward_correction_reads(cl
     corrupt(clean, tmp_path / "t.npz", noise="pair:0.3")
     data = load_data(tmp_path / "t.npz")
     assert data.train.classes == ("ant", "bee", "cat", "dog", "eel")
-    ForwardCorrection(file=str(tmp_path / "t.npz"))
+    ForwardCorrection(file=str(tmp_path / "t.npz")).loss(F.cross_entropy)
+    make_tricks({"forward_correction": {"noise": 0.2, "file": "absent.npz"}})  # as for predictions
+    config = resolve(budget=60, with_tricks=["forward_correction"], settings={"forward_correction.file": "t.npz"})
+    assert Path(config.tricks["forward_correction"]["file"]).is_absolute()
+    settings = {"forward_correction.file": "t.npz"}
+    (tmp_path / "mine.yaml").write_text("tricks: {forward_correction: {noise: 0.2}}")
+    message = error_of(package, tmp_path / "a.zip", recipe=tmp_path / "mine.yaml", settings=settings)
+    assert "forward_correction.file" in message
+
+
+def test_the_order_of_the_images_tells_no_label(tmp_path: Path) -> None:
+    """Of a set that is sorted by class: neighbours are of one class as rarely as by chance."""
+    labels = np.repeat(np.arange(4), 100)
+    np.savez(tmp_path / "c.npz", images=some_images(400, 4, 4, 3), labels=labels)
+    corrupt(tmp_path / "c.npz", tmp_path / "t.npz", noise="symmetric:0.5")
+    true = load(tmp_path / "t.truth.npz")["labels"]
+    assert np.mean(true[1:] == true[:-1]) < 0.4
+
+
+def test_a_file_with_splits_is_refused_rather_than_its_test_images_taken(tmp_path: Path) -> None:
+    arrays = {f"{part}_{split}": some_images(8, 4, 4) if part == "x" else np.arange(8) % 2
+              for part in "xy" for split in ("train", "test")}  # fmt: skip
+    np.savez(tmp_path / "keras.npz", **arrays)
+    assert "has splits" in error_of(corrupt, tmp_path / "keras.npz", tmp_path / "t.npz", noise="pair:0.2")
 
 
 def test_the_command_prints_what_it_did(clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +172,9 @@ BAD_DATA: dict[str, tuple[dict[str, Any], str]] = {
     "number": ({"labels": np.zeros(3, int)}, "4 images and 3 labels"),
     "negative": ({"labels": np.array([0, 1, -1, 0])}, "begin at 0"),
     "single": ({"labels": np.zeros(4, int)}, "a single class"),
+    "far": ({"labels": np.array([0, 1, 0, 4294967295])}, "number the classes from 0"),
+    "missing": ({"labels": np.array([0, 2, 0, 2]), "classes": np.array(["a", "b", "c"])}, "class b has no image"),
+    "bytes": ({"labels": np.array([0, 1, 0, 1]), "classes": np.array([b"a", b"b"])}, "classes must be text"),
     "names": ({"labels": np.array([0, 1, 2, 0]), "classes": np.array(["a", "b"])}, "there are 2 classes"),
 }
 
