@@ -192,13 +192,14 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     return content
 
 
-def given_options(*, settings: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+def _given(*, settings: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
     """Keys of `Config` that options and settings of `resolve` give a value."""
     return {key: value for key, value in options.items() if value is not None} | dict(settings or {})
 
 
-def default_recipe(given: Mapping[str, Any]) -> str:
-    """The recipe where none is named, by the options and settings that are given."""
+def default_recipe(**options: Any) -> str:
+    """The recipe where none is named, by the options of `resolve`."""
+    given = _given(**options)
     return "finetune" if given.get("start_from") or given.get("pretrained") else "auto"
 
 
@@ -238,8 +239,8 @@ def resolve(
         raise UserError(f"--with {min(both)} and --without {min(both)}: it can be only one of them")
     if isinstance(path := options.get("start_from"), Path):
         options["start_from"] = str(path)
-    given = given_options(settings=settings, **options)
-    recipe = recipe or default_recipe(given)
+    given = _given(settings=settings, **options)
+    recipe = recipe or default_recipe(**given)
     keys = read_recipe("auto") | {"tricks": None} | read_recipe(recipe)
     start = find_trained_run({**keys, **given}.get("start_from"))
     if isinstance(tricks, str) or isinstance(with_tricks, str) or isinstance(without, str):

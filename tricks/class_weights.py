@@ -1,10 +1,8 @@
 """Class weights."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from tricks.trick import Loss, Trick, TrickError, class_counts, soft_targets
@@ -60,10 +58,6 @@ class ClassWeights(Trick):
 
     def _weights(self, counts: Tensor) -> Tensor:
         """The weight of each class, [K]."""
-        exact = counts.double()
-        effective = exact
-        if self.kind == "effective" and self.beta > 0:
-            effective = -torch.expm1(exact * math.log(self.beta)) / (1 - self.beta)
-        elif self.kind == "effective":
-            effective = torch.ones_like(exact)
+        exact = counts.double()  # in float32 a β close to 1 is 1
+        effective = exact if self.kind == "inverse" else (1 - self.beta**exact) / (1 - self.beta)
         return (exact.sum() / (exact / effective).sum() / effective).to(counts.dtype)

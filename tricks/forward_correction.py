@@ -43,7 +43,8 @@ class ForwardCorrection(Trick):
             raise TrickError(f"noise must be at least 0 and below 1, got {self.noise}")
 
     def loss(self, loss: Loss) -> Loss:
-        given_matrix = None if self.file == "" else _read(Path(self.file))  # here, since predictions do without it
+        # read here, and not before, since predictions do without it
+        given_matrix = None if self.file == "" else read_transition(Path(self.file))
         matrix: Tensor | None = None
 
         def corrected(logits: Tensor, targets: Tensor) -> Tensor:
@@ -66,7 +67,12 @@ class ForwardCorrection(Trick):
         return matrix.fill_diagonal_(1 - self.noise)
 
 
-def _read(path: Path) -> np.ndarray:
+def read_transition(path: Path) -> np.ndarray:
+    """A matrix T, float64 [K, K], from an `.npy`, or from an `.npz` that holds it as `transition`.
+
+    Raises:
+        TrickError: it cannot be read, or its rows are no probabilities.
+    """
     try:
         matrix = np.load(path, allow_pickle=False)
         if not isinstance(matrix, np.ndarray):
@@ -74,7 +80,7 @@ def _read(path: Path) -> np.ndarray:
                 matrix = matrix["transition"]
     except Exception as error:  # numpy and zipfile raise many kinds of errors for a damaged file
         reason = " ".join(str(error).split())
-        raise TrickError(f"file must be a matrix as .npy, got {path} ({reason})") from None
+        raise TrickError(f"file must be a matrix as .npy, got {path} (cannot be read: {reason})") from None
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype.kind not in "fiu":
         raise TrickError(f"file must hold numbers [K, K], got {matrix.dtype} {list(matrix.shape)} in {path}")
     if (matrix < 0).any() or not np.allclose(matrix.sum(axis=1), 1, atol=1e-4):

@@ -12,7 +12,7 @@ from speedtrain.ablation.curve_report import Point, write_curve
 from speedtrain.ablation.design import Design, with_threads
 from speedtrain.ablation.engine import make_engine
 from speedtrain.ablation.sweep import Source, Sweep, check_counts, run_sweep
-from speedtrain.config import Config, default_recipe, given_options, resolve
+from speedtrain.config import Config, default_recipe, resolve
 from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
 from speedtrain.run.checks import check_network
@@ -64,7 +64,7 @@ def curve(
     points: dict[str, Point] = {}
     variants: dict[str, Config] = {}
     for budget in dict.fromkeys(budgets):
-        for recipe in dict.fromkeys(recipes or [default_recipe(given_options(**options))]):
+        for recipe in dict.fromkeys(recipes or [default_recipe(**options)]):
             config = resolve(recipe=recipe, budget=budget, **options)
             point = Point(Path(recipe).stem, config.budget)
             variant = f"{point.recipe}, {point.budget:g} s"

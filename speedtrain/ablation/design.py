@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from speedtrain.ablation.design_kinds import KINDS, Cell, DesignKind
-from speedtrain.config import Config, default_recipe, given_options, nearest, resolve, with_trick
+from speedtrain.config import Config, default_recipe, nearest, resolve, with_trick
 from speedtrain.errors import UserError
 from speedtrain.starting_point import find_trained_run
 
@@ -69,7 +69,7 @@ def make_design(
         raise UserError(f"--design {kind}: no such design{nearest(kind, KINDS)}")
     base = resolve(**options)
     # one recipe for all, also where what is varied would suggest another
-    options = {**options, "recipe": options.get("recipe") or default_recipe(given_options(**options))}
+    options = {**options, "recipe": options.get("recipe") or default_recipe(**options)}
     start = find_trained_run(base.start_from)  # its network keeps the tricks that shaped it
     changeable = [name for name in base.tricks if start is None or name not in start.tricks()]
     varied = changeable if tricks is None else list(dict.fromkeys(tricks))

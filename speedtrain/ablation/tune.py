@@ -19,7 +19,7 @@ from speedtrain.ablation.sweep import Source, Sweep, check_counts, run_sweep
 from speedtrain.ablation.sweep_folder import lock_folder, record_identity, write_images
 from speedtrain.ablation.trial import Trial
 from speedtrain.ablation.tune_report import recipe_text, write_search
-from speedtrain.config import Config, default_recipe, given_options, resolve
+from speedtrain.config import Config, default_recipe, resolve
 from speedtrain.data import Data
 from speedtrain.data.configured import load_given
 from speedtrain.data.splits import hold_out
@@ -82,7 +82,7 @@ def tune(
     require_optuna()
     check_counts(trials=trials, seeds=seeds, confirm=confirm)
     first = options.pop("seed", None) or 0
-    options["recipe"] = options.get("recipe") or default_recipe(given_options(**options))  # the same for all settings
+    options["recipe"] = options.get("recipe") or default_recipe(**options)  # the same for all settings
     recipe = _Recipe(budget, dict(options.pop("settings", None) or {}), options)
     base = recipe.configure({})
     space = make_search_space(search, recipe.configure)

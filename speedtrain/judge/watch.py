@@ -185,9 +185,8 @@ def _proportional_memory(pids: list[int]) -> int:
                 lines = Path(f"{task}/smaps_rollup").read_text().split("\n")
                 kept = [line for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))]
                 total += sum(int(line.split()[1]) << 10 for line in kept)
-                if not kept:
-                    continue
-                break  # the threads of a process share their memory
+                if kept:  # the threads of a process share their memory
+                    break
         else:  # a process can forbid to be looked into: it counts in full
             total += _memory(tasks)
     return total

@@ -93,14 +93,10 @@ def parse_noise(text: str) -> LabelNoise:
 
 
 def _read_matrix(path: Path) -> np.ndarray:
+    from tricks import TrickError  # torch comes with it, so it comes late
+    from tricks.forward_correction import read_transition
+
     try:
-        matrix = np.load(path, allow_pickle=False)
-        if not isinstance(matrix, np.ndarray):
-            raise ValueError("it is an .npz")
-    except Exception as error:  # numpy raises many kinds of errors for a damaged file
-        raise UserError(f"--noise {path}: cannot be read ({' '.join(str(error).split())})") from None
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype.kind not in "fiu":
-        raise UserError(f"--noise {path}: must hold numbers [K, K], and holds {matrix.dtype} {list(matrix.shape)}")
-    if (matrix < 0).any() or not np.allclose(matrix.sum(axis=1), 1, atol=1e-4):
-        raise UserError(f"--noise {path}: each row must hold probabilities whose sum is 1")
-    return matrix.astype(np.float64)
+        return read_transition(path)
+    except TrickError as error:
+        raise UserError(f"--noise: {error}") from None
