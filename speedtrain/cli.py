@@ -23,7 +23,7 @@ from speedtrain.judge import cli as judging
 from speedtrain.run import commands as running
 from speedtrain.run.commands import print_line
 from speedtrain.tracks.commands import add_corrupt_options, corrupt_command
-from speedtrain.training.imports import UNUSED_BY_LIGHTNING, hide_packages
+from speedtrain.training.imports import import_lightning
 
 VERBS = {
     "train": "train inside a wall-clock budget (the default)",
@@ -190,8 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             os.environ[VARIABLE] = "off"  # of the processes that this one starts as well
         if options.verb in _TRAINING:
-            with hide_packages(*UNUSED_BY_LIGHTNING):
-                import lightning  # noqa: F401
+            import_lightning()
         return _COMMANDS[options.verb](options[options.verb])
     except UserError as error:
         print(f"speedtrain: {error}", file=sys.stderr)

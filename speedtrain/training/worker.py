@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speedtrain.machine import available_cores
-from speedtrain.training.imports import UNUSED_BY_LIGHTNING, hide_packages
+from speedtrain.training.imports import import_lightning
 from speedtrain.training.thread_controller import ThreadController
 from timing import Budget, Ledger, Pacer, RecordedPacer, send_event
 
@@ -76,8 +76,7 @@ def train(
     thread_controller = ThreadController(config.threads or available_cores())
     num_classes = len(classes)
     with ledger.phase("import"):
-        with hide_packages(*UNUSED_BY_LIGHTNING):
-            import lightning as L
+        L = import_lightning()
         import safetensors.torch
         import torch
         from lightning.fabric.plugins.environments import LightningEnvironment

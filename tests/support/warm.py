@@ -24,10 +24,9 @@ EVENTS = "TIMING_EVENTS"
 
 def serve(path: str) -> None:
     """Answers requests until its standard input ends, which it does with the process that started it."""
-    from speedtrain.training.imports import UNUSED_BY_LIGHTNING, hide_packages
+    from speedtrain.training.imports import import_lightning
 
-    with hide_packages(*UNUSED_BY_LIGHTNING):
-        import lightning  # noqa: F401
+    import_lightning()
     import timm  # noqa: F401
 
     guard_through(path)

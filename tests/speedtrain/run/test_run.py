@@ -370,9 +370,8 @@ def test_the_process_that_trains_imports_no_more_than_it_needs() -> None:
     heavy = ("torchvision", "scipy", "matplotlib", "pandas")
     code = f"""
 import sys
-from speedtrain.training.imports import UNUSED_BY_LIGHTNING, hide_packages
-with hide_packages(*UNUSED_BY_LIGHTNING):
-    import lightning
+from speedtrain.training.imports import import_lightning
+import_lightning()
 import speedtrain.training.checkpoint, speedtrain.training.planner
 print([name for name in {heavy} if name in sys.modules])
 import importlib.metadata, torchvision, scipy.signal, matplotlib
