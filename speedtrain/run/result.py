@@ -140,6 +140,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
         "threads": config.threads,
         "threads_used": worker.last.get("threads", 0.0),
         "rollbacks": worker.last.get("rollbacks", 0),
+        "batch_size": worker.last.get("batch_size"),
         "versions": {
             "python": platform.python_version(),
             "speedtrain": __version__,

@@ -17,6 +17,9 @@ class BatchOrder:
         batch_size: B, over all ranks.
         seed: of the permutations.
         device: where the indices are wanted.
+
+    Attributes:
+        batch_size: B; may change between two batches.
     """
 
     def __init__(
@@ -28,15 +31,20 @@ class BatchOrder:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._num_images, self._batch_size, self._device = num_images, batch_size, device
+        self.batch_size = batch_size
+        self._num_images, self._device = num_images, device
         self._generator = torch.Generator().manual_seed(seed)
         self._rank, self._world_size = rank, world_size
+        self._pool = torch.empty(0, dtype=torch.int64, device=device)
+
+    def put_back(self, indices: Tensor) -> None:
+        """Images that a step could not take after all: they come first in the next batch. For one rank alone."""
+        self._pool = torch.cat([indices, self._pool])
 
     def __iter__(self) -> Iterator[Tensor]:
-        pool = torch.empty(0, dtype=torch.int64, device=self._device)
         while True:
-            while len(pool) < self._batch_size:
+            while len(self._pool) < self.batch_size:
                 permutation = torch.randperm(self._num_images, generator=self._generator)
-                pool = torch.cat([pool, permutation.to(self._device, non_blocking=True)])
-            batch, pool = pool[: self._batch_size], pool[self._batch_size :]
+                self._pool = torch.cat([self._pool, permutation.to(self._device, non_blocking=True)])
+            batch, self._pool = self._pool[: self.batch_size], self._pool[self.batch_size :]
             yield batch[self._rank :: self._world_size]

@@ -103,7 +103,7 @@ class CheckpointCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: object, batch: Tensor, batch_idx: int
     ) -> None:
-        self.images_seen += len(batch)
+        self.images_seen += self.training.last_batch_size
         self._threads_of_steps += torch.get_num_threads()
         self._averaged = self._live
         for trick in self._averaging:
@@ -122,7 +122,7 @@ class CheckpointCallback(L.Callback):
             self._roll_back()
         elif due:
             self.divergence.snapshot(self._averaged)
-        self._step_log.add(step, self.training.progress, torch.get_num_threads(), due)
+        self._step_log.add(step, self.training.progress, torch.get_num_threads(), due, self.training.last_batch_size)
         if due:
             self._save()
         if keep and not self._disk_full:
@@ -179,6 +179,7 @@ class CheckpointCallback(L.Callback):
             "images_seen": self.images_seen,
             "threads": round(self._threads_of_steps / self.training.num_steps, 2),
             "rollbacks": self.divergence.rollbacks,
+            "batch_size": self.training.last_batch_size,
             "phases": self.clock.ledger.phases(),
         }
 

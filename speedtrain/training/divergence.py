@@ -62,6 +62,15 @@ class DivergenceGuard:
         """Whether the last step was one that training went back from."""
         return self._rolled_back_at == self._training.num_steps
 
+    def go_back(self) -> State:
+        """Returns to the last snapshot; gives its averaged weights."""
+        live, averaged, optimizer, states = copy.deepcopy(self._kept)
+        self._training.classifier.load_state_dict(live)
+        self._training.optimizer.optimizer.load_state_dict(optimizer)
+        for each, state in zip(self._others, states, strict=True):
+            each.load_state(state)
+        return averaged
+
     def roll_back(self) -> tuple[State, str | None]:
         """Returns to the last snapshot, and halves the learning rate.
 
@@ -69,11 +78,7 @@ class DivergenceGuard:
             The averaged weights of the snapshot; and a message for the user, or None: the 1st, 2nd, 4th, 8th, …
             rollback have one, since training that diverges once often does so again and again.
         """
-        live, averaged, optimizer, states = copy.deepcopy(self._kept)
-        self._training.classifier.load_state_dict(live)
-        self._training.optimizer.optimizer.load_state_dict(optimizer)
-        for each, state in zip(self._others, states, strict=True):
-            each.load_state(state)
+        averaged = self.go_back()
         self._rolled_back_at = self._training.num_steps
         self.lr_factor /= 2
         self.rollbacks += 1

@@ -56,7 +56,8 @@ class Training(L.LightningModule):
         self.num_images = len(images)
         self.lr = lr
         self.last_loss: Tensor | None = None
-        self.last_side = 0
+        self.last_side = self.last_batch_size = 0
+        self.take_step: Callable[[Tensor], None] = lambda indices: self.step(indices, self.optimizer)
         self.differentiate: Callable[[Tensor], object] = self.manual_backward
         self.loss_scale = LossScale(precision == "fp16")
         # plain attributes: as buffers, DistributedDataParallel would send them round every step
@@ -109,7 +110,7 @@ class Training(L.LightningModule):
         return batch
 
     def training_step(self, indices: Tensor, batch_idx: int) -> None:
-        self.step(indices, self.optimizer)
+        self.take_step(indices)
 
     def step(self, indices: Tensor, optimizer: torch.optim.Optimizer | LightningOptimizer) -> None:
         """A whole step, from the images [indices] to new weights."""
@@ -118,7 +119,7 @@ class Training(L.LightningModule):
         if self.loss_scale.may_step():
             with self._autocast():  # what an optimizer multiplies may be as coarse as what the network does
                 optimizer.step()
-        self.last_side = batch.images.shape[-1]
+        self.last_side, self.last_batch_size = batch.images.shape[-1], len(indices)
         self.num_steps += 1
 
     def _autocast(self) -> torch.autocast:

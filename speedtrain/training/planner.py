@@ -1,5 +1,6 @@
 """Hardware-aware: measures this machine, and chooses what the budget allows on it."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from speedtrain.config import Config, Precision
 from speedtrain.network.classifier import make_tricks
 from speedtrain.network.convolution import bf16_is_faster
 from speedtrain.training.lightning_module import build_training
+from speedtrain.training.memory_guard import SMALLEST_BATCH
 from speedtrain.training.scaling_law import BATCH_SIZE, law_for
 from tricks import ProgressiveResizing, Trick
 
@@ -103,7 +105,7 @@ def make_plan(
         probe.add_predictions()
         plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
         plan.accuracy = measured["accuracy"]
-    plan.alternatives = probe.measured
+    plan.alternatives, plan.batch_size = probe.measured, probe.batch_size
     return plan
 
 
@@ -130,10 +132,28 @@ class _Probe:
         self.batch_size = usual if config.batch_size == "auto" else config.batch_size
 
     def measure(self, width: int | None, precision: str) -> dict[str, Any]:
-        """Images per second of whole training steps, from the middle of each third of the schedule."""
+        """Images per second of whole training steps, from the middle of each third of the schedule.
+
+        0 of them where a GPU's memory is too short for a step. A first network that does not fit halves the batch, if
+        the planner is to choose it, until it fits.
+        """
         for known in self.measured:
             if (known["width"], known["precision"]) == (width, precision):
                 return known
+        rate = 0.0
+        while rate == 0.0:
+            with contextlib.suppress(torch.cuda.OutOfMemoryError):
+                rate = self._rate(width, precision)
+            if rate == 0.0:
+                torch.cuda.empty_cache()
+                if self.measured or self.config.batch_size != "auto" or self.batch_size // 2 < SMALLEST_BATCH:
+                    break
+                self.batch_size //= 2
+        result = {"width": width, "precision": precision, "images_per_second": rate}
+        self.measured.append(result)
+        return result
+
+    def _rate(self, width: int | None, precision: str) -> float:
         device = self.images.device
         training = build_training(
             self.config,
@@ -168,14 +188,7 @@ class _Probe:
                     warm.add(training.last_side)
                     seconds = seconds_of_step(third)
                 taken.append(seconds)
-        rate = round(self.batch_size * len(taken) / sum(taken), 1)
-        result = {
-            "width": width,
-            "precision": precision,
-            "images_per_second": rate,
-        }
-        self.measured.append(result)
-        return result
+        return round(self.batch_size * len(taken) / sum(taken), 1)
 
     def add_predictions(self) -> None:
         """Adds to every measurement the epochs that fit and their predicted accuracy. Called when measuring is over."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from speedtrain.files import GrowingFile
 
-COLUMNS = ("step", "progress", "threads", "snapshot")
+COLUMNS = ("step", "progress", "threads", "snapshot", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,13 @@ class StepLog:
         progress: of each step.
         threads: of each step.
         snapshots: the steps after which training kept its state, to go back to after divergence.
+        batch_sizes: of each step; None in the logs of versions that did not write them: there it never changed.
     """
 
     progress: list[float]
     threads: list[int]
     snapshots: frozenset[int]
+    batch_sizes: list[int] | None = None
 
     @classmethod
     def read(cls, path: Path, steps: int) -> "StepLog":
@@ -29,7 +31,8 @@ class StepLog:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))[:steps]
         kept = frozenset(number for number, row in enumerate(rows, 1) if row["snapshot"] == "1")
-        return cls([float(row["progress"]) for row in rows], [int(row["threads"]) for row in rows], kept)
+        sizes = [int(row["batch_size"]) for row in rows] if all("batch_size" in row for row in rows) else None
+        return cls([float(row["progress"]) for row in rows], [int(row["threads"]) for row in rows], kept, sizes)
 
 
 class StepLogWriter:
@@ -42,9 +45,9 @@ class StepLogWriter:
     def __init__(self, path: Path) -> None:
         self._file = GrowingFile(path, ",".join(COLUMNS) + "\n")
 
-    def add(self, step: int, progress: float, threads: int, snapshot: bool) -> None:
+    def add(self, step: int, progress: float, threads: int, snapshot: bool, batch_size: int) -> None:
         """Adds one step; on the disk after the next `flush`."""
-        self._file.add(f"{step},{progress!r},{threads},{int(snapshot)}\n")
+        self._file.add(f"{step},{progress!r},{threads},{int(snapshot)},{batch_size}\n")
 
     def flush(self) -> None:
         """Writes what was added; raises OSError where the disk is full, and keeps it for the next flush."""

@@ -86,6 +86,7 @@ def train(
         from speedtrain.training.checkpoint import CheckpointCallback
         from speedtrain.training.divergence import DivergenceGuard
         from speedtrain.training.lightning_module import build_training
+        from speedtrain.training.memory_guard import MemoryGuard
         from speedtrain.training.planner import make_plan
         from timing import BudgetCallback
 
@@ -121,10 +122,12 @@ def train(
         assert isinstance(config.batch_size, int)
         order = BatchOrder(len(stored), config.batch_size, config.seed, device)
         divergence = DivergenceGuard(training, training.tricks)
+        recorded = replay.batch_sizes if replay else None
+        memory = MemoryGuard(training, order, divergence, config.seed, send_message, recorded)
         pacer = Pacer(budget) if replay is None else RecordedPacer(replay.progress)
         clock = BudgetCallback(
             budget,
-            lr_schedule=lambda progress: config.lr_factor(progress) * divergence.lr_factor,
+            lr_schedule=lambda progress: config.lr_factor(progress) * divergence.lr_factor * memory.lr_factor,
             ledger=ledger,
             pacer=pacer,
         )
