@@ -23,6 +23,7 @@ PROBE_SHARE = 0.02
 OTHER_SECONDS = 1.0  # not for training: building, the first and the last save, the exit
 SAVE_SHARE = 0.005  # of the rest, for the saves between
 GPU_BATCH_SIZE = 512  # a GPU waits for its host where a step is small
+GPU_REPETITIONS = 3  # of a step there, which takes milliseconds that its host may double: the shortest counts
 BACKBONE_BATCH_SIZE = 32  # few epochs fit of a network with given weights: more steps count for more than their speed
 
 
@@ -169,12 +170,15 @@ class _Probe:
         indices = torch.arange(self.batch_size, device=device) % len(self.images)
 
         def seconds_of_step(progress: float) -> float:
-            begun = time.monotonic()
             training.progress = progress
-            training.step(indices, optimizer)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            return time.monotonic() - begun
+            repetitions = []
+            for _ in range(GPU_REPETITIONS if device.type == "cuda" else 1):
+                begun = time.monotonic()
+                training.step(indices, optimizer)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                repetitions.append(time.monotonic() - begun)
+            return min(repetitions)
 
         # the last third comes first, since every trick is on there: if time is short, it stands for all
         last, *others = (5 / 6, 3 / 6, 1 / 6)
