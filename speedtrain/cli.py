@@ -122,6 +122,11 @@ def _add_run_options(parser: ArgumentParser) -> None:
         help="columns of a .csv; images of one group are not held out without the others (default: by their names)",
     )
     add("--with-validation", action="store_true", help="train on the data's validation images too, where test is apart")
+    add(
+        "--labels",
+        metavar="separate|soft|majority|em|first|K",
+        help="what the labels of several annotators become; K is one annotator (default: separate)",
+    )
     add("--per-class", metavar="N|all", help="training images per class (default: 500 of CIFAR-10, else all)")
     add("--skip-unreadable", action="store_true", help="leave out image files that cannot be read")
     add("--no-cache", action="store_true", help="decode every image file anew, and keep none")
@@ -216,7 +221,7 @@ def _run_options(options: Namespace) -> dict[str, Any]:
         "with_tricks": _names(options["with"]),
         "without": _names(options.without),
         "settings": dict(map(_setting, options.set or [])),
-        **{key: _number(options[key]) for key in ("per_class", "side", "seed", "threads")},
+        **{key: _number(options[key]) for key in ("per_class", "side", "labels", "seed", "threads")},
         **{key: options[key] for key in ("data_root", "model", "device")},
         "start_from": options["from"],
         "columns": None if options.columns is None else dict(map(_column, _names([options.columns]))),

@@ -42,7 +42,9 @@ class Config:
         columns: role (image, label, split, group) → column of a CSV file.
         with_validation: whether the data's validation images join the training images.
         skip_unreadable: whether image files that cannot be read are left out.
-        seed: of initialisation, order and augmentation.
+        labels: what the labels of several annotators become: separate, soft, majority, em, first, or the number of an
+            annotator from 1; null for separate, or where each image has one label.
+        seed: of initialisation, order, augmentation, and the ties of a majority.
         device: auto, cpu, cuda, or cuda:N for one of several GPUs.
         threads: CPU threads at most, while no other program wants the cores; null for all cores.
         model: resnet9, or timm:NAME.
@@ -76,6 +78,7 @@ class Config:
     columns: dict[str, str] = field(default_factory=dict)
     with_validation: bool = False
     skip_unreadable: bool = False
+    labels: int | Literal["separate", "soft", "majority", "em", "first"] | None = None
     seed: int = 0
     device: str = "auto"
     threads: int | None = None

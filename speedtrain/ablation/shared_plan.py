@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from speedtrain.ablation.design import Design
 from speedtrain.ablation.engine import Engine
 from speedtrain.config import Config
@@ -18,8 +20,8 @@ from speedtrain.training.scaling_law import FITTED_SETTINGS
 
 PLANNED = ("width", "batch_size", "precision")
 
-SHARED_ACROSS = ("seed", *FITTED_SETTINGS)
-"""Keys in which variants with one plan may differ: their tricks, and how the optimizer steps."""
+SHARED_ACROSS = ("seed", "labels", *FITTED_SETTINGS)
+"""Keys in which variants with one plan may differ: their labels, their tricks, and how the optimizer steps."""
 
 Plans = dict[str, dict[str, Any]]
 """The name of the first variant with a plan → planned keys and their values."""
@@ -45,7 +47,7 @@ def plan_once_for_all(
     """
     if subset is not None:  # the planner depends only on their number
         number = subset * len(train.classes)
-        train = replace(train, images=train.images[:number], labels=train.labels[:number])
+        train = train.subset(np.arange(number))
     plans: Plans = json.loads(path.read_text()) if path.exists() else {}
     first_with: dict[str, str] = {}
     variants: dict[str, Config] = {}

@@ -84,4 +84,5 @@ def write_images(folder: Path, data: Data, seeds: Sequence[int] = (), subset: in
 def _write_set(path: Path, images: Images, chosen: np.ndarray | slice = slice(None)) -> None:
     if not path.exists():
         names = np.array(images.classes)
-        write_npz(path, images=images.images[chosen], labels=images.labels[chosen], classes=names)
+        labels = images.labels if images.votes is None else images.votes
+        write_npz(path, images=images.images[chosen], labels=labels[chosen], classes=names)

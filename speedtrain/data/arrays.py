@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from speedtrain.config import IN_MEMORY
+from speedtrain.data.annotators import check_votes, look_like_classes, majority
 from speedtrain.data.photograph import FITTED, SIDE, fit
 from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Arrays, Source, data_error
@@ -54,7 +55,7 @@ def check_arrays(
         where: as in `Source`.
         reading: the side and fit of the result.
         images: [N, H, W, C] or [N, H, W].
-        labels: [N].
+        labels: [N]; or [N, A] of A annotators, -1 where one gave none.
         classes: strings [K].
 
     Raises:
@@ -65,13 +66,19 @@ def check_arrays(
         plain = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
         hint = ": give labels.astype(int)" if plain else ": give whole numbers from 0"
         raise data_error(where, f"labels are {labels.dtype}, not whole numbers{hint}")
-    if labels.ndim != 1:
-        several = "one class per image; images of several classes at once are not supported"
-        hint = "labels.ravel()" if labels.size == len(images) else several
-        raise data_error(where, f"labels have shape {labels.shape}, not [N]: give {hint}")
+    several = labels.ndim == 2 and labels.shape[1] > 1
+    as_classes = several and not reading.from_annotators and look_like_classes(labels)
+    if labels.ndim != 1 and (as_classes or not several):
+        hint = "one class per image; images of several classes at once are not supported"
+        if labels.size == len(images):
+            hint = "labels.ravel()"
+        annotators = ". If these 0 and 1 are from annotators, choose by --labels" if as_classes else ""
+        raise data_error(where, f"labels have shape {labels.shape}, not [N]: give {hint}{annotators}")
     if len(labels) != len(images):
         raise data_error(where, f"{len(labels)} labels for {len(images)} images: give one per image")
-    if labels.min() < 0:
+    if several:
+        check_votes(labels, where)
+    elif labels.min() < 0:
         raise data_error(where, f"label {labels.min()} is negative: number the classes from 0")
     if labels.max() > np.iinfo(np.int64).max:
         raise data_error(where, f"label {labels.max()} is too large: number the classes from 0")
@@ -83,7 +90,8 @@ def check_arrays(
         name=name,
         where=where,
         images=standard,
-        labels=numbers,
+        labels=majority(numbers) if numbers.ndim == 2 else numbers,
+        votes=numbers if numbers.ndim == 2 else None,
         classes=names,
         notes=tuple(f"{name}: {note}" for note in notes),
         native=images.shape[1:] == (SIDE, SIDE, 3),

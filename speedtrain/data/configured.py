@@ -36,6 +36,7 @@ def load_configured(config: Config, data: Any = None, test: Any = None, progress
     config.side = loaded.side
     config.pixel_max = loaded.train.pixel_max or config.pixel_max
     config.data_root = _absolute(loaded.root)
+    config.labels = loaded.labels  # type: ignore[assignment]  # one of the ways
     return loaded
 
 
@@ -67,6 +68,8 @@ def load_given(
         skip_unreadable=config.skip_unreadable,
         core_seconds=_core_seconds(config) if config.named_side is None else None,
         progress=progress,
+        labels=config.labels,
+        seed=config.seed,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from speedtrain.config import AUTO, CIFAR10, DATA_SETS, IN_MEMORY, TORCHVISION, nearest
+from speedtrain.data.annotators import labels_for_training, measure_agreement
 from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin
 from speedtrain.data.folder import files_to_predict, find_splits, is_folder, listing, read_folder, refuse_splits
@@ -58,6 +59,8 @@ def load_data(
     skip_unreadable: bool = False,
     core_seconds: float | None = None,
     progress: Progress | None = None,
+    labels: str | int | None = None,
+    seed: int = 0,
 ) -> Data:
     """Reads and checks training and test images.
 
@@ -86,6 +89,10 @@ def load_data(
         core_seconds: seconds of training times cores; too few keep images at 32 pixels where `side` is None. Default:
             no limit.
         progress: is called with the number of image files decoded and their total. Default: none.
+        labels: what the labels of several annotators become for training: separate, soft, majority, em, first, or the
+            number of an annotator; see `annotators.labels_for_training`. Default: separate. Test images are scored by
+            the majority.
+        seed: of the ties of a majority. Default: 0.
 
     Raises:
         UserError: the images cannot be found, read or used.
@@ -99,6 +106,7 @@ def load_data(
         data = CIFAR10  # test images of one's own belong to one data set: do not fall back to another
 
     reading = replace(_reading(side, fit, skip_unreadable, progress, pixel_max), core_seconds=core_seconds)
+    reading = replace(reading, from_annotators=labels is not None)
     choice = SplitChoice(own_test=test is None, with_validation=with_validation)
     source, test_source = _open(data, data_root, reading, choice, columns or {})
     if test is not None:
@@ -121,6 +129,17 @@ def load_data(
         train, limit_notes = limit_per_class(train, int(per_class))
         notes += limit_notes
 
+    annotators = None
+    if train.votes is not None:
+        annotators = measure_agreement(train.votes, len(train.classes))
+        labels = "separate" if labels is None else labels
+        train, left_out = labels_for_training(train, labels, seed)
+        notes += [f"{train.name}: {annotators.in_words()} (--labels {labels})", *left_out]
+    elif labels is not None:
+        raise data_error(f"--labels {labels}", f"{train.name} has one label an image: leave it out")
+    if held.votes is not None:
+        notes.append(f"{held.name}: the test images are scored by the majority of their annotators, which may be wrong")
+
     if both := groups_in_both(train, held):
         notes.append(
             f"{both} groups have images on both sides, in training and in test: "
@@ -137,7 +156,7 @@ def load_data(
         notes += notes_on_near_copies(train, held)
     root = source.root or (test_source.root if test_source is not None else None)
     skipped = (*source.problems, *(test_source.problems if test_source is not None else ()))
-    return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root, skipped)
+    return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root, skipped, annotators, labels)
 
 
 def _reading(

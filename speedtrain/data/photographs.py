@@ -39,6 +39,7 @@ class Reading:
         progress: is called with the number of images read and their total.
         core_seconds: of training, to decide the side by; None where they do not limit it.
         pixel_max: what integers wider than uint8 have for white; None for the largest of their depth.
+        from_annotators: whether somebody said that labels in several columns are annotators'.
     """
 
     side: int | None = SIDE
@@ -47,6 +48,7 @@ class Reading:
     progress: Progress | None = None
     pixel_max: int | None = None
     core_seconds: float | None = None
+    from_annotators: bool = False
 
     def decide_side(self, sizes: Iterable[tuple[int, int]], count: int) -> tuple[int, list[str]]:
         """The side of the images, and what is to be said about it.

@@ -4,12 +4,16 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from speedtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from speedtrain.data.annotators import Agreement
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -27,6 +31,9 @@ class Images:
         files: names of the N image files, relative to their folder; None where the images come from no files.
         pixel_max: the integer that stood for white where they came as integers wider than uint8, else None.
         groups: names [N], objects; images of one group belong together; None where nobody said so.
+        votes: int64 [N, A], the labels of A annotators, -1 where one gave none; `labels` is their majority or what was
+            made of them. None where each image has one label.
+        targets: float32 [N, K], how much of each class an image is trained on, instead of `labels`; None for these.
     """
 
     name: str
@@ -37,12 +44,33 @@ class Images:
     files: tuple[str, ...] | None = None
     pixel_max: int | None = None
     groups: np.ndarray | None = None
+    votes: np.ndarray | None = None
+    targets: np.ndarray | None = None
 
     def sha256(self) -> str:
-        """Hex digest of the image bytes followed by the labels as little-endian int64."""
+        """Hex digest of the image bytes followed by the labels as little-endian int64, and the targets, if any."""
         digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
         digest.update(self.labels.astype("<i8").data)
+        if self.targets is not None:
+            digest.update(self.targets.astype("<f4").data)
         return digest.hexdigest()
+
+    def subset(self, chosen: np.ndarray) -> "Images":
+        """The images chosen, by bool [N] or by indices, with all that belongs to each."""
+        files = None if self.files is None else tuple(np.array(self.files, dtype=object)[chosen])
+
+        def of(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[chosen]
+
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            files=files,
+            groups=of(self.groups),
+            votes=of(self.votes),
+            targets=of(self.targets),
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +84,8 @@ class Data:
         notes: one-line messages for the user.
         root: the folder in which CIFAR-10 lies, None where CIFAR-10 was not needed.
         skipped: files that were left out because they cannot be read.
+        annotators: how far those who labelled the training images agree; None where each image has one label.
+        labels: what their labels became, one of `annotators.WAYS` or a number; None with `annotators`.
     """
 
     train: Images
@@ -64,6 +94,8 @@ class Data:
     notes: tuple[str, ...]
     root: str | None = None
     skipped: tuple[str, ...] = ()
+    annotators: "Agreement | None" = None
+    labels: str | int | None = None
 
     @property
     def side(self) -> int:
@@ -84,7 +116,7 @@ class Source:
         notes: what was done to the images.
         by_name: whether the class names alone identify the classes and the numbers only follow their order, as in a
             folder.
-        native, files, pixel_max: as in `Images`.
+        native, files, pixel_max, votes: as in `Images`.
         groups: names of the N images' groups; None where nobody gave them.
         default_per_class: training images per class where the user gives no number.
         root: as in `Data`.
@@ -102,6 +134,7 @@ class Source:
     files: tuple[str, ...] | None = None
     pixel_max: int | None = None
     groups: tuple[str, ...] | None = None
+    votes: np.ndarray | None = None
     default_per_class: int | None = None
     root: str | None = None
     problems: Mapping[str, str] = field(default_factory=dict)

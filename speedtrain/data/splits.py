@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from speedtrain.data.annotators import NO_LABEL
 from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Images, Source, class_numbers, data_error
 
@@ -75,10 +76,13 @@ def read_chosen(
 
 def _joined(first: Source, second: Source) -> Source:
     """The images of two splits of a source in one."""
-    labels, classes = np.concatenate([first.labels, second.labels]), first.classes
+    classes = first.classes
     if first.by_name and first.classes and second.classes:
-        named = ((first.classes, first.labels), (second.classes, second.labels))
-        labels, classes = class_numbers([names[label] for names, numbers in named for label in numbers])
+        classes = class_numbers([*first.classes, *second.classes])[1]
+        first, second = (_renumbered(source, classes) for source in (first, second))
+    if _annotators(first) != _annotators(second):
+        counts = f"{_annotators(first)} and {_annotators(second)}"
+        raise data_error(first.where, f"the splits to join have {counts} labels an image: give both alike")
 
     def both(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if one is None or other is None else one + other
@@ -86,7 +90,8 @@ def _joined(first: Source, second: Source) -> Source:
     return replace(
         first,
         images=np.concatenate([first.images, second.images]),
-        labels=labels,
+        labels=np.concatenate([first.labels, second.labels]),
+        votes=None if first.votes is None or second.votes is None else np.concatenate([first.votes, second.votes]),
         classes=classes,
         notes=(*first.notes, *second.notes),
         native=first.native and second.native,
@@ -94,6 +99,17 @@ def _joined(first: Source, second: Source) -> Source:
         groups=both(first.groups, second.groups),
         problems={**first.problems, **second.problems},
     )
+
+
+def _renumbered(source: Source, classes: tuple[str, ...]) -> Source:
+    """The source with its classes, which it names, numbered as in `classes`."""
+    numbers = np.array([*map(classes.index, source.classes or ()), NO_LABEL])  # the last is for -1
+    votes = None if source.votes is None else numbers[source.votes]
+    return replace(source, labels=numbers[source.labels], votes=votes, classes=classes)
+
+
+def _annotators(source: Source) -> int:
+    return 1 if source.votes is None else source.votes.shape[1]
 
 
 def training_set(source: Source) -> Images:
@@ -106,13 +122,14 @@ def training_set(source: Source) -> Images:
     if len(present) == 1:
         raise data_error(source.where, "all images are of one class: give at least two classes")
     # Before naming them all: labels from a file may be as large as 2⁶³.
-    num_classes = len(source.classes) if source.classes else int(present[-1]) + 1
+    largest = int(present[-1]) if source.votes is None else int(source.votes.max())
+    num_classes = len(source.classes) if source.classes else largest + 1
     missing = _first_missing(present, num_classes)
     if missing is not None:
         name = source.classes[missing] if source.classes else str(missing)
         raise data_error(source.where, f"class {name!r} has no training image: add some, or number without gaps from 0")
     classes = source.classes or _numbers(num_classes)
-    return _images(source, source.labels, classes)
+    return _images(source, classes)
 
 
 def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[str]]:
@@ -126,10 +143,10 @@ def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[s
     Raises:
         UserError: the two disagree on the classes.
     """
-    labels, notes = source.labels, list(source.notes)
+    notes = list(source.notes)
     names = source.classes or train.classes
     if source.by_name and set(names) <= set(train.classes):
-        labels = np.array([train.classes.index(name) for name in names])[labels]
+        source = _renumbered(source, train.classes)
     elif named and names != train.classes:
         odd = sorted(set(names) ^ set(train.classes))
         what = f"{odd[0]!r} is in only one of them" if odd else "they are in another order"
@@ -139,21 +156,32 @@ def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[s
             f"only one of {train.name} and {source.name} names its classes: "
             f"0 is taken for {names[0]!r} in both, and so on"
         )
-    num_classes = len(train.classes)
-    if labels.max() >= num_classes:
+    labels, num_classes = source.labels, len(train.classes)
+    largest = labels.max() if source.votes is None else source.votes.max()
+    if largest >= num_classes:
         raise data_error(
             source.where,
-            f"test label {labels.max()}, but the training images have {num_classes} classes from 0: number both alike",
+            f"test label {largest}, but the training images have {num_classes} classes from 0: number both alike",
         )
     if missing := sorted(set(range(num_classes)) - set(np.unique(labels).tolist())):
         which = f"{len(missing)} of {num_classes} classes have no test image, {train.classes[missing[0]]!r} for one"
         notes.append(f"{source.name}: {which}: the score is of the other classes alone")
-    return _images(source, labels, train.classes), notes
+    return _images(source, train.classes), notes
 
 
-def _images(source: Source, labels: np.ndarray, classes: tuple[str, ...]) -> Images:
+def _images(source: Source, classes: tuple[str, ...]) -> Images:
     groups = None if source.groups is None else np.array(source.groups, dtype=object)
-    return Images(source.name, source.images, labels, classes, source.native, source.files, source.pixel_max, groups)
+    return Images(
+        source.name,
+        source.images,
+        source.labels,
+        classes,
+        source.native,
+        source.files,
+        source.pixel_max,
+        groups,
+        source.votes,
+    )
 
 
 def hold_out(train: Images, where: str, advice: str = "give --test") -> tuple[Images, Images, list[str]]:
@@ -185,7 +213,7 @@ def hold_out(train: Images, where: str, advice: str = "give --test") -> tuple[Im
     if single := int((counts == 1).sum()):
         which = f"{single} of {len(counts)} classes have a single image, {train.classes[counts.argmin()]!r} for one"
         notes.append(f"{train.name}: {which}: it is trained on, and nothing tests the class")
-    return _subset(train, ~out), _subset(train, out), notes
+    return train.subset(~out), train.subset(out), notes
 
 
 def _fifth(count: int) -> int:
@@ -225,7 +253,7 @@ def limit_per_class(train: Images, per_class: int) -> tuple[Images, list[str]]:
             f"{(counts < per_class).sum()} of {len(counts)} classes have fewer than {per_class} training "
             f"images (class {train.classes[counts.argmin()]!r}: {counts.min()}): taking what is there"
         )
-    return _subset(train, _stratified(train.labels, lambda count: min(count, per_class))), notes
+    return train.subset(_stratified(train.labels, lambda count: min(count, per_class))), notes
 
 
 def _numbers(num_classes: int) -> tuple[str, ...]:
@@ -253,12 +281,6 @@ def _stratified(labels: np.ndarray, quota: Callable[[int], int]) -> np.ndarray:
         members = np.flatnonzero(labels == label)
         chosen[rng.permutation(members)[: quota(len(members))]] = True
     return chosen
-
-
-def _subset(images: Images, chosen: np.ndarray) -> Images:
-    files = None if images.files is None else tuple(np.array(images.files, dtype=object)[chosen])
-    groups = None if images.groups is None else images.groups[chosen]
-    return replace(images, images=images.images[chosen], labels=images.labels[chosen], files=files, groups=groups)
 
 
 def groups_in_both(train: Images, test: Images) -> int:

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from speedtrain.data.annotators import NO_LABEL, check_votes, majority
 from speedtrain.data.photographs import Reading, labelled_photographs
-from speedtrain.data.source import Source, class_numbers, data_error, unreadable
+from speedtrain.data.source import Source, class_numbers, data_error, natural_order, unreadable
 from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen
+from speedtrain.errors import UserError
 
 SUFFIXES = (".csv", ".tsv")
 
@@ -23,7 +26,10 @@ ROLES = {
     "group": ("group",),
 }
 """What a column can be for → the names by which it is found where nobody names it."""
-REQUIRED = ("image", "label")
+BETWEEN_LABELS = "+"
+"""Between the names of several columns of labels, in `--columns label=ONE+OTHER`."""
+NUMBERED = re.compile(r"(label|annotator)[ _-]?[0-9]+", re.IGNORECASE)
+"""Names by which the columns of several annotators are found."""
 
 Columns = dict[str, list[Any]]
 
@@ -46,26 +52,35 @@ def read_table(table: Any, name: str, reading: Reading, choice: SplitChoice, col
     where = str(table) if is_file else name
     there = _read_csv(table) if is_file else {str(column): list(table[column]) for column in table.columns}
     chosen = _choose(there, columns, where)
+    annotators = _choose_labels(there, columns, where)
     rows = {role: [_text(value) for value in there[column]] for role, column in chosen.items()}
     if not rows["image"]:
         raise data_error(where, "it has no rows: give one for each image")
-    for role, texts in rows.items():
+    given = [[_text(value) for value in there[column]] for column in annotators]
+    in_words = " and ".join(map(repr, annotators))
+    for column, texts in (*((repr(chosen[role]), texts) for role, texts in rows.items()), _any_label(in_words, given)):
         if "" in texts:
             row = texts.index("") + 1
-            raise data_error(where, f"row {row} has nothing in column {chosen[role]!r}: fill it, or remove the row")
+            raise data_error(where, f"row {row} has nothing in column {column}: fill it, or remove the row")
     folder = table.parent if is_file else Path()
     _check_named_once(rows, where)
     _check_there(rows["image"], folder, chosen["image"], where, reading)
     split_of = np.array(_splits(rows, where), dtype=object)
-    said = ", ".join(f"{role} from {column!r}" for role, column in chosen.items() if role not in columns)
+    sources = {role: repr(column) for role, column in chosen.items()} | {"label": in_words}
+    said = ", ".join(f"{role} from {sources[role]}" for role in ROLES if role in sources and role not in columns)
     found = f"{name}: {said} (--columns {'image=…,label=…'} names others)" if said else None
 
     def read(split: str, reading: Reading) -> Source:
         places = np.flatnonzero(split_of == split)
-        labels, classes = class_numbers([rows["label"][place] for place in places])
+        votes, classes = _votes([[texts[place] for texts in given] for place in places])
+        if len(annotators) > 1:
+            check_votes(votes, where)
         files = {folder / rows["image"][place]: rows["image"][place] for place in places}
         notes = [found] if found and split == TRAIN else []
-        source = labelled_photographs(name, where, files, labels, classes, reading, notes)
+        source = labelled_photographs(name, where, files, majority(votes), classes, reading, notes)
+        if len(annotators) > 1:
+            vote_of = {rows["image"][place]: vote for place, vote in zip(places, votes, strict=True)}
+            source = replace(source, votes=np.array([vote_of[file] for file in source.files or ()]))
         if "group" not in rows:
             return source
         group_of = {rows["image"][place]: rows["group"][place] for place in places}
@@ -113,19 +128,56 @@ def _choose(there: Columns, columns: Mapping[str, str], where: str) -> dict[str,
     chosen = {}
     has = f"it has {', '.join(map(repr, there))}"
     for role, usual in ROLES.items():
+        if role == "label":
+            continue
         if (named := columns.get(role)) is not None:
             if named not in there:
                 raise data_error(where, f"no column {named!r} ({has}): give --columns {role}=NAME")
             chosen[role] = named
             continue
         found = [column for column in there if column.lower() in usual]
-        if len(found) > 1 and role in REQUIRED:
-            raise data_error(where, f"{' and '.join(map(repr, found))} may be the {role}: give --columns {role}=NAME")
-        if not found and role in REQUIRED:
-            raise data_error(where, f"no column called {' or '.join(usual)} ({has}): give --columns {role}=NAME")
+        if role == "image" and len(found) != 1:
+            raise _not_one(role, found, usual, has, where)
         if found:
             chosen[role] = found[0]
     return chosen
+
+
+def _choose_labels(there: Columns, columns: Mapping[str, str], where: str) -> list[str]:
+    """The columns of labels: of one annotator, or of several."""
+    has = f"it has {', '.join(map(repr, there))}"
+    if (named := columns.get("label")) is not None:
+        several = [named] if named in there else named.split(BETWEEN_LABELS)
+        for column in several:
+            if column not in there:
+                raise data_error(where, f"no column {column!r} ({has}): give --columns label=NAME, or label=ONE+OTHER")
+        return several
+    found = [column for column in there if column.lower() in ROLES["label"]]
+    numbered = sorted((column for column in there if NUMBERED.fullmatch(column)), key=natural_order)
+    if not found and len(numbered) > 1:
+        return numbered
+    if len(found) != 1:
+        raise _not_one("label", found, ROLES["label"], has, where)
+    return found
+
+
+def _not_one(role: str, found: Sequence[str], usual: Sequence[str], has: str, where: str) -> UserError:
+    if found:
+        return data_error(where, f"{' and '.join(map(repr, found))} may be the {role}: give --columns {role}=NAME")
+    return data_error(where, f"no column called {' or '.join(usual)} ({has}): give --columns {role}=NAME")
+
+
+def _any_label(columns: str, given: Sequence[Sequence[str]]) -> tuple[str, list[str]]:
+    """The columns' names, and of each row a label that is there, if any is."""
+    return columns, [max(texts) for texts in zip(*given, strict=True)]
+
+
+def _votes(names: Sequence[Sequence[str]]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers int64 [N, A] of the classes named, -1 for an empty name; and the classes."""
+    numbers, classes = class_numbers([name for row in names for name in row if name])
+    votes = np.full((len(names), len(names[0])), NO_LABEL, np.int64)
+    votes[np.array([[bool(name) for name in row] for row in names])] = numbers
+    return votes, classes
 
 
 def _text(value: Any) -> str:

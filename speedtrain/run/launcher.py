@@ -110,9 +110,8 @@ class WorkerProcess:
             tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder,
             open(self.run / "log.txt", "ab") as log,
         ):
-            job.write(
-                Path(folder), self.train.images, self.train.labels, None if self.start is None else self.start.file
-            )
+            start = None if self.start is None else self.start.file
+            job.write(Path(folder), self.train.images, self.train.labels, self.train.targets, start)
             # -P: a file called timing.py in the user's current folder is not ours
             command = [sys.executable, "-P", "-m", "speedtrain.training.worker", folder]
             environment = worker_environment(self.config)

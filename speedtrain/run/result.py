@@ -120,6 +120,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
             "notes": list(data.notes),
             "skipped": list(data.skipped),
         },
+        "annotators": None if data.annotators is None else {**data.annotators.as_dict(), "labels": data.labels},
         "test_data": {
             "name": data.test.name,
             "sha256": data.test.sha256(),

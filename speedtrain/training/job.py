@@ -12,6 +12,7 @@ from speedtrain.config import Config
 
 START = "start.safetensors"
 """Name of the file with the weights to start from."""
+TARGETS = "targets.npy"
 
 
 @dataclass(frozen=True)
@@ -41,31 +42,42 @@ class Job:
     plan_only: bool = False
     started_from: dict[str, Any] | None = None
 
-    def write(self, folder: Path, images: np.ndarray, labels: np.ndarray, start: bytes | None = None) -> None:
+    def write(
+        self,
+        folder: Path,
+        images: np.ndarray,
+        labels: np.ndarray,
+        targets: np.ndarray | None = None,
+        start: bytes | None = None,
+    ) -> None:
         """Writes the job to a folder, with images uint8 [N, H, W, 3] and labels int64 [N].
 
         Args:
+            targets: as in `Images`. Default: None.
             start: a safetensors file with the weights to start from. Default: None, random weights.
         """
         if start is not None:
             (folder / START).write_bytes(start)
         np.save(folder / "images.npy", images)
         np.save(folder / "labels.npy", labels)
+        if targets is not None:
+            np.save(folder / TARGETS, targets)
         paths = {"run": str(self.run), "replay": self.replay and str(self.replay)}
         content = {**asdict(self), **paths}
         (folder / "job.json").write_text(json.dumps(content), encoding="utf-8")
 
     @classmethod
-    def take(cls, folder: Path) -> tuple["Job", np.ndarray, np.ndarray, bytes | None]:
-        """Reads a job, its images, its labels and the weights to start from, and deletes the folder.
+    def take(cls, folder: Path) -> tuple["Job", np.ndarray, np.ndarray, np.ndarray | None, bytes | None]:
+        """Reads a job, its images, labels and targets, and the weights to start from, and deletes the folder.
 
         The images should not stay on the disk if the parent process is killed.
         """
         start = (folder / START).read_bytes() if (folder / START).exists() else None
         job = cls(**json.loads((folder / "job.json").read_text(encoding="utf-8")))
         images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
+        targets = np.load(folder / TARGETS) if (folder / TARGETS).exists() else None
         shutil.rmtree(folder, ignore_errors=True)
         replay = None if job.replay is None else Path(job.replay)
         config = Config(**job.config)  # type: ignore[arg-type]  # a mapping in JSON
         job = replace(job, config=config, classes=tuple(job.classes), run=Path(job.run), replay=replay)
-        return job, images, labels, start
+        return job, images, labels, targets, start

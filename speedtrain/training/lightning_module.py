@@ -31,6 +31,7 @@ class Training(L.LightningModule):
         tricks: in the order in which they wrap.
         lr, momentum, nesterov, weight_decay: of SGD.
         precision: `fp32`, or `bf16` or `fp16` for automatic mixed precision.
+        targets: float [N, K], how much of each class an image is trained on. Default: one of its label's class.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Training(L.LightningModule):
         nesterov: bool,
         weight_decay: float,
         precision: str = "fp32",
+        targets: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -61,7 +63,8 @@ class Training(L.LightningModule):
         self.differentiate: Callable[[Tensor], object] = self.manual_backward
         self.loss_scale = LossScale(precision == "fp16")
         # plain attributes: as buffers, DistributedDataParallel would send them round every step
-        self._images, self._labels, self._num_classes = images, labels, num_classes
+        self._images, self._num_classes = images, num_classes
+        self._targets = labels if targets is None else targets
         self._precision = precision
         self._weights = list(classifier.parameters())
         self._sgd: dict[str, Any] = {
@@ -99,7 +102,7 @@ class Training(L.LightningModule):
         """Images [indices], normalised and passed through the tricks that act on the batch."""
         batch = Batch(
             self.classifier.normalise(self._images[indices]),
-            self._labels[indices],
+            self._targets[indices],
             self.progress,
             self.num_steps,
             self._num_classes,
@@ -145,6 +148,7 @@ def build_training(
     width: int | None,
     precision: str,
     statistics: Tensor | None = None,
+    targets: Tensor | None = None,
 ) -> Training:
     """The training of an untrained network, as configured, with what the planner decided.
 
@@ -153,6 +157,7 @@ def build_training(
         width: of a ResNet-9; None for other networks.
         precision: `fp32`, `bf16` or `fp16`.
         statistics: training images to take statistics from; default: all.
+        targets: as in `Training`; default: the labels.
 
     Raises:
         UserError: no such model, or timm cannot build it for these images.
@@ -175,4 +180,5 @@ def build_training(
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
         precision=precision,
+        targets=targets,
     )

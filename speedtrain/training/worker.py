@@ -52,6 +52,7 @@ def train(
     plan_only: bool = False,
     weights: Path | None = None,
     facts: Mapping[str, object] | None = None,
+    targets: "np.ndarray | None" = None,
     start: bytes | None = None,
 ) -> int:
     """Trains by the clock, and saves again and again to `run`.
@@ -68,6 +69,7 @@ def train(
         plan_only: plan without training, and measure even where nothing is left to decide; default: no.
         weights: file for the weights; default: `run/weights.safetensors`.
         facts: JSON values to store with the weights; default: none.
+        targets: float32 [N, K], to train on instead of the labels; default: none.
         start: a safetensors file of weights to start from; what it lacks is random; default: all are random.
 
     Returns:
@@ -100,12 +102,13 @@ def train(
         device = torch.device(config.device)
         configure_device(device)
         stored = torch.tensor(images, device=device)
-        targets = torch.tensor(labels, device=device)
+        numbers = torch.tensor(labels, device=device)
+        soft = None if targets is None else torch.tensor(targets, device=device)
 
     with ledger.phase("plan"):  # in a replay nothing is left to decide
         torch.set_num_threads(thread_controller.initial())
         left = max(0.0, config.budget - budget.elapsed())
-        plan = make_plan(config, stored, targets, num_classes, left, plan_only=plan_only)
+        plan = make_plan(config, stored, numbers, num_classes, left, plan_only=plan_only)
         config.batch_size, config.precision = plan.batch_size, plan.precision
         config.width = plan.width or config.width
         send_event({"event": "plan", "plan": plan.as_dict()})
@@ -116,7 +119,9 @@ def train(
     with ledger.phase("build"):
         torch.set_num_threads(1)  # the whitening's bits must not depend on how busy the machine is now
         torch.manual_seed(config.seed)
-        training = build_training(config, stored, targets, num_classes, width=plan.width, precision=plan.precision)
+        training = build_training(
+            config, stored, numbers, num_classes, width=plan.width, precision=plan.precision, targets=soft
+        )
         if start is not None:  # the parent process has checked that it fits
             training.classifier.load_state_dict(safetensors.torch.load(start), strict=False)
         assert isinstance(config.batch_size, int)
@@ -177,7 +182,7 @@ def main(folder: Path) -> None:
         from speedtrain.training.job import Job
         from speedtrain.training.step_log import StepLog
     with ledger.phase("data"):
-        job, images, labels, start = Job.take(folder)
+        job, images, labels, targets, start = Job.take(folder)
         replay = StepLog.read(job.replay, job.replay_steps) if job.replay else None
     train(
         job.config,
@@ -190,6 +195,7 @@ def main(folder: Path) -> None:
         max_steps=job.max_steps,
         plan_only=job.plan_only,
         facts={"data_sha256": job.data_sha256, "started_from": job.started_from},
+        targets=targets,
         start=start,
     )
 

@@ -1,0 +1,175 @@
+"""Several labels an image: how far annotators agree, and what their labels become for training."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from speedtrain.data.source import Images, data_error
+from speedtrain.errors import UserError
+
+WAYS = ("separate", "soft", "majority", "em", "first")
+"""What several labels may become; the number of an annotator is another way."""
+NO_LABEL = -1
+"""Stands in `votes` where an annotator gave none."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the annotators of a set agree.
+
+    Attributes:
+        annotators: how many there are.
+        unanimous: share of the images with several labels on which all are the same.
+        pairs: share of the pairs of labels of an image that are the same.
+        noise: share of wrong labels that this implies, if errors are independent and go to any other class alike.
+        with_majority: of each annotator, the share of their labels that agrees with the majority.
+    """
+
+    annotators: int
+    unanimous: float
+    pairs: float
+    noise: float
+    with_majority: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def in_words(self) -> str:
+        """One line for the user."""
+        return (
+            f"{self.annotators} annotators; all agree on {self.unanimous:.1%} of the images that have several labels. "
+            f"If their errors are independent, {self.noise:.0%} of the labels are wrong; errors that they share do not "
+            "show"
+        )
+
+
+def check_votes(labels: np.ndarray, where: str) -> None:
+    """Raises UserError where labels int [N, A] are not those of A annotators, or lack what training needs."""
+    if labels.min() < NO_LABEL:
+        raise data_error(where, f"label {labels.min()} is negative: number the classes from 0; -1 is for no label")
+    given = labels >= 0
+    if not given.any(axis=1).all():
+        row = int((~given.any(axis=1)).argmax())
+        raise data_error(where, f"image {row} has no label from any annotator: leave it out, or label it")
+    if not given.any(axis=0).all():
+        annotator = int((~given.any(axis=0)).argmax()) + 1
+        raise data_error(where, f"annotator {annotator} gave no label: leave the column out")
+
+
+def look_like_classes(labels: np.ndarray) -> bool:
+    """Whether labels int [N, A] of 0 and 1 may be flags of A classes instead of the labels of A annotators."""
+    return labels.shape[1] > 2 and labels.min() >= 0 and labels.max() <= 1
+
+
+def count_votes(votes: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many annotators gave each class, int64 [N, K].
+
+    Args:
+        votes: int64 [N, A], -1 where an annotator gave none.
+    """
+    images, annotators = np.nonzero(votes >= 0)
+    counts = np.zeros((len(votes), num_classes), np.int64)
+    np.add.at(counts, (images, votes[images, annotators]), 1)
+    return counts
+
+
+def majority(votes: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The class that most annotators gave, int64 [N]; of equals one by the seed.
+
+    Args:
+        votes: int64 [N, A], -1 where an annotator gave none.
+        seed: of the draw. Default: 0.
+    """
+    counts = count_votes(votes, int(votes.max()) + 1)
+    return (counts + np.random.default_rng(seed).uniform(0, 0.5, counts.shape)).argmax(axis=1)
+
+
+def dawid_skene(votes: np.ndarray) -> np.ndarray:
+    """The likeliest true class by Dawid and Skene's model of annotators (1979), int64 [N], from crowd-kit.
+
+    Args:
+        votes: int64 [N, A], -1 where an annotator gave none.
+
+    Raises:
+        UserError: crowd-kit is not installed.
+    """
+    try:
+        from crowdkit.aggregation.classification.dawid_skene import DawidSkene
+    except ImportError as error:
+        raise UserError(f"--labels em needs crowd-kit ({error}): pip install 'speedtrain[labels]'") from None
+    import pandas as pd
+
+    images, annotators = np.nonzero(votes >= 0)
+    table = pd.DataFrame({"task": images, "worker": annotators, "label": votes[images, annotators]})
+    return DawidSkene(n_iter=100, tol=1e-5).fit_predict(table).sort_index().to_numpy(np.int64)
+
+
+def measure_agreement(votes: np.ndarray, num_classes: int) -> Agreement:
+    """How far annotators agree.
+
+    With a share p of wrong labels, each as often any of the other K − 1 classes, two labels of an image agree with
+    probability (1 − p)² + p² / (K − 1). The share is the smaller p for which that is what was seen.
+
+    Args:
+        votes: int64 [N, A], -1 where an annotator gave none.
+    """
+    counts = count_votes(votes, num_classes)
+    given = counts.sum(axis=1)
+    several = given > 1
+    pairs, same = (given * (given - 1)).sum(), (counts * (counts - 1)).sum()
+    agree = float(same / pairs) if pairs else 1.0
+    chance = num_classes / (num_classes - 1)
+    noise = (1 - np.sqrt(max(0.0, (num_classes * agree - 1) / (num_classes - 1)))) / chance
+    most = majority(votes)
+    own = [float((votes[:, a] == most)[votes[:, a] >= 0].mean()) for a in range(votes.shape[1])]
+    unanimous = float((counts.max(axis=1) == given)[several].mean()) if several.any() else 1.0
+    return Agreement(votes.shape[1], unanimous, agree, float(noise), tuple(own))
+
+
+def labels_for_training(train: Images, way: str | int | None, seed: int) -> tuple[Images, list[str]]:
+    """Training images whose annotators' labels have become what the loss takes, and notes.
+
+    - separate: targets of each class's votes. Their loss is the sum over the annotators of the loss of each one's
+      label, in units of an image with the mean number of labels, since every loss here is linear in the target.
+    - soft: targets of each class's share of the votes. Where all annotators labelled an image, the same as separate.
+    - majority, em: one label; see `majority` and `dawid_skene`.
+    - first: the label of the first annotator, in their order, who gave one.
+    - a number from 1: the labels of one annotator; other images are left out.
+
+    Args:
+        train: images with `votes`.
+        way: one of these; None for the default, separate.
+        seed: of the majority's ties.
+
+    Raises:
+        UserError: there is no such annotator, or crowd-kit is not installed.
+    """
+    assert train.votes is not None
+    votes, name = train.votes, train.name
+    if way is None or way in ("separate", "soft"):
+        counts = count_votes(votes, len(train.classes))
+        given = counts.sum(axis=1, keepdims=True)
+        shares = counts / (given if way == "soft" else given.mean())
+        return replace(train, targets=shares.astype(np.float32)), []
+    if way == "majority":
+        return replace(train, labels=majority(votes, seed)), []
+    if way == "em":
+        return replace(train, labels=dawid_skene(votes)), []
+    if way == "first":
+        return replace(train, labels=votes[np.arange(len(votes)), (votes >= 0).argmax(axis=1)]), []
+    annotators = votes.shape[1]
+    if not 1 <= int(way) <= annotators:
+        raise data_error(f"--labels {way}", f"{name} has {annotators} annotators: give a number from 1 to {annotators}")
+    chosen = votes[:, int(way) - 1] >= 0
+    taken = replace(train.subset(chosen), labels=votes[chosen, int(way) - 1])
+    missing = int((~chosen).sum())
+    return taken, [f"{name}: {missing} images without a label of annotator {way} are left out"] if missing else []
+
+
+def agreement_with_annotators(predicted: np.ndarray, votes: np.ndarray) -> Mapping[str, Any]:
+    """Share of the predicted classes int64 [N] that agree with each annotator, and with their majority."""
+    each = [float((predicted == column)[column >= 0].mean()) if (column >= 0).any() else None for column in votes.T]
+    return {"each": each, "majority": float((predicted == majority(votes)).mean())}
