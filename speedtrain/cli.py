@@ -22,6 +22,7 @@ from speedtrain.export.commands import add_export_options, export_command
 from speedtrain.judge import cli as judging
 from speedtrain.run import commands as running
 from speedtrain.run.commands import print_line
+from speedtrain.suspects.commands import add_suspects_options, suspects_command
 from speedtrain.tracks.commands import add_corrupt_options, corrupt_command
 from speedtrain.training.imports import import_lightning
 
@@ -36,6 +37,7 @@ VERBS = {
     "tune": "search hyperparameters on a holdout, and confirm the winner on fresh seeds",
     "curve": "measure accuracy against budget, recipes side by side",
     "bench": "measure this machine, and what each trick and the harness cost on it",
+    "suspects": "list the labels that look wrong, by networks trained on the other images",
     "corrupt": "make a labelled set harder, for research or a contest: long-tailed, or with wrong labels",
     "package": "make a submission from a recipe or a run: one zip that trains and predicts on another machine",
     **judging.VERBS,
@@ -67,7 +69,7 @@ def build_parser() -> ArgumentParser:
     parser.epilog = "python -m speedtrain --budget 60 is short for train --budget 60."
     verbs = parser.add_subcommands(required=True, dest="verb")
     parsers = {verb: _Parser(description=help[0].upper() + help[1:] + ".") for verb, help in VERBS.items()}
-    for verb in ("train", "plan", "ablate", "tune", "curve", "bench"):
+    for verb in ("train", "plan", "ablate", "tune", "curve", "bench", "suspects"):
         _add_run_options(parsers[verb])
     ablation_options.add_ablate_options(parsers["ablate"])
     ablation_options.add_tune_options(parsers["tune"])
@@ -102,6 +104,7 @@ def build_parser() -> ArgumentParser:
     replay.add_argument("--out", metavar="DIR", help="run directory for the repetition (default: a new one in runs/)")
     replay.add_argument("--quiet", action="store_true", help="show no progress")
     add_export_options(parsers["export"])
+    add_suspects_options(parsers["suspects"])
     add_corrupt_options(parsers["corrupt"])
     _add_package_options(parsers["package"])
     judging.add_options(parsers)
@@ -273,6 +276,10 @@ def _plan(options: Namespace) -> int:
     return running.plan_command(options, _run_options(options))
 
 
+def _suspects(options: Namespace) -> int:
+    return suspects_command(options, _run_options(options))
+
+
 def _ablate(options: Namespace) -> int:
     return ablation.ablate_command(options, _run_options(options))
 
@@ -339,7 +346,7 @@ def _tricks(options: Namespace) -> int:
     return 0
 
 
-_TRAINING = ("train", "replay", "predict", "export", "plan", "ablate", "tune", "curve", "bench")
+_TRAINING = ("train", "replay", "predict", "export", "plan", "ablate", "tune", "curve", "bench", "suspects")
 """Commands that need Lightning. They import it without the packages that it would import and nothing uses."""
 
 _COMMANDS = {
@@ -353,6 +360,7 @@ _COMMANDS = {
     "tune": _tune,
     "curve": _curve,
     "bench": _bench,
+    "suspects": _suspects,
     "corrupt": corrupt_command,
     "package": _package,
     **judging.COMMANDS,

@@ -42,8 +42,7 @@ class Config:
         columns: role (image, label, split, group) → column of a CSV file.
         with_validation: whether the data's validation images join the training images.
         skip_unreadable: whether image files that cannot be read are left out.
-        labels: what the labels of several annotators become: separate, soft, majority, em, first, or the number of an
-            annotator from 1; null for separate, or where each image has one label.
+        labels: what the labels of several annotators become: separate (null too), soft, …, or an annotator's number.
         seed: of initialisation, order, augmentation, and the ties of a majority.
         device: auto, cpu, cuda, or cuda:N for one of several GPUs.
         threads: CPU threads at most, while no other program wants the cores; null for all cores.
@@ -146,9 +145,7 @@ class Config:
         return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
 
 
-MOST_SNAPSHOTS = 100
-"""Each is a save, and a prediction of all test images after the run."""
-
+MOST_SNAPSHOTS = 100  # each is a save, and a prediction of all test images after the run
 _KEYS = tuple(entry.name for entry in fields(Config))
 _POSITIVE = ("budget", "side", "pixel_max", "width", "batch_size", "lr", "head_scale", "threads", "per_class")
 _NOT_NEGATIVE = ("momentum", "weight_decay", "seed", "snapshots")

@@ -49,6 +49,7 @@ SMALL = {
 UNSAID = {
     "ablate": ["--seeds=1"], "curve": ["--seeds=1"], "tune": ["--trials=2", "--confirm=1"],
     "judge": ["--test-budget=40", "--drift=1000", *([] if works() else ["--sandbox=none"])],
+    "suspects": ["--folds=2"],
     "verify": ["--test-budget=40"], "package": ["--set=width=8", "--set=batch_size=64", "--set=precision=fp32"],
 }  # fmt: skip
 """What a command would do at length if nothing is said."""
@@ -315,10 +316,18 @@ def check_bench(options: SimpleNamespace, new: list[Path], printed: str) -> None
     assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
+def check_suspects(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    with open(Path(options.out, "suspects.csv"), newline="") as file:
+        found = len(list(csv.DictReader(file)))
+    assert f"{found} of " in printed
+    assert Path(options.out, "suspects.html").read_text().count("<figure>") == min(found, 100)
+
+
 def check_corrupt(options: SimpleNamespace, new: list[Path], printed: str) -> None:
     with np.load(options.out) as track, np.load(Path(options.out).with_suffix(".truth.npz")) as truth:
-        wrong = int((track["labels"] != truth["labels"]).sum())
-    assert f"{wrong} wrong labels" in printed
+        wrong = int((truth["labels"] != track["labels"].T).sum())
+        of = f" of {track['labels'].size}" if track["labels"].ndim > 1 else ""
+    assert f"{wrong}{of} wrong labels" in printed
 
 
 def check_package(options: SimpleNamespace, new: list[Path], printed: str) -> None:
@@ -361,6 +370,7 @@ CHECKS: dict[str, Callable[[SimpleNamespace, list[Path], str], None]] = {
     "tune": check_tune,
     "bench": check_bench,
     "corrupt": check_corrupt,
+    "suspects": check_suspects,
     "package": check_package,
     "verify": check_verify,
     "judge": check_board,

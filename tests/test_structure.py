@@ -20,7 +20,7 @@ LAYERS = (
     ("model",),
     ("training",),
     ("run",),
-    ("export", "submission"),
+    ("export", "submission", "suspects"),
     ("ablation", "bench", "judge"),
     ("cli",),
     ("__main__",),

@@ -1,5 +1,6 @@
 """Several labels an image: how far annotators agree, and what their labels become for training."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -104,7 +105,9 @@ def dawid_skene(votes: np.ndarray) -> np.ndarray:
 
     images, annotators = np.nonzero(votes >= 0)
     table = pd.DataFrame({"task": images, "worker": annotators, "label": votes[images, annotators]})
-    return DawidSkene(n_iter=100, tol=1e-5).fit_predict(table).sort_index().to_numpy(np.int64)
+    with warnings.catch_warnings(action="ignore"):  # on what pandas will change
+        labels = DawidSkene(n_iter=100, tol=1e-5).fit_predict(table)
+    return labels.sort_index().to_numpy(np.int64)
 
 
 def measure_agreement(votes: np.ndarray, num_classes: int) -> Agreement:
@@ -145,28 +148,34 @@ def labels_for_training(train: Images, way: str | int | None, seed: int) -> tupl
         seed: of the majority's ties.
 
     Raises:
-        UserError: there is no such annotator, or crowd-kit is not installed.
+        UserError: there is no such annotator, a class would have no image, or crowd-kit is not installed.
     """
     assert train.votes is not None
-    votes, name = train.votes, train.name
+    votes, notes = train.votes, []
     if way is None or way in ("separate", "soft"):
         counts = count_votes(votes, len(train.classes))
         given = counts.sum(axis=1, keepdims=True)
         shares = counts / (given if way == "soft" else given.mean())
         return replace(train, targets=shares.astype(np.float32)), []
     if way == "majority":
-        return replace(train, labels=majority(votes, seed)), []
-    if way == "em":
-        return replace(train, labels=dawid_skene(votes)), []
-    if way == "first":
-        return replace(train, labels=votes[np.arange(len(votes)), (votes >= 0).argmax(axis=1)]), []
-    annotators = votes.shape[1]
-    if not 1 <= int(way) <= annotators:
-        raise data_error(f"--labels {way}", f"{name} has {annotators} annotators: give a number from 1 to {annotators}")
-    chosen = votes[:, int(way) - 1] >= 0
-    taken = replace(train.subset(chosen), labels=votes[chosen, int(way) - 1])
-    missing = int((~chosen).sum())
-    return taken, [f"{name}: {missing} images without a label of annotator {way} are left out"] if missing else []
+        labels = majority(votes, seed)
+    elif way == "em":
+        labels = dawid_skene(votes)
+    elif way == "first":
+        labels = votes[np.arange(len(votes)), (votes >= 0).argmax(axis=1)]
+    else:
+        count = votes.shape[1]
+        if not 1 <= int(way) <= count:
+            raise data_error(f"--labels {way}", f"{train.name} has {count} annotators: give a number from 1 to {count}")
+        chosen = votes[:, int(way) - 1] >= 0
+        train, labels = train.subset(chosen), votes[chosen, int(way) - 1]
+        if missing := int((~chosen).sum()):
+            notes = [f"{train.name}: {missing} images without a label of annotator {way} are left out"]
+    counts = np.bincount(labels, minlength=len(train.classes))
+    if not counts.all():
+        name = train.classes[int(counts.argmin())]
+        raise data_error(f"--labels {way}", f"class {name!r} has no training image then: choose another way")
+    return replace(train, labels=labels), notes
 
 
 def agreement_with_annotators(predicted: np.ndarray, votes: np.ndarray) -> Mapping[str, Any]:

@@ -41,7 +41,13 @@ def load_configured(config: Config, data: Any = None, test: Any = None, progress
 
 
 def load_given(
-    config: Config, data: Any, test: Any, *, all_images: bool = False, progress: Progress | None = None
+    config: Config,
+    data: Any,
+    test: Any,
+    *,
+    all_images: bool = False,
+    holdout: bool = True,
+    progress: Progress | None = None,
 ) -> Data:
     """The images given, or those that the configuration names, in the form that it asks for.
 
@@ -50,7 +56,7 @@ def load_given(
         data: training images. None: the configuration's.
         test: test images. None: the configuration's.
         all_images: load all training images, whatever the configuration's `per_class`. Default: as many as it says.
-        progress: as for `load_data`. Default: none.
+        holdout, progress: as for `load_data`. Default: with a holdout, no progress.
 
     Raises:
         UserError: the images cannot be loaded.
@@ -70,6 +76,7 @@ def load_given(
         progress=progress,
         labels=config.labels,
         seed=config.seed,
+        holdout=holdout,
     )
 
 

@@ -26,7 +26,7 @@ from speedtrain.data.likeness import notes_on_near_copies
 from speedtrain.data.npz import read_npz, sources_from_npz
 from speedtrain.data.photograph import FITS, SIDE, Fit, is_image_file
 from speedtrain.data.photographs import Progress, Reading, read_photographs, unreadable_images
-from speedtrain.data.source import Arrays, Data, data_error
+from speedtrain.data.source import Arrays, Data, data_error, uneven
 from speedtrain.data.splits import (
     NO_VALIDATION,
     TRAIN,
@@ -61,6 +61,7 @@ def load_data(
     progress: Progress | None = None,
     labels: str | int | None = None,
     seed: int = 0,
+    holdout: bool = True,
 ) -> Data:
     """Reads and checks training and test images.
 
@@ -93,6 +94,8 @@ def load_data(
             number of an annotator; see `annotators.labels_for_training`. Default: separate. Test images are scored by
             the majority.
         seed: of the ties of a majority. Default: 0.
+        holdout: whether images are held out where the source has no test images. If not, `Data.test` is the training
+            images, and `labels` is left for later. Default: yes.
 
     Raises:
         UserError: the images cannot be found, read or used.
@@ -115,9 +118,13 @@ def load_data(
 
     train = training_set(source)
     notes = list(source.notes)
+    if not holdout:
+        return Data(train, train, False, tuple(notes), source.root, tuple(source.problems), labels=labels)
     if test_source is None:
         train, held, holdout_notes = hold_out(train, source.where)
         notes += holdout_notes
+        if uneven(np.bincount(train.labels)):
+            notes.append(f"{train.name}: classes of unequal size, in the holdout too: look at the balanced accuracy")
     else:
         held, test_notes = test_set(test_source, train, named=source.classes is not None)
         notes += test_notes

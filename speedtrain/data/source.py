@@ -47,6 +47,12 @@ class Images:
     votes: np.ndarray | None = None
     targets: np.ndarray | None = None
 
+    @property
+    def like_cifar10(self) -> bool:
+        """Whether images and labels are such that the scaling law may be asked: 32×32 in colour, classes of about the
+        same size, and one label each."""
+        return self.native and self.votes is None and not uneven(np.bincount(self.labels))
+
     def sha256(self) -> str:
         """Hex digest of the image bytes followed by the labels as little-endian int64, and the targets, if any."""
         digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
@@ -138,6 +144,11 @@ class Source:
     default_per_class: int | None = None
     root: str | None = None
     problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def uneven(counts: Sequence[int] | np.ndarray) -> bool:
+    """Whether classes with so many images differ by more than half: then accuracy alone may deceive."""
+    return min(counts) < max(counts) / 2
 
 
 def class_numbers(names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -127,6 +127,8 @@ def training_set(source: Source) -> Images:
     missing = _first_missing(present, num_classes)
     if missing is not None:
         name = source.classes[missing] if source.classes else str(missing)
+        if source.votes is not None:
+            raise data_error(source.where, f"class {name!r} is the majority's label of no image: mend or remove it")
         raise data_error(source.where, f"class {name!r} has no training image: add some, or number without gaps from 0")
     classes = source.classes or _numbers(num_classes)
     return _images(source, classes)

@@ -13,7 +13,7 @@ import numpy as np
 
 from speedtrain.data.annotators import NO_LABEL, check_votes, majority
 from speedtrain.data.photographs import Reading, labelled_photographs
-from speedtrain.data.source import Source, class_numbers, data_error, natural_order, unreadable
+from speedtrain.data.source import Source, class_numbers, data_error, unreadable
 from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen
 from speedtrain.errors import UserError
 
@@ -153,7 +153,7 @@ def _choose_labels(there: Columns, columns: Mapping[str, str], where: str) -> li
                 raise data_error(where, f"no column {column!r} ({has}): give --columns label=NAME, or label=ONE+OTHER")
         return several
     found = [column for column in there if column.lower() in ROLES["label"]]
-    numbered = sorted((column for column in there if NUMBERED.fullmatch(column)), key=natural_order)
+    numbered = sorted(filter(NUMBERED.fullmatch, there), key=lambda column: int(re.sub("[^0-9]", "", column)))
     if not found and len(numbered) > 1:
         return numbered
     if len(found) != 1:

@@ -40,7 +40,7 @@ def plan(
     sizes = len(loaded.train.images), len(loaded.train.classes), len(loaded.test.images)
     return (
         config,
-        {**measured, "expected": predict_accuracy(config, measured, *sizes, native=loaded.train.native)},
+        {**measured, "expected": predict_accuracy(config, measured, *sizes, native=loaded.train.like_cifar10)},
         messages,
     )
 

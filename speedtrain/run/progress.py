@@ -178,6 +178,9 @@ class Display:
                 out.print(line, markup=False)
                 worst = result["worst_class"]
                 out.print(f"worst class {worst['class']}: {worst['accuracy']:.2%}", markup=False)
+            if agreement := result.get("agreement_with_annotators"):
+                each = ", ".join("–" if share is None else f"{share:.1%}" for share in agreement["each"])
+                out.print(f"agreement with each annotator: {each}", markup=False)
             if expected := result.get("expected"):
                 between = f"{expected['low']:.1%} to {expected['high']:.1%}"
                 line = f"expected {expected['accuracy']:.1%} ({between}) on images like CIFAR-10's"

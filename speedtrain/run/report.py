@@ -1,16 +1,15 @@
 """The report of a run: `curve.png`, and `report.html`, one file that needs no other."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from speedtrain.run.learning_curve import EXPLANATION, draw_learning_curve
 from speedtrain.training.metrics import read_metrics
 from speedtrain.view.figures import BLUE, GREEN, LEMON, ORANGE, PINK, SKY, YELLOW, figure
+from speedtrain.view.gallery import GALLERY_STYLE, gallery
 from speedtrain.view.html import Html, bullets, definitions, page, percent, picture, section, table, tag
 
 PLOTTED = ("seconds", "loss", "lr", "images_per_second")
@@ -69,7 +68,7 @@ def write_report(
     sections.append(_what_was_run(result))
     name = (result.get("data") or {}).get("name") or "a run"
     title = f"{_accuracy(result)}, {name}"
-    (run / "report.html").write_text(page(title, *sections, style=_STYLE), encoding="utf-8")
+    (run / "report.html").write_text(page(title, *sections, style=_STYLE + GALLERY_STYLE), encoding="utf-8")
 
 
 def _number(value: float | None, digits: int = 0, unit: str = "") -> str | None:
@@ -98,11 +97,16 @@ def _headline(result: Mapping[str, Any]) -> Html:
     expected = result.get("expected")
     test = result.get("test_data") or {}
     worst, by_size = result.get("worst_class"), result.get("accuracy_by_size")
+    annotators, agreement = result.get("annotators"), result.get("agreement_with_annotators")
     facts = {
         "balanced accuracy": None if result.get("balanced_accuracy") is None else percent(result["balanced_accuracy"]),
         "worst class": worst and f"{worst['class']}, {percent(worst['accuracy'])}",
         "classes by training images": by_size
         and ", ".join(f"{BY_SIZE[kind]} {percent(value)}" for kind, value in by_size.items()),
+        "annotators": annotators and f"{annotators['annotators']}, all agree on {percent(annotators['unanimous'])}",
+        "labels": annotators and f"{annotators['labels']}",
+        "agreement with each annotator": agreement
+        and ", ".join("–" if share is None else percent(share) for share in agreement["each"]),
         "macro F1": None if result.get("macro_f1") is None else percent(result["macro_f1"]),
         "largest class": test.get("largest_class_share") and f"{percent(test['largest_class_share'])} of the images",
         "expected, were these CIFAR-10": expected and f"{percent(expected['low'])} to {percent(expected['high'])}",
@@ -202,20 +206,18 @@ def _mistakes(
     if not len(wrong):
         return section("Worst mistakes", tag("p", f"None: all {len(labels):,} images were recognised."))
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:NUM_MISTAKES]
-    figures = []
-    for i in worst:
-        png = io.BytesIO()
-        Image.fromarray(images[i]).save(png, "PNG")
+
+    def captioned(i: int) -> tuple[np.ndarray, str, tuple[object, ...]]:
         true, guess = classes[labels[i]], classes[predicted[i]]
         name = f"Image {i}" if files is None else files[i]
-        image = picture(png.getvalue(), f"{name}: {true}, taken for {guess}")
         shown = Html() if files is None else tag("span", f" {name}")
-        caption = tag("figcaption", f"{true} → {guess} ", tag("span", f"({percent(confidence[i])})"), shown)
-        figures.append(tag("figure", image, caption))
+        caption = (f"{true} → {guess} ", tag("span", f"({percent(confidence[i])})"), shown)
+        return images[i], f"{name}: {true}, taken for {guess}", caption
+
     explanation = (
         f"The surest of {len(wrong):,} wrong predictions on {len(labels):,} images: true → predicted (probability)."
     )
-    return section("Worst mistakes", tag("p", explanation), tag("div", *figures, class_="mistakes"))
+    return section("Worst mistakes", tag("p", explanation), gallery(map(captioned, worst.tolist())))
 
 
 def _learning_curve(run: Path, result: Mapping[str, Any]) -> Html:
@@ -358,9 +360,5 @@ td b { display: block; font-weight: 400; border-radius: 3px }
 .confusion td { padding: 1px }
 .confusion b { min-width: 2.9rem; padding: .35rem .25rem; text-align: center }
 .hit { background: rgb(var(--cold) / var(--shade)) } .miss { background: rgb(var(--warm) / var(--shade)) }
-.zero, figcaption span { color: var(--faint) }
-.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(max(6.2rem, 15%), 1fr)); gap: 1rem }
-figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 4px;
-  image-rendering: pixelated }
-figcaption { font-size: .8rem; line-height: 1.3; margin-top: .3rem }
+.zero { color: var(--faint) }
 """

@@ -130,7 +130,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
         "started_from": None if worker.start is None else {**worker.start.described, "path": worker.start.path},
         "tricks": config.tricks,
         "plan": worker.plan,
-        "expected": predict_accuracy(config, worker.plan, *sizes, native=data.train.native),
+        "expected": predict_accuracy(config, worker.plan, *sizes, native=data.train.like_cifar10),
         "phases": _phases(worker, ended),
         "steps": worker.last.get("step", 0),
         "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
@@ -168,6 +168,8 @@ def add_score(result: Result, score: Score, weights: Path) -> None:
     lowest, name = min((accuracy, name) for accuracy, name in named if accuracy is not None)
     result["worst_class"] = {"class": name, "accuracy": lowest}
     result["accuracy_by_size"] = by_size(score.class_accuracy, result["data"]["class_counts"])
+    if score.agreement is not None:
+        result["agreement_with_annotators"] = score.agreement
     facts = load_facts(weights)
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
 

@@ -1,14 +1,16 @@
 """The score of a run: its saved weights on the test images, off the clock."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from speedtrain.config import Config
 from speedtrain.data import Images
+from speedtrain.data.annotators import agreement_with_annotators
 from speedtrain.data.photographs import Progress
 from speedtrain.model.load import load
 
@@ -26,6 +28,8 @@ class Score:
         class_accuracy: of each class, the share of its images that is recognised; None where it has none.
         probabilities: float32 [N, K], of the test images.
         precision: fp32, bf16 or fp16, in which they were computed.
+        agreement: share of the predictions that agree with each annotator of the test images (`each`), and with their
+            `majority`; None where each has one label.
     """
 
     accuracy: float
@@ -35,6 +39,7 @@ class Score:
     class_accuracy: list[float | None]
     probabilities: np.ndarray
     precision: str
+    agreement: Mapping[str, Any] | None = None
 
 
 def score(weights: Path, test: Images, config: Config, progress: Progress | None = None) -> Score:
@@ -68,6 +73,7 @@ def score(weights: Path, test: Images, config: Config, progress: Progress | None
         class_accuracy=[shares.get(number) for number in range(len(test.classes))],
         probabilities=predictions.probabilities,
         precision=predictions.precision,
+        agreement=None if test.votes is None else agreement_with_annotators(predicted, test.votes),
     )
 
 

@@ -23,6 +23,7 @@ def add_corrupt_options(parser: ArgumentParser) -> None:
         metavar="symmetric:RATE|pair:RATE|imbalanced:RATE|NPY",
         help="share of wrong labels: any other class, the next, or a large one; or a matrix (default: none)",
     )
+    add("--annotators", metavar="N", default="1", help="labels of each image, each wrong by itself (default: 1)")
     add("--seed", metavar="N", default="0", help="of what is drawn (default: 0)")
 
 
@@ -35,14 +36,15 @@ def corrupt_command(options: Namespace) -> int:
     from speedtrain.tracks.corrupt import corrupt
 
     try:
-        imbalance, seed = float(options.imbalance), int(options.seed)
+        imbalance, seed, annotators = float(options.imbalance), int(options.seed), int(options.annotators)
     except ValueError:
-        raise UserError(
-            f"--imbalance and --seed must be numbers, got {options.imbalance!r} and {options.seed!r}"
-        ) from None
+        given = ", ".join(repr(options[key]) for key in ("imbalance", "seed", "annotators"))
+        raise UserError(f"--imbalance, --seed and --annotators must be numbers, got {given}") from None
     if seed < 0:
         raise UserError(f"--seed must be 0 or more, got {seed}")
-    track = corrupt(options.data, options.out, imbalance=imbalance, noise=options.noise, seed=seed)
+    track = corrupt(
+        options.data, options.out, imbalance=imbalance, noise=options.noise, annotators=annotators, seed=seed
+    )
     for warning in track.warnings:
         print(warning, file=sys.stderr)
     table = Table("class", "images", "labelled so", "of these wrong")
@@ -52,7 +54,9 @@ def corrupt_command(options: Namespace) -> int:
         share = f"{wrong} ({wrong / labelled:.1%})" if labelled else "–"
         table.add_row(Text(name), str(track.counts[number]), str(labelled), share)
     Console(highlight=False, markup=False).print(table)
-    total = int(track.counts.sum())
-    wrong = total - int(track.confusion.trace())
-    print(f"{track.path}: {total} images, {wrong} wrong labels ({wrong / total:.1%}); the true ones: {track.truth}")
+    images, labels = int(track.counts.sum()), int(track.confusion.sum())
+    wrong = labels - int(track.confusion.trace())
+    of = f" of {labels}" if labels != images else ""
+    share = f"{wrong}{of} wrong labels ({wrong / labels:.1%})"
+    print(f"{track.path}: {images} images, {share}; the true ones: {track.truth}")
     return 0

@@ -23,7 +23,7 @@ class Track:
         truth: the `.npz` with the true labels, for those who score.
         classes: names of the K classes.
         counts: images of each class, by their true labels, int64 [K].
-        confusion: images of true class i with label j, int64 [K, K].
+        confusion: labels j of images of true class i, int64 [K, K].
         warnings: lines for the user.
     """
 
@@ -36,7 +36,13 @@ class Track:
 
 
 def corrupt(
-    data: str | Path, out: str | Path, *, imbalance: float = 1.0, noise: str | None = None, seed: int = 0
+    data: str | Path,
+    out: str | Path,
+    *,
+    imbalance: float = 1.0,
+    noise: str | None = None,
+    annotators: int = 1,
+    seed: int = 0,
 ) -> Track:
     """Makes a track of a clean set. The same arguments give the same bytes.
 
@@ -47,6 +53,8 @@ def corrupt(
         imbalance: how many times as large the first class is as the last; see `tail_counts`. Default: 1.0, as it is.
         noise: `symmetric:RATE`, `pair:RATE`, `imbalanced:RATE`, or the path of a matrix; see `LabelNoise`. Default:
             none.
+        annotators: A, how many labels each image gets, with errors of their own. From 2 on, the labels are int64
+            [N, A]. Default: 1.
         seed: of what is drawn. Default: 0.
 
     Returns:
@@ -63,6 +71,10 @@ def corrupt(
         if path.exists():
             raise UserError(f"--out {path}: exists; name a new file")
     label_noise = LabelNoise("symmetric", 0.0) if noise is None else parse_noise(noise)
+    if annotators < 1:
+        raise UserError(f"--annotators must be 1 or more, got {annotators}")
+    if annotators > 1 and noise is None:
+        raise UserError(f"--annotators {annotators}: without --noise they would all agree; give --noise")
     if imbalance == 1 and noise is None:
         raise UserError("corrupt: nothing to do; give --imbalance, --noise, or both")
     arrays = _read(data)
@@ -77,21 +89,23 @@ def corrupt(
     kept = generator.permutation(kept)  # the order of a set that is sorted by class would tell the true labels
     true = labels[kept]
     counts = np.bincount(true, minlength=len(classes))
-    noisy = label_noise.apply(true, len(classes), generator)
+    votes = np.stack([label_noise.apply(true, len(classes), generator) for _ in range(annotators)], axis=1)
     recipe = {
         "data_sha256": hashlib.sha256(np.ascontiguousarray(arrays["images"]).data).hexdigest(),
         "imbalance": imbalance,
         "noise": None if noise is None else {"kind": label_noise.kind, "rate": label_noise.rate},
         "seed": seed,
         "images": len(true),
-        "wrong_labels": int((noisy != true).sum()),
+        "wrong_labels": int((votes != true[:, None]).sum()),
     }
+    if annotators > 1:
+        recipe["annotators"] = annotators
     transition = label_noise.transition(counts)
     try:
         write_npz(
             out,
             images=arrays["images"][kept],
-            labels=noisy,
+            labels=votes if annotators > 1 else votes[:, 0],
             classes=np.array(classes),
             transition=transition,
             recipe=np.array(json.dumps(recipe)),
@@ -100,7 +114,7 @@ def corrupt(
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
     confusion = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(confusion, (true, noisy), 1)
+    np.add.at(confusion, (true[:, None], votes), 1)
     return Track(out, truth, classes, counts, confusion, tuple(_warnings(transition, classes)))
 
 

@@ -25,13 +25,16 @@ def write_files() -> None:
         np.savez(name, images=images[:400], labels=labels[:400])
     for name in TEST_FILES:
         np.savez(name, images=images[400:500], labels=labels[400:500])
-    table = ["file,breed"]
+    table, annotators = ["file,breed"], ["file,label1,label2,label3"]
     for number in range(60):
         path = Path("photos", f"digit-{labels[number]}", f"{number}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images[number]).save(path)
         table.append(f"{path.as_posix()},digit {labels[number]}")
+        others = [labels[number], (labels[number] + (number % 7 == 0)) % 10]
+        annotators.append(",".join([path.as_posix(), *(f"digit {label}" for label in [labels[number], *others])]))
     Path("labels.csv").write_text("\n".join([*table, ""]))
+    Path("annotators.csv").write_text("\n".join([*annotators, ""]))
     Path("new").mkdir()
     for number in range(500, 503):
         Image.fromarray(images[number]).save(Path("new", f"{number}.png"))

@@ -284,3 +284,25 @@ def test_half_precision_logits_lose_no_weight():
     ours = given(ClassWeights()).loss(F.cross_entropy)(logits.float(), targets)
     coarse = given(ClassWeights()).loss(lambda x, t: F.cross_entropy(x.float(), t))(logits, targets)
     torch.testing.assert_close(ours, coarse)
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [
+        None,
+        GeneralizedCrossEntropy(0.7),
+        ForwardCorrection(0.3),
+        LabelSmoothing(0.2),
+        LogitAdjustment(),
+        ClassWeights(),
+        PeerLoss(),
+    ],
+    ids=lambda trick: "cross_entropy" if trick is None else trick.name(),
+)
+def test_shares_of_the_votes_are_the_mean_over_the_annotators(trick):
+    """One pass with a soft target is the same as one pass for each annotator: every loss is linear in the target."""
+    logits, first = some()
+    votes = torch.stack([first, first.roll(1), torch.randint(4, first.shape)])
+    loss = F.cross_entropy if trick is None else given(trick).loss(F.cross_entropy)
+    shares = F.one_hot(votes, 4).double().mean(dim=0)
+    assert_same(loss(logits, shares), torch.stack([loss(logits, labels) for labels in votes]).mean(), logits)

@@ -52,6 +52,40 @@ def test_images_labels_and_names_come_through(photos: Path, separator: str, enco
     assert any("image from 'file', label from 'label'" in note for note in data.notes)
 
 
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("file,label1,label2,label10", {}),
+        ("file,ann,bob,cy", {"label": "ann+bob+cy"}),
+        ("file,Label_2,label 3,LABEL-9", {}),
+    ],
+)
+def test_several_columns_of_labels(photos: Path, header: str, columns: dict[str, str]) -> None:
+    def given(number: int) -> list[str]:  # the second gives none now and then
+        return [rows()[number][1], "" if number % 5 == 0 else rows()[number][1], "x"]
+
+    lines = [[rows()[number][0], *given(number)] for number in range(24)]
+    data = load_data(save_csv(photos / "labels.csv", header, lines), columns=columns, labels="separate")
+    assert data.train.classes == ("9", "10", "x")
+    for part in (data.train, data.test):
+        assert part.votes is not None
+        names = [[part.classes[vote] if vote >= 0 else "" for vote in votes] for votes in part.votes]
+        assert names == [given(number) for number in numbers_of(part.files)]
+
+
+def test_a_class_that_one_annotator_misspelt(photos: Path) -> None:
+    lines = [[file, label, label, "nein" if file == "photos/07.png" else label] for file, label in rows()]
+    path = save_csv(photos / "a.csv", "file,label1,label2,label3", lines)
+    assert "class 'nein' is the majority's label of no image: mend or remove it" in error_of(load_data, path)
+
+
+def test_an_image_that_nobody_labelled(photos: Path) -> None:
+    lines = [[file, label, label] for file, label in rows()]
+    lines[4][1:] = ["", ""]
+    path = save_csv(photos / "a.csv", "file,label1,label2", lines)
+    assert "row 5 has nothing in column 'label1' and 'label2'" in error_of(load_data, path)
+
+
 def test_columns_by_name_and_quoted_cells(photos: Path) -> None:
     lines = [[file, f'"{label}, said"', "odd"] for file, label in rows()]
     path = save_csv(photos / "a.csv", "where,what,label", lines)

@@ -37,6 +37,22 @@ def load(path: Path) -> dict[str, Any]:
         return dict(stored)
 
 
+def test_each_annotator_errs_by_itself(clean: Path, tmp_path: Path) -> None:
+    track = corrupt(clean, tmp_path / "t.npz", noise="symmetric:0.3", annotators=4)
+    votes, true = load(tmp_path / "t.npz")["labels"], load(tmp_path / "t.truth.npz")["labels"]
+    wrong = votes != true[:, None]
+    assert votes.shape == (1000, 4)
+    assert wrong.sum(axis=0).tolist() == 4 * [300]
+    assert track.confusion.sum() - track.confusion.trace() == 1200
+    for one in range(4):  # two annotators are both wrong on 9 % of the images, if neither knows of the other
+        for other in range(one):
+            both = int((wrong[:, one] & wrong[:, other]).sum())
+            assert stats.hypergeom(1000, 300, 300).cdf(both) == pytest.approx(0.5, abs=0.4999)
+    data = load_data(tmp_path / "t.npz")
+    assert data.annotators is not None
+    assert data.annotators.noise == pytest.approx(0.3, abs=0.04)
+
+
 @pytest.mark.parametrize("imbalance", [1.5, 10, 100, 200])
 def test_a_long_tail_has_the_counts_of_the_formula(imbalance: float, clean: Path, tmp_path: Path) -> None:
     corrupt(clean, tmp_path / "t.npz", imbalance=imbalance)

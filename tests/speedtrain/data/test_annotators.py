@@ -1,0 +1,148 @@
+"""Several labels an image: aggregation against counts of our own, agreement against planted errors, bad input."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from labelled_images import error_of, save_npz, some_images
+
+from speedtrain.data import load_data
+from speedtrain.data.annotators import dawid_skene, majority, measure_agreement
+
+IMAGES = some_images(60)
+CLASSES = 3
+
+
+def some_votes(seed: int = 0) -> np.ndarray:
+    """Three annotators of 60 images and three classes; the first is right in nine of ten, the others in six of ten.
+    The last gave every other label."""
+    generator = np.random.default_rng(seed)
+    true = np.arange(60) % CLASSES
+    votes = np.stack([true, true, true], axis=1)
+    for annotator, share in enumerate((0.1, 0.4, 0.4)):
+        wrong = generator.random(60) < share
+        votes[wrong, annotator] = (true[wrong] + generator.integers(1, CLASSES, wrong.sum())) % CLASSES
+    votes[::2, 2] = -1
+    return votes
+
+
+@pytest.fixture
+def voted(tmp_path: Path) -> Path:
+    return save_npz(tmp_path / "a.npz", images=IMAGES, labels=some_votes())
+
+
+def places(images: np.ndarray) -> list[int]:
+    """Which of `IMAGES` these are."""
+    known = {image.tobytes(): number for number, image in enumerate(IMAGES)}
+    return [known[image.tobytes()] for image in images]
+
+
+@pytest.mark.parametrize("way", ["separate", "soft", None])
+def test_shares_of_the_votes(voted: Path, way: str | None) -> None:
+    data = load_data(voted, labels=way)
+    votes = some_votes()[places(data.train.images)]
+    mean = (votes >= 0).sum(axis=1).mean()
+    assert data.train.targets is not None
+    for row, target in zip(votes, data.train.targets, strict=True):
+        given = Counter(row[row >= 0].tolist())
+        whole = len(row[row >= 0]) if way == "soft" else mean
+        np.testing.assert_allclose(target, [given[label] / whole for label in range(CLASSES)], rtol=1e-6)
+    assert data.labels == (way or "separate")
+
+
+@pytest.mark.parametrize("way", ["majority", "first", 1, 3])
+def test_one_label_of_several(voted: Path, way: str | int) -> None:
+    data = load_data(voted, labels=way, seed=4)
+    assert data.train.targets is None
+    votes = some_votes()[places(data.train.images)]
+    for row, label in zip(votes, data.train.labels.tolist(), strict=True):
+        given = Counter(row[row >= 0].tolist())
+        if way == "majority":
+            assert given[label] == max(given.values())
+        else:
+            assert label == (row[row >= 0][0] if way == "first" else row[int(way) - 1])
+    left_out = [note for note in data.notes if "left out" in note]
+    assert len(left_out) == (way == 3)
+
+
+def test_the_seed_draws_the_ties_of_a_majority(voted: Path) -> None:
+    labels = [load_data(voted, labels="majority", seed=seed).train.labels.tolist() for seed in (1, 1, 2)]
+    assert labels[0] == labels[1] != labels[2]
+
+
+def test_dawid_and_skene_trusts_whom_it_may() -> None:
+    """One good annotator against two who are nearly always wrong in the same way: the majority follows the two."""
+    generator = np.random.default_rng(0)
+    true = generator.integers(0, 4, 2000)
+    votes = np.stack([true, true, true, true], axis=1)
+    for annotator, share in enumerate((0.05, 0.05, 0.6, 0.6)):
+        wrong = generator.random(2000) < share
+        votes[wrong, annotator] = generator.integers(0, 4, wrong.sum())
+    errors = [(labels != true).mean() for labels in (dawid_skene(votes), majority(votes))]
+    assert errors[0] < 0.7 * errors[1]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_agreement_implies_the_noise_that_was_planted(noise: float, classes: int) -> None:
+    generator = np.random.default_rng(1)
+    true = generator.integers(0, classes, 20_000)
+    noise = noise * (1 - 1 / classes)  # below chance, from which no noise can be told
+    votes = np.repeat(true[:, None], 3, axis=1)
+    wrong = generator.random(votes.shape) < noise
+    votes[wrong] = (votes[wrong] + generator.integers(1, classes, wrong.sum())) % classes
+    votes[generator.random(votes.shape) < 0.2] = -1
+    votes = votes[(votes >= 0).any(axis=1)]
+    agreement = measure_agreement(votes, classes)
+    assert agreement.noise == pytest.approx(noise, abs=0.01 if noise < 0.4 else 0.03)
+    complete = votes[(votes >= 0).sum(axis=1) > 1]
+    alike = [len(set(row[row >= 0].tolist())) == 1 for row in complete]
+    assert agreement.unanimous == pytest.approx(np.mean(alike))
+
+
+def test_a_holdout_is_scored_by_the_majority_and_keeps_the_votes(voted: Path) -> None:
+    data = load_data(voted, labels=1)
+    assert data.test.votes is not None
+    np.testing.assert_array_equal(data.test.votes, some_votes()[places(data.test.images)])
+    np.testing.assert_array_equal(data.test.labels, majority(some_votes())[places(data.test.images)])
+    assert any("scored by the majority" in note for note in data.notes)
+    assert any("3 annotators; all agree on" in note for note in data.notes)
+    assert not data.train.like_cifar10
+
+
+def test_limits_per_class_keep_votes_beside_their_images(voted: Path) -> None:
+    train = load_data(voted, per_class=5).train
+    np.testing.assert_array_equal(train.votes, some_votes()[places(train.images)])
+
+
+def spoilt(row: object, column: object, value: int) -> np.ndarray:
+    votes = some_votes()
+    votes[row, column] = value
+    return votes
+
+
+@pytest.mark.parametrize(
+    ("labels", "way", "words"),
+    [
+        (spoilt(slice(None), 1, -1), None, "annotator 2 gave no label: leave the column out"),
+        (spoilt(4, slice(None), -1), None, "image 4 has no label from any annotator"),
+        (spoilt(0, 0, -2), None, "label -2 is negative"),
+        (some_votes(), 7, "--labels 7: a.npz has 3 annotators: give a number from 1 to 3"),
+        (some_votes(), 0, "give a number from 1 to 3"),
+        (some_votes()[:, 0], "em", "--labels em: a.npz has one label an image"),
+        (some_votes()[:, :, None], None, "labels have shape (60, 3, 1)"),
+        (some_votes() + 0.5, None, "labels are float64, not whole numbers"),
+        (np.eye(3, dtype=int)[np.arange(60) % 3], None, "If these 0 and 1 are from annotators, choose by --labels"),
+    ],
+)
+def test_bad_labels(tmp_path: Path, labels: np.ndarray, way: str | int | None, words: str) -> None:
+    path = save_npz(tmp_path / "a.npz", images=IMAGES, labels=labels)
+    assert words in error_of(load_data, path, labels=way)
+
+
+def test_annotators_of_two_classes_say_that_they_are(tmp_path: Path) -> None:
+    votes = np.minimum(np.abs(some_votes()), 1)
+    path = save_npz(tmp_path / "a.npz", images=IMAGES, labels=votes)
+    assert "choose by --labels" in error_of(load_data, path)
+    assert load_data(path, labels="majority").annotators is not None
