@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from speedtrain.ablation.design import Design, make_design, with_side, with_threads
+from speedtrain.ablation.design import Design, make_design, with_labels_of, with_side, with_threads
 from speedtrain.ablation.engine import Engine, make_engine
 from speedtrain.ablation.sweep import Source, Sweep, check_counts, clock, run_sweep
+from speedtrain.ablation.sweep_labels import load_for_sweep
 from speedtrain.data import Images
-from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
 from speedtrain.run.checks import check_network
 from speedtrain.run.progress import Display
@@ -75,8 +75,15 @@ def ablate(
     first = options.pop("seed", None) or 0
     planned = make_design(design, tricks, vary, seeds=seeds, many=yes, budget=budget, **options)
     any_config = max(planned.variants.values(), key=lambda config: config.named_side or 0)
-    loaded = load_given(any_config, data, test, all_images=subset is not None, progress=Display(quiet).reading)
-    planned = with_side(planned, loaded.side)
+    loaded = load_for_sweep(
+        planned.variants.values(),
+        any_config,
+        data,
+        test,
+        all_images=subset is not None,
+        progress=Display(quiet).reading,
+    )
+    planned = with_labels_of(with_side(planned, loaded.side), loaded)
     _check_subset(loaded.train, subset)
     for config in planned.variants.values():
         check_network(replace(config, device="cpu"), loaded.train)  # trials may run on another machine

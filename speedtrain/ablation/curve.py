@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from speedtrain.ablation.curve_report import Point, write_curve
-from speedtrain.ablation.design import Design, with_threads
+from speedtrain.ablation.design import Design, with_labels_of, with_threads
 from speedtrain.ablation.engine import make_engine
 from speedtrain.ablation.sweep import Source, Sweep, check_counts, run_sweep
+from speedtrain.ablation.sweep_labels import load_for_sweep
 from speedtrain.config import Config, default_recipe, resolve
-from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
 from speedtrain.run.checks import check_network
 from speedtrain.run.progress import Display
@@ -72,11 +72,11 @@ def curve(
                 raise UserError(f"two recipes are called {point.recipe}: give them other names")
             variants[variant], points[variant] = config, point
     any_config = max(variants.values(), key=lambda config: config.budget)  # which allows the largest images
-    loaded = load_given(any_config, data, test, progress=Display(quiet).reading)
+    loaded = load_for_sweep(variants.values(), any_config, data, test, progress=Display(quiet).reading)
     for config in variants.values():
         check_network(replace(config, device="cpu"), loaded.train)  # trials may run on another machine
     with make_engine(engine, any_config, workers, address) as runner:
-        design = with_threads(Design(variants, ()), runner.threads)
+        design = with_labels_of(with_threads(Design(variants, ()), runner.threads), loaded)
         sweep = Sweep(design, range(first, first + seeds), loaded)
         write = partial(write_curve, points)
         run_sweep(sweep, Path(out).absolute(), runner, resume=resume, quiet=quiet, write=write, plan_once=False)

@@ -7,7 +7,9 @@ from math import prod
 from typing import Any
 
 from speedtrain.ablation.design_kinds import KINDS, Cell, DesignKind
+from speedtrain.ablation.sweep_labels import with_labels
 from speedtrain.config import Config, default_recipe, nearest, resolve, with_trick
+from speedtrain.data import Data
 from speedtrain.errors import UserError
 from speedtrain.starting_point import find_trained_run
 
@@ -110,6 +112,11 @@ def with_side(design: Design, side: int) -> Design:
         for name, config in design.variants.items()
     }
     return replace(design, variants=variants)
+
+
+def with_labels_of(design: Design, data: Data) -> Design:
+    """The same design, in which every variant says what several labels of an image become."""
+    return replace(design, variants={name: with_labels(config, data) for name, config in design.variants.items()})
 
 
 class _Variants:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def write_images(folder: Path, data: Data, seeds: Sequence[int] = (), subset: in
         subset: training images per class, drawn anew for each seed. Default: all, the same for each seed.
     """
     folder.mkdir(exist_ok=True)
-    _write_set(folder / "test.npz", data.test)
+    _write_set(folder / "test.npz", replace(data.test, votes=None))  # scored by the same labels in every trial
     if subset is None:
         _write_set(folder / "train.npz", data.train)
         return

@@ -10,18 +10,18 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from speedtrain.ablation.design import Comparison, Design, with_side, with_threads
+from speedtrain.ablation.design import Comparison, Design, with_labels_of, with_side, with_threads
 from speedtrain.ablation.engine import Engine, make_engine
 from speedtrain.ablation.optuna_search import Search, require_optuna
 from speedtrain.ablation.search_space import make_search_space
 from speedtrain.ablation.shared_plan import plan_once_for_all
 from speedtrain.ablation.sweep import Source, Sweep, check_counts, run_sweep
 from speedtrain.ablation.sweep_folder import lock_folder, record_identity, write_images
+from speedtrain.ablation.sweep_labels import load_for_sweep, with_labels
 from speedtrain.ablation.trial import Trial
 from speedtrain.ablation.tune_report import recipe_text, write_search
 from speedtrain.config import Config, default_recipe, resolve
 from speedtrain.data import Data
-from speedtrain.data.configured import load_given
 from speedtrain.data.splits import hold_out
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
@@ -86,7 +86,8 @@ def tune(
     recipe = _Recipe(budget, dict(options.pop("settings", None) or {}), options)
     base = recipe.configure({})
     space = make_search_space(search, recipe.configure)
-    loaded = load_given(base, data, test, progress=Display(quiet).reading)
+    loaded = load_for_sweep([base], base, data, test, progress=Display(quiet).reading)
+    recipe = replace(recipe, options={**recipe.options, "labels": with_labels(base, loaded).labels})
     out = Path(out).absolute()
     identity = {
         "recipe": asdict(base),
@@ -176,7 +177,7 @@ def _confirm(
     """Compares the winner with the first recipe, by an ablation with fresh seeds on images that chose neither."""
     design = Design({"recipe": base, "tuned": tuned}, [Comparison("tuned", {"tuned": 1.0, "recipe": -1.0})])
     fresh_seeds = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds)
-    design = with_side(with_threads(design, engine.threads), data.side)
+    design = with_labels_of(with_side(with_threads(design, engine.threads), data.side), data)
     sweep = Sweep(design, fresh_seeds, data, facts={"budget_seconds": base.budget})
     resume = (out / "sweep.json").exists()
     return run_sweep(sweep, out, engine, resume=resume, quiet=quiet).attrs["comparisons"][0]

@@ -1,7 +1,6 @@
 """Several labels an image: how far annotators agree, and what their labels become for training."""
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,17 +21,20 @@ class Agreement:
 
     Attributes:
         annotators: how many there are.
-        unanimous: share of the images with several labels on which all are the same.
-        pairs: share of the pairs of labels of an image that are the same.
-        noise: share of wrong labels that this implies, if errors are independent and go to any other class alike.
-        with_majority: of each annotator, the share of their labels that agrees with the majority.
+        unanimous: share of the images with several labels on which all are the same; None where no image has several.
+        pairs: share of the pairs of labels of an image that are the same; None likewise.
+        noise: share of wrong labels that this implies, if errors are independent and go to any other class alike; None
+            likewise.
+        with_majority: of each annotator, the share of their labels that agrees with the majority; None without labels.
+        by_chance: whether they agree no more than by chance.
     """
 
     annotators: int
-    unanimous: float
-    pairs: float
-    noise: float
-    with_majority: tuple[float, ...]
+    unanimous: float | None
+    pairs: float | None
+    noise: float | None
+    with_majority: tuple[float | None, ...]
+    by_chance: bool
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -40,41 +42,51 @@ class Agreement:
 
     def in_words(self) -> str:
         """One line for the user."""
-        return (
-            f"{self.annotators} annotators; all agree on {self.unanimous:.1%} of the images that have several labels. "
-            f"If their errors are independent, {self.noise:.0%} of the labels are wrong; errors that they share do not "
-            "show"
-        )
+        if self.unanimous is None:
+            return f"{self.annotators} annotators; no image has several labels, so nothing tells how many are wrong"
+        share = f"{self.unanimous:.1%} of the images that have several labels"
+        agree = f"{self.annotators} annotators; all agree on {share}"
+        if self.by_chance:
+            return f"{agree}, no more than by chance: are these labels of one question?"
+        wrong = f"{self.noise:.0%} of the labels are wrong; errors that they share do not show"
+        return f"{agree}. If their errors are independent, {wrong}"
 
 
-def check_votes(labels: np.ndarray, where: str) -> None:
-    """Raises UserError where labels int [N, A] are not those of A annotators, or lack what training needs."""
+def check_votes(labels: np.ndarray, where: str, chosen: bool) -> None:
+    """Refuses labels int [N, A] that are not those of A annotators, or lack what training needs.
+
+    Args:
+        chosen: whether somebody chose what they become; otherwise an annotator without labels is refused.
+
+    Raises:
+        UserError: they are so.
+    """
     if labels.min() < NO_LABEL:
         raise data_error(where, f"label {labels.min()} is negative: number the classes from 0; -1 is for no label")
     given = labels >= 0
     if not given.any(axis=1).all():
         row = int((~given.any(axis=1)).argmax())
         raise data_error(where, f"image {row} has no label from any annotator: leave it out, or label it")
-    if not given.any(axis=0).all():
+    if not chosen and not given.any(axis=0).all():
         annotator = int((~given.any(axis=0)).argmax()) + 1
-        raise data_error(where, f"annotator {annotator} gave no label: leave the column out")
+        raise data_error(where, f"annotator {annotator} gave no label: leave the column out, or choose by --labels")
 
 
 def look_like_classes(labels: np.ndarray) -> bool:
     """Whether labels int [N, A] of 0 and 1 may be flags of A classes instead of the labels of A annotators."""
-    return labels.shape[1] > 2 and labels.min() >= 0 and labels.max() <= 1
+    if labels.min() < 0 or labels.max() > 1:
+        return False
+    return labels.shape[1] > 2 or bool((labels.sum(axis=1) == 1).all())
 
 
-def count_votes(votes: np.ndarray, num_classes: int) -> np.ndarray:
-    """How many annotators gave each class, int64 [N, K].
+def support(votes: np.ndarray) -> np.ndarray:
+    """How many annotators of the image gave the same label, int64 [N, A]; 0 where none was given.
 
     Args:
         votes: int64 [N, A], -1 where an annotator gave none.
     """
-    images, annotators = np.nonzero(votes >= 0)
-    counts = np.zeros((len(votes), num_classes), np.int64)
-    np.add.at(counts, (images, votes[images, annotators]), 1)
-    return counts
+    same = np.stack([(votes == column[:, None]).sum(axis=1) for column in votes.T], axis=1)
+    return np.where(votes >= 0, same, 0)
 
 
 def majority(votes: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -84,8 +96,16 @@ def majority(votes: np.ndarray, seed: int = 0) -> np.ndarray:
         votes: int64 [N, A], -1 where an annotator gave none.
         seed: of the draw. Default: 0.
     """
-    counts = count_votes(votes, int(votes.max()) + 1)
-    return (counts + np.random.default_rng(seed).uniform(0, 0.5, counts.shape)).argmax(axis=1)
+    drawn = support(votes) + np.random.default_rng(seed).uniform(0, 0.5, votes.shape)
+    return votes[np.arange(len(votes)), drawn.argmax(axis=1)]
+
+
+def vote_counts(votes: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many annotators gave each class, float32 [N, K]."""
+    counts = np.zeros((len(votes), num_classes), np.float32)
+    images, annotators = np.nonzero(votes >= 0)
+    np.add.at(counts, (images, votes[images, annotators]), 1)
+    return counts
 
 
 def dawid_skene(votes: np.ndarray) -> np.ndarray:
@@ -110,7 +130,7 @@ def dawid_skene(votes: np.ndarray) -> np.ndarray:
     return labels.sort_index().to_numpy(np.int64)
 
 
-def measure_agreement(votes: np.ndarray, num_classes: int) -> Agreement:
+def measure_agreement(votes: np.ndarray, num_classes: int, labels: np.ndarray) -> Agreement:
     """How far annotators agree.
 
     With a share p of wrong labels, each as often any of the other K − 1 classes, two labels of an image agree with
@@ -118,25 +138,29 @@ def measure_agreement(votes: np.ndarray, num_classes: int) -> Agreement:
 
     Args:
         votes: int64 [N, A], -1 where an annotator gave none.
+        labels: their majority, int64 [N].
     """
-    counts = count_votes(votes, num_classes)
-    given = counts.sum(axis=1)
+    alike, given = support(votes), (votes >= 0).sum(axis=1)
     several = given > 1
-    pairs, same = (given * (given - 1)).sum(), (counts * (counts - 1)).sum()
-    agree = float(same / pairs) if pairs else 1.0
-    chance = num_classes / (num_classes - 1)
-    noise = (1 - np.sqrt(max(0.0, (num_classes * agree - 1) / (num_classes - 1)))) / chance
-    most = majority(votes)
-    own = [float((votes[:, a] == most)[votes[:, a] >= 0].mean()) for a in range(votes.shape[1])]
-    unanimous = float((counts.max(axis=1) == given)[several].mean()) if several.any() else 1.0
-    return Agreement(votes.shape[1], unanimous, agree, float(noise), tuple(own))
+    own = tuple(_share(column == labels, column >= 0) for column in votes.T)
+    if not several.any():
+        return Agreement(votes.shape[1], None, None, None, own, False)
+    agree = float(np.maximum(alike - 1, 0).sum() / (given * (given - 1)).sum())
+    unanimous = float((alike.max(axis=1) == given)[several].mean())
+    above_chance = (num_classes * agree - 1) / (num_classes - 1)
+    noise = (1 - np.sqrt(max(0.0, above_chance))) * (num_classes - 1) / num_classes
+    return Agreement(votes.shape[1], unanimous, agree, float(noise), own, above_chance <= 0)
+
+
+def _share(hits: np.ndarray, among: np.ndarray) -> float | None:
+    return float(hits[among].mean()) if among.any() else None
 
 
 def labels_for_training(train: Images, way: str | int | None, seed: int) -> tuple[Images, list[str]]:
     """Training images whose annotators' labels have become what the loss takes, and notes.
 
-    - separate: targets of each class's votes. Their loss is the sum over the annotators of the loss of each one's
-      label, in units of an image with the mean number of labels, since every loss here is linear in the target.
+    - separate: targets of each class's votes. Where the loss is linear in the target, it is the sum over the annotators
+      of the loss of each one's label, in units of an image with the mean number of labels.
     - soft: targets of each class's share of the votes. Where all annotators labelled an image, the same as separate.
     - majority, em: one label; see `majority` and `dawid_skene`.
     - first: the label of the first annotator, in their order, who gave one.
@@ -153,7 +177,7 @@ def labels_for_training(train: Images, way: str | int | None, seed: int) -> tupl
     assert train.votes is not None
     votes, notes = train.votes, []
     if way is None or way in ("separate", "soft"):
-        counts = count_votes(votes, len(train.classes))
+        counts = vote_counts(votes, len(train.classes))
         given = counts.sum(axis=1, keepdims=True)
         shares = counts / (given if way == "soft" else given.mean())
         return replace(train, targets=shares.astype(np.float32)), []
@@ -178,7 +202,8 @@ def labels_for_training(train: Images, way: str | int | None, seed: int) -> tupl
     return replace(train, labels=labels), notes
 
 
-def agreement_with_annotators(predicted: np.ndarray, votes: np.ndarray) -> Mapping[str, Any]:
-    """Share of the predicted classes int64 [N] that agree with each annotator, and with their majority."""
-    each = [float((predicted == column)[column >= 0].mean()) if (column >= 0).any() else None for column in votes.T]
-    return {"each": each, "majority": float((predicted == majority(votes)).mean())}
+def agreement_with_annotators(predicted: np.ndarray, votes: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Share of the predicted classes int64 [N] that agree with each annotator (None without labels), and with `labels`,
+    the majority's."""
+    each = [_share(predicted == column, column >= 0) for column in votes.T]
+    return {"each": each, "majority": float((predicted == labels).mean())}

@@ -63,11 +63,15 @@ def check_arrays(
     """
     standard, notes, pixel_max = standard_images(images, where, reading)
     if labels.dtype.kind not in "iu":
+        if labels.ndim == 2 and labels.dtype.kind == "f" and np.isnan(labels).any():
+            raise data_error(where, "labels hold NaN: give whole numbers from 0, and -1 for no label")
         plain = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
         hint = ": give labels.astype(int)" if plain else ": give whole numbers from 0"
         raise data_error(where, f"labels are {labels.dtype}, not whole numbers{hint}")
-    several = labels.ndim == 2 and labels.shape[1] > 1
+    several = labels.ndim == 2 and labels.shape[1] > 1 and len(labels) == len(images)
     as_classes = several and not reading.from_annotators and look_like_classes(labels)
+    if labels.ndim == 2 and len(labels) != len(images):
+        raise data_error(where, f"{len(labels)} rows of labels for {len(images)} images: give one per image")
     if labels.ndim != 1 and (as_classes or not several):
         hint = "one class per image; images of several classes at once are not supported"
         if labels.size == len(images):
@@ -77,7 +81,7 @@ def check_arrays(
     if len(labels) != len(images):
         raise data_error(where, f"{len(labels)} labels for {len(images)} images: give one per image")
     if several:
-        check_votes(labels, where)
+        check_votes(labels, where, reading.from_annotators)
     elif labels.min() < 0:
         raise data_error(where, f"label {labels.min()} is negative: number the classes from 0")
     if labels.max() > np.iinfo(np.int64).max:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from speedtrain.config import AUTO, CIFAR10, DATA_SETS, IN_MEMORY, TORCHVISION, nearest
-from speedtrain.data.annotators import labels_for_training, measure_agreement
+from speedtrain.data.annotators import WAYS, labels_for_training, measure_agreement
 from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin
 from speedtrain.data.folder import files_to_predict, find_splits, is_folder, listing, read_folder, refuse_splits
@@ -102,6 +102,9 @@ def load_data(
     """
     if per_class not in (None, "all") and not (isinstance(per_class, int | np.integer) and per_class >= 1):
         raise data_error("--per-class", f"{per_class!r} given: give a whole number from 1, or all")
+    number = isinstance(labels, int | np.integer) and not isinstance(labels, bool)
+    if not (labels is None or labels in WAYS or number):
+        raise data_error("--labels", f"{labels!r} given: give {', '.join(WAYS)}, or the number of an annotator")
     for role in columns or {}:
         if role not in ROLES:
             raise data_error("--columns", f"no role {role!r}{nearest(role, ROLES)}")
@@ -113,11 +116,15 @@ def load_data(
     choice = SplitChoice(own_test=test is None, with_validation=with_validation)
     source, test_source = _open(data, data_root, reading, choice, columns or {})
     if test is not None:
-        given, own_test = _open(test, data_root, reading.like(source), SplitChoice(), columns or {})
+        reading = replace(reading.like(source), from_annotators=labels is not None or source.votes is not None)
+        given, own_test = _open(test, data_root, reading, SplitChoice(), columns or {})
         test_source = own_test or given
 
     train = training_set(source)
     notes = list(source.notes)
+    several = train.votes is not None or (test_source is not None and test_source.votes is not None)
+    if labels is not None and not several:
+        raise data_error("--labels", f"{train.name} has one label an image: leave it out")
     if not holdout:
         return Data(train, train, False, tuple(notes), source.root, tuple(source.problems), labels=labels)
     if test_source is None:
@@ -129,6 +136,12 @@ def load_data(
         held, test_notes = test_set(test_source, train, named=source.classes is not None)
         notes += test_notes
 
+    annotators = None
+    if train.votes is not None:
+        annotators = measure_agreement(train.votes, len(train.classes), train.labels)
+        labels = "separate" if labels is None else labels
+        train, left_out = labels_for_training(train, labels, seed)
+        notes += [f"{train.name}: {annotators.in_words()} (--labels {labels})", *left_out]
     if per_class is None and source.default_per_class is not None:
         per_class = source.default_per_class
         notes.append(f"training on {per_class} images per class, as in the competition (--per-class all takes all)")
@@ -136,14 +149,6 @@ def load_data(
         train, limit_notes = limit_per_class(train, int(per_class))
         notes += limit_notes
 
-    annotators = None
-    if train.votes is not None:
-        annotators = measure_agreement(train.votes, len(train.classes))
-        labels = "separate" if labels is None else labels
-        train, left_out = labels_for_training(train, labels, seed)
-        notes += [f"{train.name}: {annotators.in_words()} (--labels {labels})", *left_out]
-    elif labels is not None:
-        raise data_error(f"--labels {labels}", f"{train.name} has one label an image: leave it out")
     if held.votes is not None:
         notes.append(f"{held.name}: the test images are scored by the majority of their annotators, which may be wrong")
 
@@ -242,7 +247,7 @@ def read_images(
     Raises:
         UserError: as for `load_images`, or not one image file can be read.
     """
-    reading = _reading(side, fit, True, None, pixel_max)
+    reading = replace(_reading(side, fit, True, None, pixel_max), from_annotators=True)
     folder = path
     if is_folder(path):
         if listing(path)[0]:

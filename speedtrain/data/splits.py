@@ -59,10 +59,12 @@ def read_chosen(
     if choice.with_validation and not joined:
         raise data_error(where, f"{NO_VALIDATION}: leave it out")
     train = read(TRAIN, reading)
+    if joined:
+        train = _below(train, there[TRAIN])
     notes = []
     for split in joined:
         more = read(split, reading.like(train))
-        train = _joined(train, more)
+        train = _joined(train, _below(more, there[split]))
         notes.append(f"the {len(more.images)} images of {there[split]} are trained on as well")
     test = None
     if tested is not None:
@@ -72,6 +74,13 @@ def read_chosen(
     notes += [f"{there[split]} is not used" for split in others if split not in joined]
     said = [f"{name}: {'; '.join(notes)}"] if notes else []
     return replace(train, notes=(*said, *train.notes)), test
+
+
+def _below(source: Source, folder: str) -> Source:
+    """The source with its files named from the folder above, where they are named from a split's own."""
+    if source.files is None or not folder.endswith("/"):
+        return source
+    return replace(source, files=tuple(f"{folder}{file}" for file in source.files))
 
 
 def _joined(first: Source, second: Source) -> Source:

@@ -28,7 +28,7 @@ ROLES = {
 """What a column can be for → the names by which it is found where nobody names it."""
 BETWEEN_LABELS = "+"
 """Between the names of several columns of labels, in `--columns label=ONE+OTHER`."""
-NUMBERED = re.compile(r"(label|annotator)[ _-]?[0-9]+", re.IGNORECASE)
+NUMBERED = re.compile(r"(label|annotator)[ _-]?([0-9]+)", re.IGNORECASE)
 """Names by which the columns of several annotators are found."""
 
 Columns = dict[str, list[Any]]
@@ -74,10 +74,11 @@ def read_table(table: Any, name: str, reading: Reading, choice: SplitChoice, col
         places = np.flatnonzero(split_of == split)
         votes, classes = _votes([[texts[place] for texts in given] for place in places])
         if len(annotators) > 1:
-            check_votes(votes, where)
+            check_votes(votes, where, chosen=reading.from_annotators or split != TRAIN)
         files = {folder / rows["image"][place]: rows["image"][place] for place in places}
         notes = [found] if found and split == TRAIN else []
-        source = labelled_photographs(name, where, files, majority(votes), classes, reading, notes)
+        labels = majority(votes) if len(annotators) > 1 else votes[:, 0]
+        source = labelled_photographs(name, where, files, labels, classes, reading, notes)
         if len(annotators) > 1:
             vote_of = {rows["image"][place]: vote for place, vote in zip(places, votes, strict=True)}
             source = replace(source, votes=np.array([vote_of[file] for file in source.files or ()]))
@@ -151,11 +152,15 @@ def _choose_labels(there: Columns, columns: Mapping[str, str], where: str) -> li
         for column in several:
             if column not in there:
                 raise data_error(where, f"no column {column!r} ({has}): give --columns label=NAME, or label=ONE+OTHER")
+        if len(set(several)) < len(several):
+            raise data_error(where, f"--columns label={named} names a column twice: an annotator has one")
         return several
     found = [column for column in there if column.lower() in ROLES["label"]]
-    numbered = sorted(filter(NUMBERED.fullmatch, there), key=lambda column: int(re.sub("[^0-9]", "", column)))
+    numbered = {column: match for column in there if (match := NUMBERED.fullmatch(column))}
     if not found and len(numbered) > 1:
-        return numbered
+        if len({match[1].lower() for match in numbered.values()}) > 1:
+            raise _not_one("label", list(numbered), ROLES["label"], has, where)
+        return sorted(numbered, key=lambda column: int(numbered[column][2]))
     if len(found) != 1:
         raise _not_one("label", found, ROLES["label"], has, where)
     return found

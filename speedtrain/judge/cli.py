@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from speedtrain.errors import UserError
 
 if TYPE_CHECKING:
+    from speedtrain.data import Data
     from speedtrain.judge.settings import Settings
 
 VERBS = {
@@ -121,6 +122,12 @@ def _path(text: str) -> Path:
     return Path(text).absolute()
 
 
+def _refuse_several_labels(data: "Data") -> None:
+    for images in (data.train, data.test):
+        if images.votes is not None:
+            raise UserError(f"{images.name}: labels of several people; a contest needs one label an image")
+
+
 def _judge(options: Namespace) -> int:
     from speedtrain.data import load_data
     from speedtrain.judge.board import write_board
@@ -131,6 +138,7 @@ def _judge(options: Namespace) -> int:
     settings = _settings(options, runs, _number("--drift", options.drift), options.sandbox)
     train, test, out = map(_path, (options.train, options.test, options.out))
     data = load_data(train, test, per_class="all")
+    _refuse_several_labels(data)
     archives = [_path(archive) for archive in options.submissions]
     secret = {"--train": train, "--test": test}
     judge(archives, data, out, settings, secret=secret, resume=options.resume, report=_report)
@@ -152,6 +160,7 @@ def _verify(options: Namespace) -> int:
         sandbox = "bwrap" if works() else "none"
     settings = _settings(options, 1, math.inf, sandbox)
     data = load_data(options.data)  # a name, or a path that only this process reads
+    _refuse_several_labels(data)
     rules = verify(_path(options.submission), data, settings, _report)
     for rule in rules:
         detail = f": {rule.detail}" if rule.detail else ""

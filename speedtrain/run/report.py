@@ -98,12 +98,17 @@ def _headline(result: Mapping[str, Any]) -> Html:
     test = result.get("test_data") or {}
     worst, by_size = result.get("worst_class"), result.get("accuracy_by_size")
     annotators, agreement = result.get("annotators"), result.get("agreement_with_annotators")
+    agreed = None
+    if annotators and annotators["unanimous"] is not None:
+        wrong = percent(annotators["noise"])
+        agreed = f"{percent(annotators['unanimous'])} of the images, as if {wrong} of the labels were wrong"
     facts = {
         "balanced accuracy": None if result.get("balanced_accuracy") is None else percent(result["balanced_accuracy"]),
         "worst class": worst and f"{worst['class']}, {percent(worst['accuracy'])}",
         "classes by training images": by_size
         and ", ".join(f"{BY_SIZE[kind]} {percent(value)}" for kind, value in by_size.items()),
-        "annotators": annotators and f"{annotators['annotators']}, all agree on {percent(annotators['unanimous'])}",
+        "annotators": annotators and annotators["annotators"],
+        "all annotators agree on": agreed,
         "labels": annotators and f"{annotators['labels']}",
         "agreement with each annotator": agreement
         and ", ".join("–" if share is None else percent(share) for share in agreement["each"]),

@@ -73,7 +73,7 @@ def score(weights: Path, test: Images, config: Config, progress: Progress | None
         class_accuracy=[shares.get(number) for number in range(len(test.classes))],
         probabilities=predictions.probabilities,
         precision=predictions.precision,
-        agreement=None if test.votes is None else agreement_with_annotators(predicted, test.votes),
+        agreement=None if test.votes is None else agreement_with_annotators(predicted, test.votes, test.labels),
     )
 
 

@@ -74,6 +74,11 @@ def package(
             "add --set start_from=null --set pretrained=false for one from random weights"
         )
     config = resolve(recipe=recipe, settings=settings, budget=600.0)
+    if config.labels is not None:
+        raise UserError(
+            f"{run or recipe}: labels are {config.labels}, and a submission gets one label an image; "
+            "add --set labels=null"
+        )
     refuse_frozen_random_layers(config.tricks)
     if config.tricks.get("forward_correction", {}).get("file"):
         raise UserError("forward_correction.file: a submission cannot read it; set forward_correction.noise instead")

@@ -24,9 +24,12 @@ from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import WorkerProcess
 from speedtrain.run.progress import Display
 from speedtrain.run.too_small import explain_nothing_saved
+from speedtrain.starting_point import find_trained_run
 from speedtrain.suspects.page import suspects_page
 
 FOLDS = 3
+UNUSED = {"test": "the labels of the training images are judged", "per_class": "all training images are judged"}
+"""Options of `train` without a use → why."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,14 @@ def find_suspects(
     if folds < 2:
         raise UserError(f"--folds must be 2 or more, got {folds}")
     _check_installed()
-    if options.pop("test", None) is not None:
-        raise UserError("--test has no use here: the labels of the training images are judged")
+    for option, why in UNUSED.items():
+        if options.pop(option, None) is not None:
+            raise UserError(f"--{option.replace('_', '-')} has no use here: {why}")
     config = resolve(budget=budget, data=source_name(data), **options)
+    if find_trained_run(config.start_from) is not None:
+        raise UserError(
+            f"--from {config.start_from}: a network that was trained before may know the labels to be judged"
+        )
     config.budget /= folds
     display = Display(quiet)
     messages = resolve_machine(config)
@@ -94,12 +102,15 @@ def find_suspects(
     fold_of = divide(images, folds)
     for note in (*loaded.notes, *messages, *_left_out(images, fold_of)):
         display.warn(note)
-    probabilities = np.full((len(images.labels), len(images.classes)), np.nan, np.float32)
-    with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder:
-        for fold in range(folds):
-            display.info(f"part {fold + 1} of {folds}: {config.budget:g} s")
-            held = fold_of == fold
-            probabilities[held] = _predict(config, images, held, Path(folder, str(fold)), display)
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+    try:
+        probabilities = _predict_all(config, images, fold_of, display)
+    except BaseException:
+        out.rmdir()  # empty so far
+        raise
     judged = fold_of >= 0
     places, scores = np.flatnonzero(judged), np.full(len(judged), np.nan)
     ranked, scores[judged] = _confident_learning(images.labels[judged], probabilities[judged])
@@ -112,17 +123,36 @@ def find_suspects(
     return found
 
 
+def _predict_all(config: Config, images: Images, fold_of: np.ndarray, display: Display) -> np.ndarray:
+    """Probabilities float32 [N, K] of every image, by a network that was not trained on it; NaN where there is none."""
+    probabilities = np.full((len(images.labels), len(images.classes)), np.nan, np.float32)
+    folds = int(fold_of.max()) + 1
+    with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder:
+        for fold in range(folds):
+            part = f"part {fold + 1} of {folds}, of {config.budget:.1f} s"
+            display.info(part)
+            held = fold_of == fold
+            try:
+                probabilities[held] = _predict(config, images, held, Path(folder, str(fold)), display)
+            except UserError as error:
+                raise UserError(f"{part}: {error}") from None
+    return probabilities
+
+
 def divide(images: Images, folds: int) -> np.ndarray:
     """The fold of each image, int64 [N]; -1 for those that are always trained on.
 
     Each fold has as large a share of every class as the whole, and groups stay whole. Always trained on are classes
-    with fewer images than folds, since no other image could stand for them.
+    with fewer images than folds, since no other image could stand for them, and the groups of their images.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     counts = np.bincount(images.labels, minlength=len(images.classes))
     fold_of = np.full(len(images.labels), -1)
-    divided = np.flatnonzero(counts[images.labels] >= folds)
+    alone = counts[images.labels] < folds
+    if images.groups is not None:
+        alone |= np.isin(images.groups.astype(str), images.groups[alone].astype(str))
+    divided = np.flatnonzero(~alone)
     if not len(divided):
         raise UserError(f"{images.name}: no class has {folds} images: give more, or fewer --folds")
     labels = images.labels[divided]
@@ -162,9 +192,10 @@ def _predict(config: Config, images: Images, held: np.ndarray, run: Path, displa
         ended = worker.work(interruption)
         if interruption.signal is not None:
             raise KeyboardInterrupt(interruption.signal)
+        if reason := worker.last_error(ended):
+            raise UserError(f"the training failed: {reason}")
         if not weights.exists():
-            reason = worker.last_error(ended) or explain_nothing_saved(config, train, interruption)
-            raise UserError(f"a training failed: {reason}")
+            raise UserError(explain_nothing_saved(config, train, interruption))
     torch.set_num_threads(config.threads or 1)
     model = load(weights, device=config.device)
     return model.predict_all(images.images[held], progress=display.counting("judging")).probabilities
@@ -212,7 +243,6 @@ def _write(found: Suspects, probabilities: np.ndarray) -> None:
         "suspects": rows,
     }
     try:
-        found.out.mkdir(parents=True)
         write_atomic(found.out / "suspects.csv", text.getvalue().encode())
         write_atomic(found.out / "suspects.json", json.dumps(summary, indent=1, ensure_ascii=False).encode())
         write_atomic(found.out / "suspects.html", suspects_page(images, found.places, probabilities).encode())

@@ -12,6 +12,11 @@ from speedtrain.training.lightning_module import Training
 SMALLEST_BATCH = 8  # below, batch norm has little to average
 
 
+def memory_is_short(error: RuntimeError) -> bool:
+    """Whether a GPU has no memory left, in the words of torch, cuDNN or cuBLAS."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+
+
 class MemoryGuard:
     """Takes the steps of a training, and halves the batch where a step does not fit into a GPU's memory.
 
@@ -53,7 +58,8 @@ class MemoryGuard:
         fits = False
         while not fits:
             batch, later = indices[: self.batch_size], indices[self.batch_size :]
-            self._order.put_back(later)
+            if len(later):
+                self._order.put_back(later)
             fits = self._fits(batch)
             if not fits:  # here, since an exception under way would hold the memory that is to become free
                 indices = batch
@@ -62,24 +68,26 @@ class MemoryGuard:
     def _fits(self, indices: Tensor) -> bool:
         try:
             self._training.step(indices, self._training.optimizer)
-        except torch.cuda.OutOfMemoryError:
-            if self._recorded is not None or self.batch_size // 2 < SMALLEST_BATCH:
+        except RuntimeError as error:
+            enough = self.batch_size // 2 >= SMALLEST_BATCH
+            if not memory_is_short(error) or self._recorded is not None or not enough:
                 raise
             return False
         return True
 
     def _halve(self) -> None:
         rates = [group["lr"] for group in self._training.optimizer.param_groups]
-        self._divergence.go_back()
         for parameter in self._training.parameters():
             parameter.grad = None
-        torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # going back takes memory too
+        self._divergence.go_back()
         torch.manual_seed(self._seed + self._training.num_steps)
         self.batch_size = self._order.batch_size = self.batch_size // 2
         self.lr_factor /= 2
         for group, rate in zip(self._training.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate / 2
+        short = "the GPU's memory is" if self._recorded is None else "in the run, the GPU's memory was"
         self._send_message(
-            f"step {self._training.num_steps}: the GPU's memory is too short for {2 * self.batch_size} images; on with "
+            f"step {self._training.num_steps}: {short} too short for {2 * self.batch_size} images; on with "
             f"{self.batch_size} per step, learning rate halved"
         )

@@ -1,6 +1,5 @@
 """Hardware-aware: measures this machine, and chooses what the budget allows on it."""
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ from speedtrain.config import Config, Precision
 from speedtrain.network.classifier import make_tricks
 from speedtrain.network.convolution import bf16_is_faster
 from speedtrain.training.lightning_module import build_training
-from speedtrain.training.memory_guard import SMALLEST_BATCH
+from speedtrain.training.memory_guard import SMALLEST_BATCH, memory_is_short
 from speedtrain.training.scaling_law import BATCH_SIZE, law_for
 from tricks import ProgressiveResizing, Trick
 
@@ -24,6 +23,7 @@ OTHER_SECONDS = 1.0  # not for training: building, the first and the last save, 
 SAVE_SHARE = 0.005  # of the rest, for the saves between
 GPU_BATCH_SIZE = 512  # a GPU waits for its host where a step is small
 GPU_REPETITIONS = 3  # of a step there, which takes milliseconds that its host may double: the shortest counts
+GPU_SEARCH_SECONDS = 1.0  # for the search of a width there, however short the budget: wider networks may cost no time
 BACKBONE_BATCH_SIZE = 32  # few epochs fit of a network with given weights: more steps count for more than their speed
 
 
@@ -106,7 +106,12 @@ def make_plan(
         probe.add_predictions()
         plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
         plan.accuracy = measured["accuracy"]
-    plan.alternatives, plan.batch_size = probe.measured, probe.batch_size
+    plan.alternatives = probe.measured
+    if probe.batch_size < plan.batch_size:
+        plan.reasons.append(f"batches of {probe.batch_size}: the GPU's memory is too short for {plan.batch_size}")
+        plan.batch_size = probe.batch_size
+    if any(row["images_per_second"] == 0 for row in probe.measured):
+        plan.reasons.append("a network with 0 images/s: the GPU's memory is too short for its batch")
     return plan
 
 
@@ -125,7 +130,7 @@ class _Probe:
         self.law = law_for(images.shape[1])
         self.seconds = seconds
         self.begun = time.monotonic()
-        self.until = self.begun + PROBE_SHARE * seconds
+        self.until = self.begun + max(PROBE_SHARE * seconds, GPU_SEARCH_SECONDS if images.is_cuda else 0.0)
         self.measured: list[dict[str, Any]] = []
         usual = GPU_BATCH_SIZE if images.is_cuda else BATCH_SIZE
         if config.model != "resnet9" and not config.from_random:
@@ -137,17 +142,24 @@ class _Probe:
 
         0 of them where a GPU's memory is too short for a step. A first network that does not fit halves the batch, if
         the planner is to choose it, until it fits.
+
+        Raises:
+            RuntimeError: memory is too short for the smallest batch.
         """
         for known in self.measured:
             if (known["width"], known["precision"]) == (width, precision):
                 return known
         rate = 0.0
         while rate == 0.0:
-            with contextlib.suppress(torch.cuda.OutOfMemoryError):
+            halve = not self.measured and self.config.batch_size == "auto"
+            try:
                 rate = self._rate(width, precision)
+            except RuntimeError as error:
+                if not memory_is_short(error) or (halve and self.batch_size // 2 < SMALLEST_BATCH):
+                    raise
             if rate == 0.0:
                 torch.cuda.empty_cache()
-                if self.measured or self.config.batch_size != "auto" or self.batch_size // 2 < SMALLEST_BATCH:
+                if not halve:
                     break
                 self.batch_size //= 2
         result = {"width": width, "precision": precision, "images_per_second": rate}

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from labelled_images import error_of, save_npz, some_images
 
+from speedtrain.ablation.sweep_folder import write_images
+from speedtrain.ablation.sweep_labels import load_for_sweep, with_labels
+from speedtrain.config import resolve
 from speedtrain.data import load_data
-from speedtrain.data.annotators import dawid_skene, majority, measure_agreement
+from speedtrain.data.annotators import agreement_with_annotators, dawid_skene, majority, measure_agreement
+from speedtrain.data.configured import load_given
+from speedtrain.errors import UserError
 
 IMAGES = some_images(60)
 CLASSES = 3
@@ -94,7 +99,7 @@ def test_agreement_implies_the_noise_that_was_planted(noise: float, classes: int
     votes[wrong] = (votes[wrong] + generator.integers(1, classes, wrong.sum())) % classes
     votes[generator.random(votes.shape) < 0.2] = -1
     votes = votes[(votes >= 0).any(axis=1)]
-    agreement = measure_agreement(votes, classes)
+    agreement = measure_agreement(votes, classes, majority(votes))
     assert agreement.noise == pytest.approx(noise, abs=0.01 if noise < 0.4 else 0.03)
     complete = votes[(votes >= 0).sum(axis=1) > 1]
     alike = [len(set(row[row >= 0].tolist())) == 1 for row in complete]
@@ -126,11 +131,18 @@ def spoilt(row: object, column: object, value: int) -> np.ndarray:
     ("labels", "way", "words"),
     [
         (spoilt(slice(None), 1, -1), None, "annotator 2 gave no label: leave the column out"),
+        (spoilt(slice(None), 1, -1), 2, "--labels 2: class '0' has no training image then"),
+        (some_votes(), "mean", "--labels: 'mean' given: give separate, soft, majority, em, first, or the number"),
+        (some_votes(), True, "--labels: True given"),
+        (some_votes()[:50], None, "50 rows of labels for 60 images"),
+        (np.where(some_votes() < 0, np.nan, some_votes()), None, "labels hold NaN"),
+        (spoilt(3, 1, 2**40), None, "is the majority's label of no image"),
+        (np.eye(2, dtype=int)[np.arange(60) % 2], None, "one class per image; images of several classes at once"),
         (spoilt(4, slice(None), -1), None, "image 4 has no label from any annotator"),
         (spoilt(0, 0, -2), None, "label -2 is negative"),
         (some_votes(), 7, "--labels 7: a.npz has 3 annotators: give a number from 1 to 3"),
         (some_votes(), 0, "give a number from 1 to 3"),
-        (some_votes()[:, 0], "em", "--labels em: a.npz has one label an image"),
+        (some_votes()[:, 0], "em", "--labels: a.npz has one label an image"),
         (some_votes()[:, :, None], None, "labels have shape (60, 3, 1)"),
         (some_votes() + 0.5, None, "labels are float64, not whole numbers"),
         (np.eye(3, dtype=int)[np.arange(60) % 3], None, "If these 0 and 1 are from annotators, choose by --labels"),
@@ -139,6 +151,64 @@ def spoilt(row: object, column: object, value: int) -> np.ndarray:
 def test_bad_labels(tmp_path: Path, labels: np.ndarray, way: str | int | None, words: str) -> None:
     path = save_npz(tmp_path / "a.npz", images=IMAGES, labels=labels)
     assert words in error_of(load_data, path, labels=way)
+
+
+def test_labels_without_an_image_in_common_tell_nothing(tmp_path: Path) -> None:
+    votes = np.full((60, 2), -1)
+    votes[:30, 0], votes[30:, 1] = np.arange(30) % CLASSES, np.arange(30) % CLASSES
+    data = load_data(save_npz(tmp_path / "a.npz", images=IMAGES, labels=votes))
+    assert data.annotators is not None
+    assert data.annotators.noise is None
+    assert "no image has several labels" in " ".join(data.notes)
+
+
+def test_columns_that_are_no_labels_of_one_question_are_noticed(tmp_path: Path) -> None:
+    coarse_and_fine = np.stack([np.arange(60) % 2, 2 + np.arange(60) % 2], axis=1)
+    data = load_data(save_npz(tmp_path / "a.npz", images=IMAGES, labels=coarse_and_fine), labels="separate")
+    assert "no more than by chance: are these labels of one question?" in " ".join(data.notes)
+
+
+def test_a_limit_per_class_counts_images_that_are_trained_on(voted: Path) -> None:
+    train = load_data(voted, per_class=5, labels=3).train
+    assert np.bincount(train.labels).tolist() == [5, 5, 5]
+
+
+def test_one_expert_may_label_the_test_images(tmp_path: Path, voted: Path) -> None:
+    expert = np.full((60, 3), -1)
+    expert[:, 0] = np.arange(60) % CLASSES
+    test = save_npz(tmp_path / "t.npz", images=some_images(60, seed=9), labels=expert)
+    np.testing.assert_array_equal(load_data(voted, test).test.labels, np.arange(60) % CLASSES)
+    one_label = save_npz(tmp_path / "b.npz", images=IMAGES, labels=np.arange(60) % 2)
+    two_classes = save_npz(tmp_path / "c.npz", images=some_images(60, seed=9), labels=np.minimum(abs(some_votes()), 1))
+    assert "choose by --labels" in error_of(load_data, one_label, two_classes)
+    assert load_data(one_label, two_classes, labels="majority").test.votes is not None
+
+
+def test_predictions_agree_with_annotators_by_count(voted: Path) -> None:
+    test = load_data(voted).test
+    assert test.votes is not None
+    predicted = (test.labels + (np.arange(len(test.labels)) % 4 == 0)) % CLASSES
+    agreement = agreement_with_annotators(predicted, test.votes, test.labels)
+    for column, share in zip(test.votes.T, agreement["each"], strict=True):
+        pairs = [(a, b) for a, b in zip(predicted, column, strict=True) if b >= 0]
+        assert share == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
+    assert agreement["majority"] == pytest.approx(0.75, abs=0.05)
+
+
+def test_every_variant_of_a_sweep_gets_every_annotator(tmp_path: Path) -> None:
+    votes = np.minimum(np.abs(some_votes()), 1)  # two classes
+    path = save_npz(tmp_path / "a.npz", images=IMAGES, labels=votes)
+    configs = [resolve(budget=9, data=str(path), labels=way) for way in (3, "separate", None)]
+    loaded = load_for_sweep(configs, configs[0], None, None)
+    write_images(tmp_path / "sweep", loaded)
+    for config in (with_labels(config, loaded) for config in configs):
+        prepared = config.for_prepared(tmp_path / "sweep/train.npz", tmp_path / "sweep/test.npz")
+        trial = load_given(prepared, None, None)
+        assert trial.labels == (config.labels or "separate")
+        np.testing.assert_array_equal(trial.train.votes, votes[places(trial.train.images)])
+        np.testing.assert_array_equal(trial.test.labels, loaded.test.labels)
+    with pytest.raises(UserError, match=r"--labels 7: .* give a number from 1 to 3"):
+        load_for_sweep([*configs, resolve(budget=9, data=str(path), labels=7)], configs[0], None, None)
 
 
 def test_annotators_of_two_classes_say_that_they_are(tmp_path: Path) -> None:

@@ -25,7 +25,10 @@ def test_holdout_is_a_stratified_fifth() -> None:
     assert sorted(digests(data.train.images) + digests(data.test.images)) == sorted(digests(images))
     label_of = dict(zip(digests(images), labels, strict=True))
     assert [label_of[digest] for digest in digests(data.test.images)] == data.test.labels.tolist()
-    assert data.notes == ("test images: a stratified holdout of 41 of the 200 images of arrays",)
+    assert data.notes == (
+        "test images: a stratified holdout of 41 of the 200 images of arrays",
+        "arrays: classes of unequal size, in the holdout too: look at the balanced accuracy",
+    )
 
 
 def test_holdout_is_always_the_same() -> None:

@@ -79,6 +79,19 @@ def test_a_class_that_one_annotator_misspelt(photos: Path) -> None:
     assert "class 'nein' is the majority's label of no image: mend or remove it" in error_of(load_data, path)
 
 
+@pytest.mark.parametrize(
+    ("header", "columns", "words"),
+    [
+        ("file,label1,annotator1,label2,annotator2", {}, "may be the label: give --columns label=NAME"),
+        ("file,a,b,c,d", {"label": "a+a"}, "names a column twice"),
+        ("file,a,b,c,d", {"label": "a+z"}, "no column 'z'"),
+    ],
+)
+def test_columns_that_are_not_clear(photos: Path, header: str, columns: dict[str, str], words: str) -> None:
+    lines = [[file, label, "ann", label, "bob"] for file, label in rows()]
+    assert words in error_of(load_data, save_csv(photos / "a.csv", header, lines), columns=columns)
+
+
 def test_an_image_that_nobody_labelled(photos: Path) -> None:
     lines = [[file, label, label] for file, label in rows()]
     lines[4][1:] = ["", ""]

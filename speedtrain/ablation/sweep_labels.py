@@ -1,0 +1,36 @@
+"""The labels of several annotators in a sweep: all are kept, since each variant may take them in another way."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from speedtrain.config import Config
+from speedtrain.data import Data
+from speedtrain.data.annotators import labels_for_training
+from speedtrain.data.configured import load_given
+
+
+def load_for_sweep(configs: Iterable[Config], largest: Config, data: Any, test: Any, **options: Any) -> Data:
+    """The images of all variants, with every annotator's labels.
+
+    Args:
+        configs: of the variants.
+        largest: the one that allows the largest images.
+        data, test, options: as for `load_given`.
+
+    Raises:
+        UserError: as for `load_given`, or a variant takes the labels in a way that is not possible.
+    """
+    ways = {config.labels for config in configs}
+    loaded = load_given(replace(largest, labels=None if ways == {None} else "separate"), data, test, **options)
+    if loaded.annotators is not None:
+        for way in ways:
+            labels_for_training(loaded.train, way, seed=0)
+    return loaded
+
+
+def with_labels(config: Config, data: Data) -> Config:
+    """The configuration that says what the labels become, where there are several and it says nothing."""
+    if data.annotators is None or config.labels is not None:
+        return config
+    return replace(config, labels="separate")
