@@ -69,7 +69,10 @@ def make_design(
     """
     if kind not in KINDS:
         raise UserError(f"--design {kind}: no such design{nearest(kind, KINDS)}")
-    base = resolve(**options)
+    settings = options.get("settings") or {}
+    varied_too = {key: value for key, value in settings.items() if key.partition(".")[0] in (tricks or ())}
+    # the settings of tricks that are varied wait until a variant has the trick, which the recipe may lack
+    base = resolve(**{**options, "settings": {key: settings[key] for key in settings if key not in varied_too}})
     # one recipe for all, also where what is varied would suggest another
     options = {**options, "recipe": options.get("recipe") or default_recipe(**options)}
     start = find_trained_run(base.start_from)  # its network keeps the tricks that shaped it
@@ -154,8 +157,10 @@ class _Variants:
         options = {**self._options, "tricks": tricks, "with_tricks": (), "without": ()}
         try:
             return resolve(**{**options, "settings": {**fixed_settings, **varied_settings}})
-        except UserError as error:  # only --vary can be wrong: the fixed options were resolved before
-            raise UserError(str(error).replace("--set ", "--vary ", 1)) from None
+        except UserError as error:
+            if any(f"--set {key}:" in str(error) for key in varied_settings):
+                raise UserError(str(error).replace("--set ", "--vary ", 1)) from None
+            raise
 
 
 def _applying(settings: Mapping[str, Any], on: Iterable[str]) -> dict[str, Any]:

@@ -44,6 +44,17 @@ def test_add_one_starts_without_the_varied_tricks_and_adds_those_the_recipe_lack
     assert set(design.variants["sam"].tricks) == {*reference, "sam"}
 
 
+def test_settings_of_a_trick_that_the_recipe_lacks() -> None:
+    settings = {"sam.rho": 0.3, "lr": 0.1}
+    design = make_design("add-one", **{**THREE, "tricks": ["sam", "flip"], "settings": settings})
+    assert design.variants["sam"].tricks["sam"]["rho"] == 0.3
+    assert {config.lr for config in design.variants.values()} == {0.1}
+    with pytest.raises(UserError, match=r"--set sam\.rho"):
+        make_design("add-one", **{**THREE, "tricks": ["flip"], "settings": settings})
+    with pytest.raises(UserError, match="^sam.*rho"):
+        make_design("add-one", **{**THREE, "tricks": ["sam"], "settings": {"sam.rho": -1}})
+
+
 def test_main_effects_of_all_subsets_weigh_every_variant() -> None:
     design = make_design("all-subsets", **THREE)
     flip = design.comparisons[0]
