@@ -22,6 +22,7 @@ COLUMNS = (
     "variant", "seed", "status", "accuracy", "images_per_second", "epochs", "width", "seconds", "threads", "error",
     "run",
 )  # fmt: skip
+LABEL_WIDTH = 34  # letters of a line beside the figure
 ANSWER_HEAD = ("", "difference (points)", "95 % interval", "p", "p (Holm)", "images/s", "epochs", "seeds", "verdict")
 VARIANT_HEAD = ("variant", "accuracy (%)", "sd (points)", "images/s", "epochs", "seeds", "failed")
 TEST = (
@@ -143,7 +144,9 @@ def _colour(row: Mapping[str, Any]) -> str:
 def _draw(path: Path, answers: pd.DataFrame, summary: Mapping[str, Any]) -> None:
     """Differences with their intervals, the largest gain on top. Only significant ones are coloured."""
     rows = [row for row in _sorted(answers) if not math.isnan(row["difference"])]
-    height = 1.7 + 0.42 * max(len(rows), 1)
+    labels = [textwrap.fill(row["label"], LABEL_WIDTH) for row in rows]
+    lines = max((label.count("\n") + 1 for label in labels), default=1)
+    height = 1.7 + max(0.42, 0.2 * lines + 0.1) * max(len(rows), 1)
     with figure(path, 9, height, {"font.size": 11, "axes.spines.left": False}) as drawing:
         axes = drawing.subplots()
         axes.axvline(0, color="black", linewidth=1)
@@ -164,7 +167,7 @@ def _draw(path: Path, answers: pd.DataFrame, summary: Mapping[str, Any]) -> None
                     axes.plot(-edge, position, "<", color=_colour(row), clip_on=False)
                 if 100 * row["high"] > edge:
                     axes.plot(edge, position, ">", color=_colour(row), clip_on=False)
-        axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+        axes.set_yticks(range(len(rows)), labels)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="x")

@@ -51,7 +51,7 @@ def test_settings_of_a_trick_that_the_recipe_lacks() -> None:
     assert {config.lr for config in design.variants.values()} == {0.1}
     with pytest.raises(UserError, match=r"--set sam\.rho"):
         make_design("add-one", **{**THREE, "tricks": ["flip"], "settings": settings})
-    with pytest.raises(UserError, match="^sam.*rho"):
+    with pytest.raises(UserError, match=r"^sam.*rho"):
         make_design("add-one", **{**THREE, "tricks": ["sam"], "settings": {"sam.rho": -1}})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from speedtrain.ablation.design import Comparison
@@ -100,6 +101,15 @@ def test_tables_can_be_written_before_the_first_trial_is_done(tmp_path: Path) ->
     assert len(table) == 0
     assert "0 of 15 trials" in (tmp_path / "ablation.md").read_text()
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_cut_off_from_a_figure_with_long_labels(tmp_path: Path) -> None:
+    label = "labels=majority, label_smoothing.smoothing=0 instead of labels=separate, label_smoothing.smoothing=0.2"
+    write_tables(tmp_path, rows(SCORES), [Comparison(label, question.weights) for question in QUESTIONS], FACTS, 15)
+    with Image.open(tmp_path / "ablation.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    for edge in (pixels[:, :4], pixels[:, -4:], pixels[:4], pixels[-4:]):
+        assert (edge == 255).all()
 
 
 def test_files_agree_and_need_nothing_else(tmp_path: Path) -> None:
