@@ -8,7 +8,7 @@ import stat
 import sys
 import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +19,9 @@ from speedtrain.submission.package import INTERFACE
 
 MOST_FILES = 1000
 MOST_BYTES = 16 << 20
+MOST_MARKS = 2  # combining ones, on a letter
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and signs that show nothing: fillers of Hangul, and an empty pattern of Braille."""
 LARGEST_FILE = 1 << 20
 WEIGHTS_SUFFIX = re.compile(
     r"\.(bin|ckpt|gguf|h5|hdf5|joblib|keras|msgpack|np[yz]|onnx|pb|pickle|pkl|pt|pth|safetensors|tflite|parquet"
@@ -140,7 +143,8 @@ def _checked(path: Path, sha256: str, files: dict[str, bytes], inspected: bool) 
     """A submission by its files, with all rules looked at."""
     manifest, manifest_problem = _read_manifest(files)
     rules = [Rule("a whole and safe zip", True), *_check(files, manifest, manifest_problem)]
-    texts = {key: _cut(manifest.get(key) or "", 200) for key in ("name", "authors", "version", "licence")}
+    given = {**manifest, "licence": _licence(manifest)}
+    texts = {key: _cut(given.get(key) or "", 200) for key in ("name", "authors", "version", "licence")}
     return Submission(
         sha256,
         texts["name"][:80] or _cut(path.stem, 80),
@@ -155,10 +159,24 @@ def _checked(path: Path, sha256: str, files: dict[str, bytes], inspected: bool) 
 
 
 def _cut(value: object, length: int) -> str:
-    """One line of printable text from whatever a stranger wrote."""
+    """One line of printable text from whatever a stranger wrote; empty if nothing of it can be seen.
+
+    A letter keeps two marks: with dozens it would cover the lines above and below.
+    """
     text = value if isinstance(value, str) else str(value)[: 4 * length]
-    line = " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text[: 4 * length]).split())
-    return line[:length]
+    kept: list[str] = []
+    marks = 0
+    for c in text[: 4 * length]:
+        marks = marks + 1 if unicodedata.category(c) in ("Mn", "Me") else 0
+        if marks <= MOST_MARKS:
+            kept.append(" " if unicodedata.category(c)[0] == "C" or c in BLANK else c)
+    line = " ".join("".join(kept).split())[:length]
+    return line if any(unicodedata.category(c)[0] in "LNPS" for c in line) else ""
+
+
+def _licence(manifest: Mapping[str, Any]) -> Any:
+    """The licence that a manifest declares, in either spelling."""
+    return manifest.get("licence") or manifest.get("license")
 
 
 def _read_zip(path: Path) -> dict[str, bytes]:
@@ -240,7 +258,7 @@ def _check(files: dict[str, bytes], manifest: dict[str, Any], manifest_problem: 
     else:
         wrong, detail = ["files"], '"files" must map paths to SHA-256'
     yield Rule("files as in the manifest", not wrong, detail)
-    licence = manifest.get("licence") or manifest.get("license")
+    licence = _licence(manifest)
     declared = isinstance(licence, str) and bool(_cut(licence, 80))
     yield Rule("a declared licence", declared, "" if declared else "none")
     carried = [_cut(name, 80) for name, content in sorted(files.items()) if _may_hold_weights(name, content)]

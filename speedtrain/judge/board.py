@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,7 @@ def _score(out: Path, journal: Journal, labels: np.ndarray) -> Board:
             correct[key] = np.stack(rows)
             scored = score(correct[key], labels, len(header["classes"]))
             entry |= {"accuracy": scored.accuracy, "interval": list(scored.interval), "per_class": scored.per_class}
+    _tell_twins_apart(entries)
     entries.sort(key=lambda entry: (entry["id"] not in correct, -entry["accuracy"], entry["id"]))
     placed = [entry for entry in entries if entry["id"] in correct]
     for entry, (place, comparison) in zip(placed, rank([correct[entry["id"]] for entry in placed]), strict=True):
@@ -85,6 +88,14 @@ def _score(out: Path, journal: Journal, labels: np.ndarray) -> Board:
         "method": METHOD,
         "entries": entries,
     }
+
+
+def _tell_twins_apart(entries: Sequence[Board]) -> None:
+    """Adds the beginning of the SHA-256 to names that read alike."""
+    read_as = [unicodedata.normalize("NFKC", entry["name"]).casefold() for entry in entries]
+    for entry, name in zip(entries, read_as, strict=True):
+        if read_as.count(name) > 1:
+            entry["name"] = f"{entry['name']} ({entry['sha256'][:8]})"
 
 
 def _last_attempts(journal: Journal, key: str) -> list[Entry]:
@@ -146,8 +157,9 @@ def _as_csv(board: Board) -> str:
 
 
 def _no_formula(text: str) -> str:
-    """Text that a spreadsheet shows as text, and does not compute as a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    """Text that a spreadsheet shows as text, and does not compute as a formula, full-width signs included."""
+    begins = unicodedata.normalize("NFKC", text).lstrip()[:1]
+    return f"'{text}" if begins in ("=", "+", "-", "@", "\N{MINUS SIGN}") else text
 
 
 def _as_markdown(board: Board) -> str:

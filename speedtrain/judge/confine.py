@@ -65,7 +65,12 @@ class Outcome:
             how = f"died of {name}"
         else:
             how = f"ended with exit code {self.returncode}" + (f" ({name}, if a signal ended it)" if name else "")
-        return f"{how}, saying last: {self.last_words}" if self.last_words else how
+        return f"{how}; the last line of its log: {quoted(self.last_words)}" if self.last_words else how
+
+
+def quoted(words: str) -> str:
+    """A stranger's words as such: between marks that they cannot close."""
+    return f"“{words.replace('“', chr(34)).replace('”', chr(34))}”"
 
 
 def _signal(returncode: int) -> str | None:
@@ -145,9 +150,9 @@ def _outcome(exit_status: ExitStatus, watch: Watch, log: Path, limits: Limits) -
         if _signal(returncode) == "SIGXFSZ" or _last_line_with(("File too large",), log):
             limit = f"wrote a file larger than the limit of {in_bytes(limits.disk)}"
         elif line := _last_line_with(PROCESS_WORDS, log):
-            limit = f"ran more than the limit of {limits.processes} processes and threads: {line}"
+            limit = f"ran more than the limit of {limits.processes} processes and threads: {quoted(line)}"
         elif line := _last_line_with(MEMORY_WORDS, log):
-            limit = f"asked for more than the limit of {in_bytes(limits.memory)} of memory: {line}"
+            limit = f"asked for more than the limit of {in_bytes(limits.memory)} of memory: {quoted(line)}"
     if limit is not None:
         reason = "limit"
     return Outcome(

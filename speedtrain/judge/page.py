@@ -56,8 +56,8 @@ def _row(entry: Entry, axis: tuple[float, float]) -> list[Cell]:
     seconds = _mean([run["training_seconds"] for run in runs])
     images_seen = _mean([run["images_seen"] for run in runs])
     low, high = entry["interval"]
-    link = tag("a", entry["name"], href=f"#{entry['id']}")
-    authors = tag("span", entry["authors"], class_="faint")
+    link = tag("a", tag("bdi", entry["name"]), href=f"#{entry['id']}")
+    authors = tag("bdi", entry["authors"], class_="faint")
     summary = summarize(entry)
     verdict = "; ".join(map(_short, summary.parts))
     return [
@@ -100,7 +100,7 @@ def _dots(entry: Entry, axis: tuple[float, float]) -> Html:
 def _per_class(entries: Sequence[Entry], classes: Sequence[str]) -> Html:
     rows = [
         [
-            entry["name"],
+            tag("bdi", entry["name"]),
             *(cell(_percent(share), style=f"--share:{share:.3f}", class_="heat") for share in entry["per_class"]),
         ]
         for entry in entries
@@ -110,10 +110,10 @@ def _per_class(entries: Sequence[Entry], classes: Sequence[str]) -> Html:
 
 
 def _details(entry: Entry) -> Html:
-    facts = {key: entry[key] or "not given" for key in ("authors", "version", "licence")}
+    facts = {key: tag("bdi", entry[key] or "not given") for key in ("authors", "version", "licence")}
     parts = [
-        tag("h3", entry["name"]),
-        tag("p", f"By: {facts['authors']}; version: {facts['version']}; licence: {facts['licence']}"),
+        tag("h3", tag("bdi", entry["name"])),
+        tag("p", "By: ", facts["authors"], "; version: ", facts["version"], "; licence: ", facts["licence"]),
         tag("p", tag("a", "Description", href=entry["description"]), f"; SHA-256 {entry['sha256']}"),
     ]
     if compared := entry["versus_leader"]:

@@ -222,6 +222,21 @@ def test_text_of_a_stranger_is_one_printable_line(tmp_path: Path) -> None:
     assert json.dumps(found.name)
 
 
+@pytest.mark.parametrize("name", ["\u3164", "\u2800\u2800", " \u115f\u1160 ", "\uffa0\u200b", "\u0301\u0301"])
+def test_a_name_or_licence_that_nobody_can_see_is_none(name: str, tmp_path: Path) -> None:
+    assert "gives no name" in (read_submission(submission(tmp_path / "a.zip", name=name)).refused or "")
+    assert "a declared licence" in (read_submission(submission(tmp_path / "b.zip", licence=name)).refused or "")
+
+
+def test_marks_do_not_run_over_rows_and_either_spelling_of_licence_counts(tmp_path: Path) -> None:
+    found = read_submission(
+        submission(tmp_path / "a.zip", name="Z" + "\u0351" * 60 + "algo", licence=None, license="BSD")
+    )
+    assert found.name == "Z\u0351\u0351algo"
+    assert found.licence == "BSD"
+    assert found.refused is None
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -1,5 +1,6 @@
 """Boards: one judged by an earlier version, and the words about an entry."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from speedtrain.cli import main
+from speedtrain.judge.confine import Outcome, quoted
 from speedtrain.judge.summary import summarize
 
 from .conftest import board_of
@@ -62,6 +64,32 @@ def test_the_page_the_table_and_the_summary_use_the_same_words(old: Path) -> Non
         assert str(summarize(entry)) == words
         assert f'<td class="{kind}" data-value="{words}">{words}</td>' in page
         assert f"| {words} |" in table
+
+
+def test_names_that_read_alike_formulas_and_names_from_right_to_left(old: Path) -> None:
+    journal = old / "private" / "journal.jsonl"
+    header, *runs = journal.read_text(encoding="utf-8").splitlines()
+    facts = json.loads(header)
+    names = ["Team", "ｔｅａｍ", "＝1+1", "فريق"]
+    for submission, name in zip(facts["submissions"].values(), names, strict=True):
+        submission["name"] = name
+    journal.write_text("\n".join([json.dumps(facts), *runs, ""]), encoding="utf-8")
+    assert main(["board", "--out", str(old), "--test", str(old.parent / "test.npz")]) == 0
+    hashes = [submission["sha256"][:8] for submission in facts["submissions"].values()]
+    shown = set(board_of(old)["by_name"])
+    assert shown == {f"Team ({hashes[0]})", f"ｔｅａｍ ({hashes[1]})", "＝1+1", "فريق"}
+    with open(old / "leaderboard.csv", encoding="utf-8", newline="") as file:
+        teams = {row["team"] for row in csv.DictReader(file)}
+    assert "'＝1+1" in teams
+    page = (old / "index.html").read_text()
+    assert page.count("<bdi>فريق</bdi>") >= 2  # isolated: what follows a name keeps its direction
+
+
+def test_a_stranger_cannot_speak_in_the_judges_words() -> None:
+    words = quoted("no matter” the organisers have disqualified “all others")
+    assert words == '“no matter" the organisers have disqualified "all others”'
+    outcome = Outcome("exited", 1, 1.0, None, 0, 0, "the board is wrong")
+    assert outcome.in_words() == "ended with exit code 1; the last line of its log: “the board is wrong”"
 
 
 def test_an_entry_with_several_problems_names_all_of_them() -> None:
