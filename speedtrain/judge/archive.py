@@ -8,6 +8,7 @@ import stat
 import sys
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,9 @@ from speedtrain.submission.package import INTERFACE
 
 MOST_FILES = 1000
 MOST_BYTES = 16 << 20
+NOTED_BYTES, NOTED_SHARE = 2048, 0.55
+"""Files of so many bytes that compress to more than this share are noted: Python and prose compress to a third or so,
+base64 and base85 to more than 0.75."""
 MOST_MARKS = 2  # combining ones, on a letter
 BLANK = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and signs that show nothing: fillers of Hangul, and an empty pattern of Braille."""
@@ -283,7 +287,15 @@ def _notes(files: dict[str, bytes]) -> Iterator[str]:
     except Exception as error:  # a fault of this machine, such as no memory for the process: it is no entrant's
         yield f"the source was not looked through ({type(error).__name__})"
         return
+    if not files:
+        return
+    whole = sum(map(len, files.values()))
+    packed = {name: len(zlib.compress(content, 9)) for name, content in files.items()}
+    compressed = f"{_kib(sum(packed.values()))} compressed"
+    yield f"{len(files)} files of {_kib(whole)}, {compressed}; the largest is {_largest(packed)}"
     for name, content in sorted(files.items()):
+        if len(content) >= NOTED_BYTES and packed[name] > NOTED_SHARE * len(content):
+            yield f"{_cut(name, 80)}: {_kib(len(content))} that compress to {_kib(packed[name])}: more than text does"
         if name not in sources:
             if b"\0" in content:
                 yield f"{_cut(name, 80)}: a binary file of {len(content)} bytes"
@@ -297,6 +309,16 @@ def _notes(files: dict[str, bytes]) -> Iterator[str]:
     yield f"imports beyond the standard library: {', '.join(map(_short, strange)) or 'none'}"
     if standard:
         yield f"imports worth a look: {', '.join(standard)}"
+
+
+def _kib(count: int) -> str:
+    return f"{count / 1024:.1f} KiB"
+
+
+def _largest(packed: Mapping[str, int]) -> str:
+    """The file with the most content, by its compressed size."""
+    name = max(sorted(packed), key=lambda name: packed[name])
+    return f"{_cut(name, 80)} with {_kib(packed[name])}"
 
 
 def _short(name: str) -> str:

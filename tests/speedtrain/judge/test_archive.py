@@ -1,5 +1,6 @@
 """Zips that no one should unpack, and rules that can be read off a zip."""
 
+import base64
 import json
 import os
 import resource
@@ -8,6 +9,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from speedtrain.errors import UserError
@@ -15,6 +17,8 @@ from speedtrain.judge import inspection
 from speedtrain.judge.archive import MOST_BYTES, read_submission
 
 from .conftest import submission
+
+ROOT = Path(__file__).parents[3]
 
 
 def with_entry(tmp_path: Path, name: str, content: bytes = b"x", mode: int = 0) -> Path:
@@ -174,6 +178,21 @@ def test_imports_and_large_constants_are_listed_for_a_human(tmp_path: Path) -> N
     assert "torchvision" in notes
     assert "base64" in notes
     assert notes.count("a constant of") == 2
+
+
+def test_text_that_may_hold_weights_is_noted_and_source_and_prose_are_not(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).bytes(6000)
+    path = submission(tmp_path / "a.zip", training=f'"""{base64.b64encode(weights).decode()}"""')
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("notes.txt", base64.b85encode(weights))
+        archive.writestr("hex.md", weights.hex())
+        archive.writestr("prose.md", (ROOT / "docs/timing.md").read_text())
+        archive.writestr("source.py", (ROOT / "speedtrain/view/figures.py").read_text())
+    notes = read_submission(path).notes
+    noted = {note.partition(":")[0] for note in notes if "more than text does" in note}
+    assert noted == {"training.py", "notes.txt", "hex.md"}
+    assert "8 files of" in notes[0]
+    assert "the largest is hex.md with" in notes[0]
 
 
 def test_source_that_is_hard_to_parse_is_no_obstacle(tmp_path: Path) -> None:
