@@ -53,6 +53,7 @@ from tricks.layerwise_learning_rate import LayerwiseLearningRate
 from tricks.logit_adjustment import LogitAdjustment
 from tricks.meta_warmup import MetaWarmup
 from tricks.mixup import Mixup
+from tricks.momentum_sam import MomentumSAM
 from tricks.muon import Muon
 from tricks.patch_whitening import PatchWhitening
 from tricks.peer_loss import PeerLoss
@@ -97,6 +98,7 @@ TRICKS: dict[str, type[Trick]] = {
         PeerLoss,
         FairnessRegularizer,
         SAM,
+        MomentumSAM,
         MetaWarmup,
         GradientCentralization,
         FreezeTrunk,
@@ -133,6 +135,7 @@ __all__ = [
     "Loss",
     "MetaWarmup",
     "Mixup",
+    "MomentumSAM",
     "Muon",
     "PatchWhitening",
     "PeerLoss",
