@@ -138,7 +138,8 @@ def trained(warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, of which the trials of sweeps are copies."""
     out = tmp_path_factory.mktemp("trained") / "run"
     with warm.processes(warm_python):
-        assert main(["--budget", "6", "--data", "digits", "--quiet", "--out", str(out)]) == 0
+        pinned = ["--set=width=8", "--set=batch_size=64", "--set=precision=fp32"]
+        assert main(["--budget", "6", "--data", "digits", *pinned, "--quiet", "--out", str(out)]) == 0
     return out
 
 

@@ -39,29 +39,31 @@ class MomentumSAM(Trick):
             raise TrickError(f"rho must be positive and finite, got {self.rho}")
         if not 0 <= self.momentum < 1:
             raise TrickError(f"momentum must be at least 0 and below 1, got {self.momentum}")
-        self._velocity: list[Tensor] = []
+        self._velocity: dict[int, Tensor] = {}
 
     def gradient(self, compute: Compute, model: nn.Module) -> Compute:
         def ahead(batch: Batch) -> Tensor:
-            parameters: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            if not self._velocity:
-                self._velocity = [torch.zeros_like(parameter) for parameter in parameters]
+            # by their number: which of them train may change from step to step
+            training = {n: p for n, p in enumerate(model.parameters()) if p.requires_grad}
+            for number, parameter in training.items():
+                self._velocity.setdefault(number, torch.zeros_like(parameter))
+            parameters: list[Tensor] = list(training.values())
+            velocity = [self._velocity[number] for number in training]
             with torch.no_grad():
                 before = [parameter.clone() for parameter in parameters]
-                norm = torch.stack(torch._foreach_norm(self._velocity)).norm()
-                torch._foreach_add_(parameters, torch._foreach_mul(self._velocity, -self.rho / (norm + 1e-12)))
+                norm = torch.stack(torch._foreach_norm(velocity)).norm()
+                torch._foreach_add_(parameters, torch._foreach_mul(velocity, -self.rho / (norm + 1e-12)))
             loss = compute(batch)
             with torch.no_grad():
                 torch._foreach_copy_(parameters, before)
-                gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-                torch._foreach_mul_(self._velocity, self.momentum)
-                torch._foreach_add_(self._velocity, gradients)
+                torch._foreach_mul_(velocity, self.momentum)
+                torch._foreach_add_(velocity, [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
             return loss
 
         return ahead
 
     def state(self) -> dict[str, Any]:
-        return {"velocity": [velocity.clone() for velocity in self._velocity]}
+        return {"velocity": {number: velocity.clone() for number, velocity in self._velocity.items()}}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._velocity = [velocity.clone() for velocity in state["velocity"]]
+        self._velocity = {number: velocity.clone() for number, velocity in state["velocity"].items()}

@@ -94,6 +94,9 @@ def test_frozen_weights_stay_and_bad_values_are_named():
     for batch in batches:
         compute(batch)
         assert torch.equal(model[0].weight, frozen)
+    model[0].weight.requires_grad_(True)  # as freeze_trunk does half-way
+    compute(batches[0])
+    assert model[0].weight.grad is not None
     with pytest.raises(TrickError, match="rho must be positive"):
         MomentumSAM(rho=0)
     with pytest.raises(TrickError, match="momentum must be"):

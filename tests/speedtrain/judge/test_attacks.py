@@ -115,7 +115,10 @@ IN_TRAINING = {
     "link as weights": ("os.unlink(options.net_sav); os.symlink('/etc/passwd', options.net_sav)", "symbolic link"),
     "pipe as weights": ("os.unlink(options.net_sav); os.mkfifo(options.net_sav)", "not a plain file"),
     "folder as weights": ("os.unlink(options.net_sav); os.mkdir(options.net_sav)", "not a plain file"),
-    "exit code of no signal": ("os.unlink(options.net_sav); sys.exit(-1)", "ended with exit code 255, saying"),
+    "exit code of no signal": (
+        "os.unlink(options.net_sav); sys.exit(-1)",
+        "ended with exit code 255; the last line of its log: “",
+    ),
     "exit code of a signal": ("os.unlink(options.net_sav); sys.exit(137)", "exit code 137 (SIGKILL, if a signal"),
 }
 if (os.cpu_count() or 1) > 1:  # the one that is given is not all of them

@@ -14,6 +14,8 @@ from speedtrain.run.result import read_result
 from speedtrain.training.job import Job
 from speedtrain.training.lightning_module import build_training
 
+PINNED = ["--set", "width=8", "--set", "batch_size=128", "--set", "precision=fp32"]
+
 
 @pytest.fixture(scope="module")
 def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -45,7 +47,7 @@ def test_votes_from_the_file_to_the_replay(
 
     monkeypatch.setattr(Job, "write", watched)
     run = tmp_path / "run"
-    assert main(["--data", str(voted), "--budget", "4", "--set", "width=8", "--out", str(run)]) == 0
+    assert main(["--data", str(voted), "--budget", "4", *PINNED, "--out", str(run)]) == 0
     said = capsys.readouterr()
     data = load_data(voted)
     np.testing.assert_array_equal(handed[0], data.train.targets)

@@ -486,7 +486,8 @@ def test_a_score_that_fails_costs_neither_weights_nor_result(
 
 @pytest.mark.usefixtures("warm_processes")
 def test_a_timm_model_trains_too(tmp_path: Path) -> None:
-    command = ["--data", "digits", "--per-class", "20", "--model", "timm:resnet10t.c3_in1k", "--set", "batch_size=16"]
+    command = ["--data", "digits", "--per-class", "20", "--model", "timm:resnet10t.c3_in1k"]
+    command += ["--set", "batch_size=16", "--set", "precision=fp32"]
     assert main([*command, "--budget", "6", "--out", str(tmp_path / "run")]) == 0
     result = result_of(tmp_path / "run")
     assert result["plan"]["model"] == "timm:resnet10t.c3_in1k"
