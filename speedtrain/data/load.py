@@ -247,7 +247,7 @@ def read_images(
     Raises:
         UserError: as for `load_images`, or not one image file can be read.
     """
-    reading = replace(_reading(side, fit, True, None, pixel_max), from_annotators=True)
+    reading = _reading(side, fit, True, None, pixel_max)
     folder = path
     if is_folder(path):
         if listing(path)[0]:
