@@ -122,13 +122,15 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add(
         "--columns",
         metavar="image=A,label=B,split=C,group=D",
-        help="columns of a .csv; images of one group are not held out without the others (default: by their names)",
+        help="columns of a .csv; label=B+C are those of several people; images of one group are not held out without "
+        "the others (default: columns called image or file, label, split, group)",
     )
     add("--with-validation", action="store_true", help="train on the data's validation images too, where test is apart")
     add(
         "--labels",
         metavar="separate|soft|majority|em|first|K",
-        help="what the labels of several annotators become; K is one annotator (default: separate)",
+        help="where several people labelled an image, train on all labels, on their shares, on the most frequent, on "
+        "those of a model of the people, on the first, or on those of person K, from 1 (default: separate)",
     )
     add("--per-class", metavar="N|all", help="training images per class (default: 500 of CIFAR-10, else all)")
     add("--skip-unreadable", action="store_true", help="leave out image files that cannot be read")

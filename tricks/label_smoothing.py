@@ -26,8 +26,8 @@ class LabelSmoothing(Trick):
     smoothing: float = 0.1
 
     interacts: ClassVar[str] = (
-        "cutmix and mixup already make the targets soft, and label smoothing then smooths these. logit_adjustment: "
-        "leave label smoothing out."
+        "cutmix and mixup already make the targets soft, and label smoothing then smooths these. logit_adjustment and "
+        "class_weights: leave label smoothing out."
     )
     paper: ClassVar[str] = "Szegedy et al., Rethinking the Inception Architecture, 2015 (arXiv 1512.00567)"
 

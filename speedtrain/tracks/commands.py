@@ -10,7 +10,7 @@ from speedtrain.errors import UserError
 def add_corrupt_options(parser: ArgumentParser) -> None:
     """Adds the options of `corrupt`."""
     add = parser.add_argument
-    add("--data", metavar="NPZ", required=True, help="clean images and labels")
+    add("--data", metavar="NPZ", required=True, help=".npz with `images` and `labels`, clean")
     add("--out", metavar="NPZ", required=True, help="file to write; the true labels go to NAME.truth.npz beside it")
     add(
         "--imbalance",
@@ -21,10 +21,11 @@ def add_corrupt_options(parser: ArgumentParser) -> None:
     add(
         "--noise",
         metavar="symmetric:RATE|pair:RATE|imbalanced:RATE|NPY",
-        help="share of wrong labels: any other class, the next, or a large one; or a matrix (default: none)",
+        help="share of wrong labels; symmetric: any other class, pair: the next, imbalanced: mostly large ones; "
+        "or a matrix [K, K], a row per true class (default: none)",
     )
-    add("--annotators", metavar="N", default="1", help="labels of each image, each wrong by itself (default: 1)")
-    add("--seed", metavar="N", default="0", help="of what is drawn (default: 0)")
+    add("--annotators", metavar="N", default="1", help="labels per image, with independent errors (default: 1)")
+    add("--seed", metavar="N", default="0", help="seed of the random draws (default: 0)")
 
 
 def corrupt_command(options: Namespace) -> int:
