@@ -69,10 +69,14 @@ def make_design(
     """
     if kind not in KINDS:
         raise UserError(f"--design {kind}: no such design{nearest(kind, KINDS)}")
-    settings = options.get("settings") or {}
-    varied_too = {key: value for key, value in settings.items() if key.partition(".")[0] in (tricks or ())}
     # the settings of tricks that are varied wait until a variant has the trick, which the recipe may lack
-    base = resolve(**{**options, "settings": {key: settings[key] for key in settings if key not in varied_too}})
+    settings = (options.get("settings") or {}).items()
+    base = resolve(
+        **{
+            **options,
+            "settings": {key: value for key, value in settings if key.partition(".")[0] not in (tricks or ())},
+        }
+    )
     # one recipe for all, also where what is varied would suggest another
     options = {**options, "recipe": options.get("recipe") or default_recipe(**options)}
     start = find_trained_run(base.start_from)  # its network keeps the tricks that shaped it

@@ -6,7 +6,7 @@ from typing import Any
 
 from speedtrain.config import Config
 from speedtrain.data import Data
-from speedtrain.data.annotators import labels_for_training
+from speedtrain.data.annotators import DEFAULT, labels_for_training
 from speedtrain.data.configured import load_given
 
 
@@ -22,7 +22,7 @@ def load_for_sweep(configs: Iterable[Config], largest: Config, data: Any, test: 
         UserError: as for `load_given`, or a variant takes the labels in a way that is not possible.
     """
     ways = {config.labels for config in configs}
-    loaded = load_given(replace(largest, labels=None if ways == {None} else "separate"), data, test, **options)
+    loaded = load_given(replace(largest, labels=None if ways == {None} else DEFAULT), data, test, **options)
     if loaded.annotators is not None:
         for way in ways:
             labels_for_training(loaded.train, way, seed=0)
@@ -33,4 +33,4 @@ def with_labels(config: Config, data: Data) -> Config:
     """The configuration that says what the labels become, where there are several and it says nothing."""
     if data.annotators is None or config.labels is not None:
         return config
-    return replace(config, labels="separate")
+    return replace(config, labels=DEFAULT)

@@ -2,14 +2,15 @@
 
 import warnings
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from speedtrain.data.source import Images, data_error
 from speedtrain.errors import UserError
 
-WAYS = ("separate", "soft", "majority", "em", "first")
+DEFAULT: Final = "separate"
+WAYS = (DEFAULT, "soft", "majority", "em", "first")
 """What several labels may become; the number of an annotator is another way."""
 NO_LABEL = -1
 """Stands in `votes` where an annotator gave none."""
@@ -168,7 +169,7 @@ def labels_for_training(train: Images, way: str | int | None, seed: int) -> tupl
 
     Args:
         train: images with `votes`.
-        way: one of these; None for the default, separate.
+        way: one of these; None for `DEFAULT`.
         seed: of the majority's ties.
 
     Raises:
@@ -176,11 +177,11 @@ def labels_for_training(train: Images, way: str | int | None, seed: int) -> tupl
     """
     assert train.votes is not None
     votes, notes = train.votes, []
-    if way is None or way in ("separate", "soft"):
+    if way in (None, DEFAULT, "soft"):
         counts = vote_counts(votes, len(train.classes))
         given = counts.sum(axis=1, keepdims=True)
         shares = counts / (given if way == "soft" else given.mean())
-        return replace(train, targets=shares.astype(np.float32)), []
+        return replace(train, targets=shares), []
     if way == "majority":
         labels = majority(votes, seed)
     elif way == "em":

@@ -68,10 +68,10 @@ def check_arrays(
         plain = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
         hint = ": give labels.astype(int)" if plain else ": give whole numbers from 0"
         raise data_error(where, f"labels are {labels.dtype}, not whole numbers{hint}")
-    several = labels.ndim == 2 and labels.shape[1] > 1 and len(labels) == len(images)
-    as_classes = several and not reading.from_annotators and look_like_classes(labels)
     if labels.ndim == 2 and len(labels) != len(images):
         raise data_error(where, f"{len(labels)} rows of labels for {len(images)} images: give one per image")
+    several = labels.ndim == 2 and labels.shape[1] > 1
+    as_classes = several and not reading.from_annotators and look_like_classes(labels)
     if labels.ndim != 1 and (as_classes or not several):
         hint = "one class per image; images of several classes at once are not supported"
         if labels.size == len(images):
@@ -94,8 +94,8 @@ def check_arrays(
         name=name,
         where=where,
         images=standard,
-        labels=majority(numbers) if numbers.ndim == 2 else numbers,
-        votes=numbers if numbers.ndim == 2 else None,
+        labels=majority(numbers) if several else numbers,
+        votes=numbers if several else None,
         classes=names,
         notes=tuple(f"{name}: {note}" for note in notes),
         native=images.shape[1:] == (SIDE, SIDE, 3),

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from speedtrain.config import AUTO, CIFAR10, DATA_SETS, IN_MEMORY, TORCHVISION, nearest
-from speedtrain.data.annotators import WAYS, labels_for_training, measure_agreement
+from speedtrain.data.annotators import DEFAULT, WAYS, labels_for_training, measure_agreement
 from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin
 from speedtrain.data.folder import files_to_predict, find_splits, is_folder, listing, read_folder, refuse_splits
@@ -111,12 +111,15 @@ def load_data(
     if isinstance(data, str) and data == AUTO and test is not None:
         data = CIFAR10  # test images of one's own belong to one data set: do not fall back to another
 
-    reading = replace(_reading(side, fit, skip_unreadable, progress, pixel_max), core_seconds=core_seconds)
-    reading = replace(reading, from_annotators=labels is not None)
+    reading = replace(
+        _reading(side, fit, skip_unreadable, progress, pixel_max),
+        core_seconds=core_seconds,
+        from_annotators=labels is not None,
+    )
     choice = SplitChoice(own_test=test is None, with_validation=with_validation)
     source, test_source = _open(data, data_root, reading, choice, columns or {})
     if test is not None:
-        reading = replace(reading.like(source), from_annotators=labels is not None or source.votes is not None)
+        reading = replace(reading.like(source), from_annotators=reading.from_annotators or source.votes is not None)
         given, own_test = _open(test, data_root, reading, SplitChoice(), columns or {})
         test_source = own_test or given
 
@@ -139,7 +142,7 @@ def load_data(
     annotators = None
     if train.votes is not None:
         annotators = measure_agreement(train.votes, len(train.classes), train.labels)
-        labels = "separate" if labels is None else labels
+        labels = DEFAULT if labels is None else labels
         train, left_out = labels_for_training(train, labels, seed)
         notes += [f"{train.name}: {annotators.in_words()} (--labels {labels})", *left_out]
     if per_class is None and source.default_per_class is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from speedtrain.errors import UserError
 from speedtrain.judge.inspection import inspect
+from speedtrain.judge.settings import in_bytes
 from speedtrain.submission.package import INTERFACE
 
 MOST_FILES = 1000
@@ -291,11 +292,12 @@ def _notes(files: dict[str, bytes]) -> Iterator[str]:
         return
     whole = sum(map(len, files.values()))
     packed = {name: len(zlib.compress(content, 9)) for name, content in files.items()}
-    compressed = f"{_kib(sum(packed.values()))} compressed"
-    yield f"{len(files)} files of {_kib(whole)}, {compressed}; the largest is {_largest(packed)}"
+    compressed = f"{in_bytes(sum(packed.values()))} compressed"
+    yield f"{len(files)} files of {in_bytes(whole)}, {compressed}; the largest is {_largest(packed)}"
     for name, content in sorted(files.items()):
         if len(content) >= NOTED_BYTES and packed[name] > NOTED_SHARE * len(content):
-            yield f"{_cut(name, 80)}: {_kib(len(content))} that compress to {_kib(packed[name])}: more than text does"
+            size, compressed_size = in_bytes(len(content)), in_bytes(packed[name])
+            yield f"{_cut(name, 80)}: {size} that compress to {compressed_size}: more than text does"
         if name not in sources:
             if b"\0" in content:
                 yield f"{_cut(name, 80)}: a binary file of {len(content)} bytes"
@@ -311,14 +313,10 @@ def _notes(files: dict[str, bytes]) -> Iterator[str]:
         yield f"imports worth a look: {', '.join(standard)}"
 
 
-def _kib(count: int) -> str:
-    return f"{count / 1024:.1f} KiB"
-
-
 def _largest(packed: Mapping[str, int]) -> str:
     """The file with the most content, by its compressed size."""
     name = max(sorted(packed), key=lambda name: packed[name])
-    return f"{_cut(name, 80)} with {_kib(packed[name])}"
+    return f"{_cut(name, 80)} with {in_bytes(packed[name])}"
 
 
 def _short(name: str) -> str:

@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from speedtrain.data.source import uneven
+
 LINES = 20
 """Plain lines per run, where there is no terminal to draw a bar on."""
 LINE_SECONDS = 5.0
@@ -172,7 +174,7 @@ class Display:
             )
             counts = result["test_data"]["class_counts"]
             trained = result["data"]["class_counts"]
-            if any(min(each) < max(each) / 2 for each in (counts, trained)):  # then accuracy alone may deceive
+            if uneven(counts) or uneven(trained):
                 share = result["test_data"]["largest_class_share"]
                 line = f"balanced accuracy {result['balanced_accuracy']:.2%}  ({share:.1%} are of the largest class)"
                 out.print(line, markup=False)

@@ -40,12 +40,10 @@ def suspects_command(options: Namespace, arguments: Mapping[str, Any]) -> int:
     except ValueError:
         raise UserError(f"--folds must be a whole number, got {options.folds!r}") from None
     found = find_suspects(out=options.out, folds=folds, quiet=options.quiet, **arguments)
-    images, judged = found.images, int((found.scores == found.scores).sum())
+    judged = int(found.judged.sum())
     table = Table("image", "given", "suggested", "score")
-    for place in found.places[:SHOWN].tolist():
-        name = str(place) if images.files is None else images.files[place]
-        given, suggested = images.classes[images.labels[place]], images.classes[found.suggested[place]]
-        table.add_row(Text(name), Text(given), Text(suggested), f"{found.scores[place]:.3f}")
+    for row in found.rows()[:SHOWN]:
+        table.add_row(Text(str(row["image"])), Text(row["given"]), Text(row["suggested"]), f"{row['score']:.3f}")
     if len(found.places):
         Console(highlight=False, markup=False).print(table)
     share = len(found.places) / max(1, judged)

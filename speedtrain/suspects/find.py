@@ -52,6 +52,24 @@ class Suspects:
     agreement: float
     out: Path
 
+    @property
+    def judged(self) -> np.ndarray:
+        """Which labels were judged, bool [N]."""
+        return np.isfinite(self.scores)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What the files say of each suspect label: image, given, suggested, score."""
+        classes, labels = self.images.classes, self.images.labels
+        return [
+            {
+                "image": place if self.images.files is None else self.images.files[place],
+                "given": classes[labels[place]],
+                "suggested": classes[self.suggested[place]],
+                "score": round(float(self.scores[place]), 6),
+            }
+            for place in self.places.tolist()
+        ]
+
 
 def find_suspects(
     budget: float | None = None,
@@ -221,24 +239,15 @@ def _confident_learning(labels: np.ndarray, probabilities: np.ndarray) -> tuple[
 
 
 def _write(found: Suspects, probabilities: np.ndarray) -> None:
-    images, classes = found.images, found.images.classes
+    rows, images = found.rows(), found.images
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("image", "given", "suggested", "score"))
-    rows: list[dict[str, Any]] = []
-    for place in found.places.tolist():
-        row = {
-            "image": place if images.files is None else images.files[place],
-            "given": classes[images.labels[place]],
-            "suggested": classes[found.suggested[place]],
-            "score": round(float(found.scores[place]), 6),
-        }
-        rows.append(row)
-        table.writerow(row.values())
+    table = csv.DictWriter(text, ("image", "given", "suggested", "score"), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
     summary = {
         "data": images.name,
         "images": len(images.labels),
-        "judged": int(np.isfinite(found.scores).sum()),
+        "judged": int(found.judged.sum()),
         "agreement": round(found.agreement, 6),
         "suspects": rows,
     }
