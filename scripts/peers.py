@@ -378,7 +378,7 @@ def run_peer(name: str, budget: float, seed: int, options: argparse.Namespace) -
             raise KeyboardInterrupt(result["signal"])
         keys = ("accuracy", "epochs", "wall_seconds", "status")
         return {key: result[key] for key in keys} | {key: result["plan"][key] for key in ("width", "precision")}
-    from speedtrain.training.worker import MALLOC_SETTINGS
+    from speedtrain.training.process import MALLOC_SETTINGS
 
     command = [sys.executable, __file__, "--plain", name, "--budgets", str(budget), "--seed", str(seed)]
     command += ["--data", str(options.data), "--test", str(options.test)]

@@ -1,6 +1,7 @@
 """Values from outside, converted to the types of a dataclass, or refused in words."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -27,6 +28,13 @@ def checked_types(kind: type, values: Mapping[str, Any], prefix: str = "") -> di
                 f"{prefix}{entry.name} must be {_in_words(entry.type)}, got {values[entry.name]!r}"
             ) from None
     return typed
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean X?`, or the list of valid names."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(valid)}"
 
 
 def _in_words(kind: Any) -> str:

@@ -16,7 +16,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from speedtrain import __version__
 from speedtrain.ablation import commands as ablation
 from speedtrain.ablation import options as ablation_options
-from speedtrain.config import DATA_SETS, nearest
+from speedtrain.checked_types import nearest
+from speedtrain.config import DATA_SETS
 from speedtrain.errors import UserError
 from speedtrain.export.commands import add_export_options, export_command
 from speedtrain.judge import cli as judging

@@ -1,6 +1,5 @@
 """The configuration of a run: recipe, command line and Python arguments come together here, and are checked."""
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -11,11 +10,11 @@ from typing import Any, Literal
 
 import yaml
 
-from speedtrain.checked_types import checked_types
+from speedtrain.checked_types import checked_types, nearest
+from speedtrain.chosen_tricks import Tricks, checked_trick, take_mirror_out, with_trick
 from speedtrain.errors import UserError
 from speedtrain.starting_point import TrainedRun, backbone_side, check_start, find_trained_run
 
-Tricks = dict[str, dict[str, Any]]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 AUTO, CIFAR10, DIGITS = DATA_SETS = ("auto", "cifar10", "digits")
@@ -67,6 +66,7 @@ class Config:
             null for random weights.
         pretrained: whether a timm model starts from the weights that timm offers for it.
         snapshots: from how many instants of the run to keep the weights, for its accuracy against time.
+        members: what each of several networks has of its own, see `speedtrain/members.py`; [] for one network.
     """
 
     budget: float
@@ -98,6 +98,7 @@ class Config:
     start_from: str | None = None
     pretrained: bool = False
     snapshots: int = 0
+    members: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def from_random(self) -> bool:
@@ -151,25 +152,20 @@ _POSITIVE = ("budget", "side", "pixel_max", "width", "batch_size", "lr", "head_s
 _NOT_NEGATIVE = ("momentum", "weight_decay", "seed", "snapshots")
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean X?`, or the list of valid names."""
-    valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(valid)}"
-
-
 def recipe_folder() -> Path:
     """Where the recipes lie: inside the installed package, or beside it in a checkout."""
     inside = Path(__file__).with_name("configs")
     return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
 
 
-def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """The keys of a recipe given by name, or by path of a YAML file.
+def read_recipe(recipe: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a recipe given by name, by path of a YAML file, or by themselves.
 
     Raises:
         UserError: no such recipe, not YAML, or a key that no recipe has.
     """
+    if isinstance(recipe, Mapping):
+        return dict(recipe)
     path = Path(recipe)
     if path.suffix not in (".yaml", ".yml"):
         known = sorted(file.stem for file in recipe_folder().glob("*.yaml"))
@@ -205,7 +201,7 @@ def default_recipe(**options: Any) -> str:
 
 def resolve(
     *,
-    recipe: str | Path | None = None,
+    recipe: str | Path | Mapping[str, Any] | None = None,
     tricks: Iterable[str] | Mapping[str, Mapping[str, Any]] | None = None,
     with_tricks: Iterable[str] = (),
     without: Iterable[str] = (),
@@ -215,7 +211,7 @@ def resolve(
     """The checked configuration: the recipe, changed by the options.
 
     Args:
-        recipe: name, or path of a YAML file. Default: auto; finetune where training starts from given weights.
+        recipe: name, path of a YAML file, or its keys. Default: auto; finetune where it starts from given weights.
         tricks: exactly these tricks, with the recipe's hyperparameters where it has them; a mapping gives
             the hyperparameters along.
         with_tricks: tricks to add, each where it wraps by default.
@@ -264,7 +260,7 @@ def resolve(
             known = f"that trick is not on; on are {', '.join(chosen) or 'none'}"
             raise UserError(f"--without {name}: {known if name in TRICKS else f'no such trick{nearest(name, TRICKS)}'}")
     if "flip" in without:
-        _take_mirror_out(chosen)
+        take_mirror_out(chosen)
     keys.update({key: value for key, value in options.items() if value is not None})
     for key, value in (settings or {}).items():
         trick, dot, hyperparameter = key.partition(".")
@@ -284,7 +280,7 @@ def resolve(
             hint = nearest(trick, chosen) if chosen else ""
             raise UserError(f"--set {key}: the trick {trick!r} is not on (add it by --with {trick}){hint}")
     config = Config(**_checked(keys))
-    config.tricks = {name: _checked_trick(name, values) for name, values in chosen.items()}
+    config.tricks = {name: checked_trick(name, values) for name, values in chosen.items()}
     if start is not None:
         _take_network(config, start, given)
     check_start(config.start_from, config.pretrained, config.model, start)
@@ -311,18 +307,8 @@ def _take_network(config: Config, start: TrainedRun, given: Mapping[str, Any]) -
     for name in dict.fromkeys([*its, *chosen]):
         if name not in chosen:
             raise UserError(f"{name}: the network of {start.path} has it, so it must stay on")
-        if name not in its or _checked_trick(name, its[name]) != chosen[name]:
+        if name not in its or checked_trick(name, its[name]) != chosen[name]:
             raise UserError(f"{name}: changes the network, which is that of {start.path}; leave it out")
-
-
-def _take_mirror_out(chosen: Tricks) -> None:
-    """Changes test-time augmentation to views that are not mirrored, or takes it out where it has no others."""
-    augmentation = chosen.get("test_time_augmentation")
-    if isinstance(augmentation, Mapping):
-        if augmentation.get("mode") == "mirror+shift":
-            chosen["test_time_augmentation"] = {**augmentation, "mode": "shift"}
-        elif augmentation.get("mode", "mirror") == "mirror":
-            del chosen["test_time_augmentation"]
 
 
 def _checked(keys: dict[str, Any]) -> dict[str, Any]:
@@ -357,44 +343,3 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
     if not (values["model"] == "resnet9" or values["model"].startswith("timm:")):
         raise UserError(f"model must be resnet9 or timm:NAME, got {values['model']!r}")
     return values
-
-
-def with_trick(name: str, chosen: Tricks) -> Tricks:
-    """`chosen` with one trick more, before the first that by default wraps around it.
-
-    Raises:
-        UserError: no such trick.
-    """
-    from tricks import TRICKS
-
-    if name not in TRICKS:
-        raise UserError(f"unknown trick {name!r}{nearest(name, TRICKS)}")
-    if name in chosen:
-        return chosen
-    rank = {known: position for position, known in enumerate(TRICKS)}
-    names = list(chosen)
-    outside = (position for position, other in enumerate(names) if rank.get(other, -1) > rank[name])
-    names.insert(next(outside, len(names)), name)
-    return {each: chosen.get(each, {}) for each in names}
-
-
-def _checked_trick(name: str, values: Any) -> dict[str, Any]:
-    """All hyperparameters of a trick, the defaults included."""
-    from tricks import TRICKS, TrickError  # torch comes with it, so it comes late
-
-    if name not in TRICKS:
-        raise UserError(f"unknown trick {name!r}{nearest(name, TRICKS)}")
-    kind: Any = TRICKS[name]  # a dataclass, which the type of the base class does not express
-    valid = [entry.name for entry in fields(kind)]
-    if not isinstance(values, Mapping):
-        raise UserError(f"{name}: hyperparameters must be a mapping, as in {name}: {{}}; got {values!r}")
-    for key in values:
-        if key not in valid:
-            hint = nearest(str(key), valid) if valid else "; it has none"
-            raise UserError(f"{name} has no hyperparameter {key!r}{hint}")
-    typed = checked_types(kind, values, f"{name}.")
-    try:
-        kind(**typed)
-    except TrickError as error:
-        raise UserError(f"{name}: {error}") from None
-    return typed

@@ -52,6 +52,7 @@ from tricks.label_smoothing import LabelSmoothing
 from tricks.layerwise_learning_rate import LayerwiseLearningRate
 from tricks.logit_adjustment import LogitAdjustment
 from tricks.meta_warmup import MetaWarmup
+from tricks.mirror_equivariance import MirrorEquivariance
 from tricks.mixup import Mixup
 from tricks.momentum_sam import MomentumSAM
 from tricks.muon import Muon
@@ -80,6 +81,7 @@ TRICKS: dict[str, type[Trick]] = {
     trick.name(): trick
     for trick in (
         PatchWhitening,
+        MirrorEquivariance,
         CELU,
         GhostBatchNorm,
         RandomCrop,
@@ -134,6 +136,7 @@ __all__ = [
     "LogitAdjustment",
     "Loss",
     "MetaWarmup",
+    "MirrorEquivariance",
     "Mixup",
     "MomentumSAM",
     "Muon",

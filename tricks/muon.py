@@ -55,7 +55,9 @@ class Muon(Trick):
             raise TrickError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}")
 
     def step(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-        weights = {m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad}
+        # also where a weight is computed from a parameter, as in mirror_equivariance
+        of_convolutions = (p for m in model.modules() if isinstance(m, nn.Conv2d) for p in m.parameters())
+        weights = {parameter for parameter in of_convolutions if parameter.requires_grad and parameter.ndim > 1}
         taken = []
         for group in optimizer.param_groups:
             taken += [parameter for parameter in group["params"] if parameter in weights]

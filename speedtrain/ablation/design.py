@@ -8,7 +8,9 @@ from typing import Any
 
 from speedtrain.ablation.design_kinds import KINDS, Cell, DesignKind
 from speedtrain.ablation.sweep_labels import with_labels
-from speedtrain.config import Config, default_recipe, nearest, resolve, with_trick
+from speedtrain.checked_types import nearest
+from speedtrain.chosen_tricks import with_trick
+from speedtrain.config import Config, default_recipe, resolve
 from speedtrain.data import Data
 from speedtrain.errors import UserError
 from speedtrain.starting_point import find_trained_run

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from speedtrain.ablation.trial import Row, Trial
-from speedtrain.config import Config, nearest
+from speedtrain.checked_types import nearest
+from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
 

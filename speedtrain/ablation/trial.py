@@ -13,8 +13,8 @@ from speedtrain.ablation.design import Design
 from speedtrain.config import Config
 from speedtrain.files import write_atomic
 from speedtrain.machine import bind_to_cores
-from speedtrain.run.launcher import python_environment
 from speedtrain.run.result import read_result
+from speedtrain.training.process import python_environment
 from timing import ExitStatus, Guarded
 
 GRACE = 1.0

@@ -17,9 +17,9 @@ from speedtrain.files import write_atomic
 from speedtrain.run.api import train
 from speedtrain.run.checks import check_network, resolve_machine
 from speedtrain.run.directory import new_run_directory
-from speedtrain.run.launcher import worker_environment
 from speedtrain.run.plan import measure_plan
 from speedtrain.run.progress import Display
+from speedtrain.training.process import worker_environment
 from timing import Guarded
 
 SCHEMA = 1

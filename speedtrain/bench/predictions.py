@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from speedtrain.config import Config
 from speedtrain.model.inference import SAMPLE, Predictor
+from speedtrain.model.member import Member
 from speedtrain.network.classifier import Classifier, build_classifier, make_tricks
 from speedtrain.training.planner import Plan
 
@@ -51,7 +52,7 @@ def predictions(
     rows = []
     for size in BATCH_SIZES:
         for way in ("exact", "quick"):
-            predictor = Predictor(classifier, tricks, device, augmented=False, exact=way == "exact", batch_size=size)
+            predictor = Predictor([Member(classifier)], device, augmented=False, exact=way == "exact", batch_size=size)
             predictor(some)  # the quick way is chosen
             timed: np.ndarray = some[: max(size, LEAST)]
             rate = len(timed) / seconds_per_call(partial(predictor, timed), device)

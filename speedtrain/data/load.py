@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from speedtrain.config import AUTO, CIFAR10, DATA_SETS, IN_MEMORY, TORCHVISION, nearest
+from speedtrain.checked_types import nearest
+from speedtrain.config import AUTO, CIFAR10, DATA_SETS, IN_MEMORY, TORCHVISION
 from speedtrain.data.annotators import DEFAULT, WAYS, labels_for_training, measure_agreement
 from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin

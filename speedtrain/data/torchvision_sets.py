@@ -4,7 +4,8 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from speedtrain.config import TORCHVISION, nearest
+from speedtrain.checked_types import nearest
+from speedtrain.config import TORCHVISION
 from speedtrain.data.download import data_roots, no_dead_lines
 from speedtrain.data.indexable import read_indexable
 from speedtrain.data.photographs import Reading

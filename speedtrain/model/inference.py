@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from speedtrain.network.classifier import Classifier
+from speedtrain.model.member import Member, mean_of_logarithms
 from speedtrain.network.convolution import bf16_is_faster
 from speedtrain.network.folding import fold_norms
 from speedtrain.network.precision import autocast, full_precision
-from tricks import Forward, Trick
 
 MANY = 256
 """Images from which the quick way is worth its check. Fewer are predicted in full precision."""
@@ -34,9 +33,8 @@ class Predictor:
     BOUNDS; otherwise full precision is.
 
     Args:
-        classifier: in evaluation mode, on the device that predicts.
-        tricks: of its training; some of them act on predictions.
-        device: of the classifier.
+        members: the networks whose answers are averaged, on the device that predicts.
+        device: of the members.
         augmented: whether the tricks act, such as by test-time augmentation. Default: True.
         exact: compute in full precision only. Default: False.
         batch_size: images that are computed at once. Default: as many as suit the device and their side.
@@ -49,8 +47,7 @@ class Predictor:
 
     def __init__(
         self,
-        classifier: Classifier,
-        tricks: Sequence[Trick],
+        members: Sequence[Member],
         device: torch.device,
         *,
         augmented: bool = True,
@@ -58,9 +55,9 @@ class Predictor:
         batch_size: int | None = None,
     ) -> None:
         self._batch_size = batch_size
-        self._classifier, self._device, self._exact = classifier, device, exact
-        self._tricks = tricks if augmented else ()
-        self._network = self._unfolded = classifier.network
+        self._members = [member if augmented else Member(member.classifier) for member in members]
+        self._device, self._exact = device, exact
+        self._networks = self._unfolded = [member.classifier.network for member in members]
         self.precision = "fp32"
         self.difference: float | None = None
 
@@ -79,37 +76,41 @@ class Predictor:
         if self._exact or self.difference is not None or len(images) < MANY:
             return
         sample = images[np.linspace(0, len(images) - 1, SAMPLE).astype(int)]
-        exact = self._compute(sample, self._unfolded, "fp32")
-        folded = fold_norms(self._unfolded)
+        exact = self._compute(sample, self._unfolded, "fp32")[0]
+        folded = [fold_norms(network) for network in self._unfolded]
         for precision in dict.fromkeys((fastest_precision(self._device), "fp32")):
-            quick = self._compute(sample, folded, precision)
+            quick = self._compute(sample, folded, precision)[0]
             self.difference = float((quick - exact).abs().max())
             if self.difference <= BOUNDS[precision]:  # not where one of them is NaN
-                self._network, self.precision = folded, precision
+                self._networks, self.precision = folded, precision
                 return
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, side, side, 3] → float32 [N, K], N ≥ 1."""
+        return self.with_members(images)[0]
+
+    @torch.inference_mode()
+    def with_members(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, side, side, 3] → float32 [1 + M, N, K]: the answer, and before it was averaged that of each of the
+        M members, if there are several (else M is 0)."""
         self.choose(images)
-        return self._compute(images, self._network, self.precision).cpu().numpy()
+        return self._compute(images, self._networks, self.precision).cpu().numpy()
 
-    def _compute(self, images: np.ndarray, network: nn.Module, precision: str) -> torch.Tensor:
-        def logits(batch: torch.Tensor) -> torch.Tensor:
-            answer: torch.Tensor = network(batch)
-            return answer.float()
-
-        forward: Forward = logits
-        for trick in self._tricks:
-            forward = trick.prediction(forward)
+    def _compute(self, images: np.ndarray, networks: Sequence[nn.Module], precision: str) -> torch.Tensor:
+        pairs = zip(self._members, networks, strict=True)
+        forwards = [member.answer(network) for member, network in pairs]
+        normalise = self._members[0].classifier.normalise  # all were trained on the same images
         parts = []
         size = self.batch_size(images.shape[1])
         # one context for all batches: within it, weights are converted once
         with full_precision(self._device) if precision == "fp32" else autocast(self._device, precision):
             for first in range(0, len(images), size):
-                batch = torch.tensor(images[first : first + size], device=self._device)
-                parts.append(forward(self._classifier.normalise(batch)).softmax(1))
-        return torch.cat(parts)
+                batch = normalise(torch.tensor(images[first : first + size], device=self._device))
+                logits = [forward(batch) for forward in forwards]
+                answers = [mean_of_logarithms(logits), *(logits if len(logits) > 1 else [])]
+                parts.append(torch.stack([answer.softmax(1) for answer in answers]))
+        return torch.cat(parts, 1)
 
 
 @cache

@@ -1,17 +1,20 @@
 """From a run's directory, or its weights file, to the trained classifier."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from speedtrain.config import Config, read_recipe, resolve
 from speedtrain.data.photographs import Reading
 from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
+from speedtrain.model.member import Member
 from speedtrain.model.trained import TrainedModel
-from speedtrain.model.weights import load_facts, load_weights
+from speedtrain.model.weights import load_facts, load_weights, split_by_member
 from speedtrain.network.classifier import build_classifier, make_tricks
 from speedtrain.starting_point import WEIGHTS, prepared_images, weights_file
 
@@ -32,12 +35,10 @@ def load(path: str | Path, *, device: str = "auto") -> TrainedModel:
     path = weights_file(path)
     state, stored = load_weights(path)
     facts: dict[str, Any] = stored
-    classes, network = facts.get("classes"), facts.get("network")
-    if not isinstance(classes, list) or not isinstance(network, dict):
+    classes, parts = facts.get("classes"), facts.get("members", [facts])
+    if not isinstance(classes, list) or not all("network" in part for part in parts):
         raise UserError(f"{path}: not the weights of a run")
     try:
-        tricks = make_tricks(network["tricks"])
-        width = 0 if network["width"] == "auto" else network["width"]  # a timm model has none
         images = prepared_images(facts)
         reading = Reading(
             side=images["side"],
@@ -45,16 +46,27 @@ def load(path: str | Path, *, device: str = "auto") -> TrainedModel:
             skip_unreadable=True,
             pixel_max=None if images["pixel_max"] == "auto" else images["pixel_max"],
         )
-        classifier = build_classifier(
-            network["model"], len(classes), width, network["head_scale"], tricks, None, images["side"]
-        )
-        classifier.load_state_dict(state)
+        members = [
+            _member(part["network"], len(classes), images["side"], tensors)
+            for part, tensors in zip(parts, split_by_member(state, len(parts)), strict=True)
+        ]
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise UserError(f"{path}: its header does not describe the network that its weights are of") from None
     # torch counts the processors of the machine, also where a container may use but a few of them
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
-    classifier.to(torch.device(find_device(device)[0]))
-    return TrainedModel(classifier.eval(), tricks, tuple(classes), reading, facts)
+    target = torch.device(find_device(device)[0])
+    for member in members:
+        member.classifier.to(target).eval()
+    return TrainedModel(members, tuple(classes), reading, facts)
+
+
+def _member(network: Mapping[str, Any], num_classes: int, side: int, state: dict[str, Tensor]) -> Member:
+    """A network by its description in the header, with its weights."""
+    tricks = make_tricks(network["tricks"])
+    width = 0 if network["width"] == "auto" else network["width"]  # a timm model has none
+    classifier = build_classifier(network["model"], num_classes, width, network["head_scale"], tricks, None, side)
+    classifier.load_state_dict(state)
+    return Member(classifier, tricks)
 
 
 def read_run(run: Path) -> tuple[Config, dict[str, Any]]:

@@ -66,6 +66,7 @@ class Predictions(Sequence[Prediction]):
         files: names of the N image files; None for an image that comes from no file.
         problems: number of an image that could not be read → why.
         precision: fp32, bf16 or fp16, in which they were computed.
+        of_members: probabilities of each member, of a model that has several.
     """
 
     probabilities: np.ndarray
@@ -73,6 +74,7 @@ class Predictions(Sequence[Prediction]):
     files: Sequence[str | None]
     problems: Mapping[int, str] = field(default_factory=dict)
     precision: str = "fp32"
+    of_members: tuple[np.ndarray, ...] = ()
 
     @property
     def labels(self) -> list[str | None]:

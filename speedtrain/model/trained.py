@@ -12,9 +12,8 @@ from speedtrain.data.photographs import Progress, Reading
 from speedtrain.data.source import data_error
 from speedtrain.data.stream import ImageStream, Part, open_images
 from speedtrain.model.inference import Predictor
+from speedtrain.model.member import Ensemble, Member
 from speedtrain.model.predictions import Prediction, Predictions
-from speedtrain.network.classifier import Classifier
-from tricks import Trick
 
 
 class TrainedModel:
@@ -23,13 +22,14 @@ class TrainedModel:
     It may be used from several threads at once.
 
     Args:
-        classifier: the network with its weights, in evaluation mode, on the device that predicts.
-        tricks: of its training; some of them act on predictions.
+        members: the networks with their weights, on the device that predicts: one, or several whose answers are
+            averaged.
         classes: names of the classes, in the order of the outputs.
         reading: how its training images were brought to their side.
         facts: what is stored with the weights.
 
     Attributes:
+        members: the networks, each with its tricks.
         network: normalised images float [N, 3, side, side] → logits [N, K]; without test-time augmentation.
         classes: names of the K classes.
         side: of the images that the network sees, in pixels.
@@ -39,24 +39,20 @@ class TrainedModel:
 
     def __init__(
         self,
-        classifier: Classifier,
-        tricks: Sequence[Trick],
+        members: Sequence[Member],
         classes: tuple[str, ...],
         reading: Reading,
         facts: Mapping[str, Any],
     ) -> None:
         assert reading.side is not None
-        self.classifier, self.tricks, self.classes, self.facts = classifier, tricks, classes, facts
+        self.members, self.classes, self.facts = tuple(members), classes, facts
         self.side: int = reading.side
         self.fit: Fit = reading.fit
         self.pixel_max = reading.pixel_max
-        self.device = classifier.mean.device
+        self.device = members[0].classifier.mean.device
         self._reading = reading
-
-    @property
-    def network(self) -> nn.Module:
-        """Normalised images float [N, 3, side, side] → logits [N, K]."""
-        return self.classifier.network
+        networks = [member.classifier.network for member in members]
+        self.network: nn.Module = networks[0] if len(networks) == 1 else Ensemble(networks).eval()
 
     def preprocess(self, images: Any) -> Tensor:
         """Images → what the network takes: float [N, 3, side, side], normalised, on the model's device.
@@ -67,7 +63,7 @@ class TrainedModel:
         Raises:
             UserError: as for `predict`, or a file cannot be read.
         """
-        return self.classifier.normalise(torch.tensor(self.read(images), device=self.device))
+        return self.members[0].classifier.normalise(torch.tensor(self.read(images), device=self.device))
 
     def read(self, images: Any) -> np.ndarray:
         """Images → uint8 [N, side, side, 3], as training saw them; arguments and errors as for `preprocess`."""
@@ -122,33 +118,39 @@ class TrainedModel:
         return self._predict(open_images(images, self._reading), augmented, exact, progress)
 
     def _predict(self, stream: ImageStream, augmented: bool, exact: bool, progress: Progress | None) -> Predictions:
-        predictor = Predictor(self.classifier, self.tricks, self.device, augmented=augmented, exact=exact)
-        rows, files, problems = [np.empty((0, len(self.classes)), np.float32)], list[str | None](), dict[int, str]()
+        predictor = Predictor(self.members, self.device, augmented=augmented, exact=exact)
+        rows, files, problems = [self._no_answers(0)], list[str | None](), dict[int, str]()
         for part in stream.parts:
             if stream.single:
                 _refuse_problems(part)
             done = len(files)
-            answers = np.full((len(part.names), len(self.classes)), np.nan, np.float32)
-            answers[part.readable] = self._probabilities(predictor, part, stream, done, progress)
+            answers = self._no_answers(len(part.names))
+            answers[:, part.readable] = self._probabilities(predictor, part, stream, done, progress)
             rows.append(answers)
             files += part.names
             problems |= {done + place: why for place, why in part.problems.items()}
             if progress and part.problems:
                 progress(len(files), stream.total or len(files))
-        return Predictions(np.concatenate(rows), self.classes, files, problems, predictor.precision)
+        answer, *of_members = np.concatenate(rows, 1)
+        return Predictions(answer, self.classes, files, problems, predictor.precision, tuple(of_members))
 
     def _probabilities(
         self, predictor: Predictor, part: Part, stream: ImageStream, done: int, progress: Progress | None
     ) -> np.ndarray:
-        """Of the readable images of a part. `done` images came before it."""
-        rows = [np.empty((0, len(self.classes)), np.float32)]
+        """Of the readable images of a part, as `Predictor.with_members`. `done` images came before it."""
+        rows = [self._no_answers(0)]
         predictor.choose(part.images)
         for images in _slices(part.images, 4 * predictor.batch_size(self.side)):
-            rows.append(predictor(images))
+            rows.append(predictor.with_members(images))
             done += len(images)
             if progress:
                 progress(done, stream.total or done)
-        return np.concatenate(rows)
+        return np.concatenate(rows, 1)
+
+    def _no_answers(self, number: int) -> np.ndarray:
+        """For so many images, in the form of `Predictor.with_members`."""
+        answers = 1 + (len(self.members) if len(self.members) > 1 else 0)
+        return np.full((answers, number, len(self.classes)), np.nan, np.float32)
 
 
 def _slices(images: np.ndarray, size: int) -> Iterator[np.ndarray]:

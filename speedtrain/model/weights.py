@@ -37,6 +37,17 @@ def load_facts(path: Path) -> dict[str, object]:
         return _facts(file)
 
 
+def split_by_member(state: Mapping[str, Tensor], members: int) -> list[dict[str, Tensor]]:
+    """The state of each member of a model: with several, the names of number i's tensors begin with `members.i.`."""
+    if members == 1:
+        return [dict(state)]
+    parts: list[dict[str, Tensor]] = [{} for _ in range(members)]
+    for name, tensor in state.items():
+        _, number, rest = name.split(".", 2)
+        parts[int(number)][rest] = tensor
+    return parts
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:

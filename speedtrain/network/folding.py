@@ -1,10 +1,9 @@
 """Batch norms as part of the convolutions before them: fewer passes over the feature maps, for predictions only."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
+from tricks.mirror_equivariance import as_ordinary_layers
 from tricks.patch_whitening import JoinedConv2d
 from tricks.surgery import replace_modules
 
@@ -21,7 +20,7 @@ def fold_norms(network: nn.Module) -> nn.Module:
 
     Only norms in an `nn.Sequential` are folded. Others, and those of another class than `nn.BatchNorm2d`, stay.
     """
-    folded = copy.deepcopy(network).eval()
+    folded = as_ordinary_layers(network).eval()
     folded = replace_modules(folded, {m: m.joined() for m in folded.modules() if isinstance(m, JoinedConv2d)})
     for chain in folded.modules():
         if type(chain) is nn.Sequential:

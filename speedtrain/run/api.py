@@ -101,9 +101,11 @@ def replay(run: Path, out: str | Path | None = None, *, quiet: bool = True) -> R
     data = load_configured(config, progress=display.reading)
     if data.train.sha256() != facts["data_sha256"]:
         raise UserError(f"{run}: the training images in {config.data} are not those of the run any more")
-    step_log = run.absolute() / "clock.csv"
-    if not step_log.is_file():
-        raise UserError(f"{run}: no log of the clock (clock.csv) to train by")
+    run = run.absolute()
+    step_log, members = run / "clock.csv", facts.get("members", [])
+    for log in [run / "members" / str(member["number"]) / "clock.csv" for member in members] or [step_log]:
+        if not log.is_file():
+            raise UserError(f"{run}: no log of the clock ({log.relative_to(run)}) to train by")
     off_clock = {"data": time.monotonic() - started}
     result = execute(config, data, out, display, off_clock=off_clock, replay=(step_log, facts["step"]))
     weights = Path(result["out"]) / "weights.safetensors"

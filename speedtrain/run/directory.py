@@ -50,7 +50,7 @@ def write_config(run: Path, config: Config) -> None:
 
 def remove_partial_saves(run: Path) -> None:
     """Removes what a kill left of a save that was under way."""
-    for part in run.glob(".weights.safetensors.*"):
+    for part in run.rglob(".weights.safetensors.*"):
         part.unlink()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from speedtrain.config import Config
 from speedtrain.data import Data
 from speedtrain.files import write_atomic
+from speedtrain.members import member_configs
 from speedtrain.model.predictions import write_predictions
 from speedtrain.run import checks, directory
 from speedtrain.run.directory import may_fail
@@ -53,7 +54,9 @@ def execute(
     messages = [*data.notes, *messages, *checks.resolve_machine(config)]
     if config.pretrained:
         display.info(f"fetching the weights that timm offers for {config.model} …")
-    start = checks.check_network(config, data.train)
+    members = member_configs(config)
+    for member in members:
+        start = checks.check_network(member, data.train)
     if start is not None:
         messages.append(start.message)
     if replay is not None:
@@ -65,7 +68,8 @@ def execute(
     off_clock["check"] = time.monotonic() - started
 
     with loggers.follow(config, run), Interruption() as interruption:
-        worker = WorkerProcess(config, data.train, run, display, replay, start, loggers.step)
+        several = members if config.members else ()
+        worker = WorkerProcess(config, data.train, run, display, replay, start, loggers.step, several)
         ended = worker.work(interruption)
 
         started = time.monotonic()

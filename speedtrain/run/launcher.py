@@ -2,11 +2,9 @@
 
 import contextlib
 import math
-import os
 import signal
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,33 +12,18 @@ from typing import Any
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
+from speedtrain.members import member_configs
 from speedtrain.model.weights import load_facts
 from speedtrain.run.directory import may_fail, write_config
 from speedtrain.run.interruption import GRACE, Interruption
 from speedtrain.run.progress import Display
 from speedtrain.run.starting_weights import StartingWeights
 from speedtrain.training.job import Job
-from speedtrain.training.worker import MALLOC_SETTINGS
+from speedtrain.training.process import worker_command, worker_environment
 from timing import ExitStatus, Guarded
 
 MIN_PROBE_SECONDS = 120.0
 """Seconds that a probe may take at least, whatever the budget is."""
-
-
-def python_environment() -> dict[str, str]:
-    """This process's environment, in which a child finds `speedtrain` where this process found it."""
-    here = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
-
-
-def worker_environment(config: Config) -> dict[str, str]:
-    """The environment of a process that trains with the configuration's number of threads."""
-    return {
-        **python_environment(),
-        "OMP_NUM_THREADS": str(config.threads),
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its results bit for bit only with this
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC_SETTINGS),
-    }
 
 
 class WorkerProcess:
@@ -54,10 +37,11 @@ class WorkerProcess:
         replay: a `clock.csv` to follow instead of the clock, and how many steps of it; None: follow the clock.
         start: the weights to start from; None: random ones.
         on_step: is called with each event about how far training is. Default: none.
+        members: the configurations of several networks, trained in place of one by `config`. Default: none.
 
     Attributes:
         plan: as in `result.json`; before the plan arrives, what the configuration says.
-        planned: whether the plan has arrived.
+        planned: whether the plan has arrived, of members that of each.
         last: the last event about how far training is.
         done: the event of a regular end; None so far.
         messages: for the user, as sent.
@@ -73,12 +57,13 @@ class WorkerProcess:
         replay: tuple[Path, int] | None = None,
         start: StartingWeights | None = None,
         on_step: Callable[[dict[str, Any]], None] | None = None,
+        members: Sequence[Config] = (),
     ) -> None:
-        self.start, self.on_step = start, on_step
+        self.start, self.on_step, self.members = start, on_step, tuple(members)
         self.config, self.train, self.run, self.display, self.replay = config, train, run, display, replay
         keys = ("model", "side", "width", "batch_size", "precision")
         self.plan: dict[str, Any] = {key: getattr(config, key) for key in keys}
-        self.planned = False
+        self._plans: dict[int, dict[str, Any]] = {}
         self.last: dict[str, Any] = {}
         self.done: dict[str, Any] | None = None
         self.messages: list[str] = []
@@ -105,6 +90,7 @@ class WorkerProcess:
             max_steps=max_steps,
             plan_only=plan_only,
             started_from=None if self.start is None else self.start.described,
+            members=self.members,
         )
         with (
             tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder,
@@ -112,9 +98,7 @@ class WorkerProcess:
         ):
             start = None if self.start is None else self.start.file
             job.write(Path(folder), self.train.images, self.train.labels, self.train.targets, start)
-            # -P: a file called timing.py in the user's current folder is not ours
-            command = [sys.executable, "-P", "-m", "speedtrain.training.worker", folder]
-            environment = worker_environment(self.config)
+            command, environment = worker_command(Path(folder)), worker_environment(self.config)
             with (
                 Guarded(command, seconds, grace=GRACE, env=environment, output=log, on_event=self._on_event) as process,
                 self.display.running(self._expected_seconds(), process.started, self.replay and self.replay[1]),
@@ -129,7 +113,7 @@ class WorkerProcess:
         """Takes from the weights file how far training was: events are lost while this process is stopped."""
         with contextlib.suppress(UserError):
             facts: dict[str, Any] = load_facts(self.run / "weights.safetensors")
-            if facts["images_seen"] > self.last.get("images_seen", 0):
+            if facts["images_seen"] >= self.last.get("images_seen", 0):
                 self.last = facts
 
     def failure(self, ended: ExitStatus) -> str | None:
@@ -156,7 +140,7 @@ class WorkerProcess:
     def _on_event(self, event: dict[str, Any]) -> None:
         match event.pop("event"):
             case "plan":
-                self._take_plan(event["plan"])
+                self._take_plan(event["plan"], event.get("member", 1))
             case "phase":
                 self.last = event
             case "step":
@@ -172,15 +156,40 @@ class WorkerProcess:
                 self.messages.append(event["text"])
                 self.display.warn(event["text"])
 
-    def _take_plan(self, plan: dict[str, Any]) -> None:
-        self.plan, self.planned = plan, True
-        for key in ("width", "batch_size", "precision"):
-            if plan[key] is not None:
-                setattr(self.config, key, plan[key])
+    @property
+    def planned(self) -> bool:
+        return len(self._plans) == max(1, len(self.members))
+
+    def _take_plan(self, plan: dict[str, Any], number: int) -> None:
+        self._plans[number] = plan
+        decided = {key: plan[key] for key in ("width", "batch_size", "precision") if plan[key] is not None}
+        if self.members:
+            self.config.members[number - 1] |= decided  # a new mapping per run: `resolve` made it
+            self.plan = plan_of_members([self._plans[each] for each in sorted(self._plans)])
+        else:
+            self.plan = plan
+            for key, value in decided.items():
+                setattr(self.config, key, value)
         with may_fail(self.display):
             write_config(self.run, self.config)
         for reason in plan["reasons"]:
-            self.display.info(reason)
+            self.display.info(f"member {number}: {reason}" if self.members else reason)
+
+
+def plan_of_members(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The plans of several networks as one, in the form of `Plan`, with those of each as `members`."""
+    first = plans[0]
+    return {
+        **{key: first[key] for key in ("model", "side", "precision", "resolutions")},
+        "width": None,
+        "batch_size": first["batch_size"],
+        "images_per_second": round(sum(plan["images_per_second"] for plan in plans), 1),
+        "epochs": round(sum(plan["epochs"] for plan in plans) / len(plans), 1),
+        "accuracy": None,
+        "reasons": [],
+        "alternatives": [],
+        "members": list(plans),
+    }
 
 
 @dataclass(frozen=True)
@@ -208,6 +217,8 @@ def run_probe(
 ) -> Probe:
     """Launches a process that only plans, or takes a few steps. Arguments as for `WorkerProcess.work`."""
     with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder:
-        worker = WorkerProcess(replace(config), train, Path(folder), Display(quiet=True))
+        config = replace(config, members=[dict(member) for member in config.members])
+        members = member_configs(config) if config.members else ()
+        worker = WorkerProcess(config, train, Path(folder), Display(quiet=True), members=members)
         ended = worker.work(interruption, max_steps=max_steps, plan_only=plan_only)
         return Probe(worker, ended, worker.last_error(ended))  # read now: the log goes with the directory

@@ -133,7 +133,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
         "expected": predict_accuracy(config, worker.plan, *sizes, native=data.train.like_cifar10),
         "phases": _phases(worker, ended),
         "steps": worker.last.get("step", 0),
-        "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images), 3),
+        "epochs": round(worker.last.get("images_seen", 0) / len(data.train.images) / max(1, len(config.members)), 3),
         "images_seen": worker.last.get("images_seen", 0),
         "images_per_second": _images_per_second(worker),
         "seed": config.seed,
@@ -170,8 +170,20 @@ def add_score(result: Result, score: Score, weights: Path) -> None:
     result["accuracy_by_size"] = by_size(score.class_accuracy, result["data"]["class_counts"])
     if score.agreement is not None:
         result["agreement_with_annotators"] = score.agreement
-    facts = load_facts(weights)
+    facts: dict[str, Any] = load_facts(weights)
+    if "members" in facts:
+        accuracies = score.of_members or [score.accuracy]
+        result["members"] = [
+            {**_of_member(member), "accuracy": accuracy}
+            for member, accuracy in zip(facts["members"], accuracies, strict=True)
+        ]
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
+
+
+def _of_member(facts: dict[str, Any]) -> dict[str, Any]:
+    """What `result.json` says of a member, by the facts saved with its weights."""
+    network = {key: facts["network"][key] for key in ("model", "width", "tricks")}
+    return {**{key: value for key, value in facts.items() if key != "network"}, **network}
 
 
 def warning_of_short_schedule(result: Result) -> list[str]:
@@ -201,6 +213,8 @@ def _phases(worker: WorkerProcess, ended: ExitStatus) -> dict[str, float]:
 
 
 def _images_per_second(worker: WorkerProcess) -> float:
+    if members := worker.last.get("members"):
+        return round(sum(member["images_seen"] / member["phases"]["train"] for member in members), 1)
     seconds = worker.last.get("phases", {}).get("train", 0.0)
     return round(worker.last["images_seen"] / seconds, 1) if seconds else 0.0
 

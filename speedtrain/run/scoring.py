@@ -28,6 +28,7 @@ class Score:
         class_accuracy: of each class, the share of its images that is recognised; None where it has none.
         probabilities: float32 [N, K], of the test images.
         precision: fp32, bf16 or fp16, in which they were computed.
+        of_members: accuracy of each member alone, of a model that has several.
         agreement: share of the predictions that agree with each annotator of the test images (`each`), and with their
             `majority`; None where each has one label.
     """
@@ -39,6 +40,7 @@ class Score:
     class_accuracy: list[float | None]
     probabilities: np.ndarray
     precision: str
+    of_members: list[float]
     agreement: Mapping[str, Any] | None = None
 
 
@@ -73,6 +75,7 @@ def score(weights: Path, test: Images, config: Config, progress: Progress | None
         class_accuracy=[shares.get(number) for number in range(len(test.classes))],
         probabilities=predictions.probabilities,
         precision=predictions.precision,
+        of_members=[float((each.argmax(1) == test.labels).mean()) for each in predictions.of_members],
         agreement=None if test.votes is None else agreement_with_annotators(predicted, test.votes, test.labels),
     )
 

@@ -30,6 +30,7 @@ class Job:
         plan_only: measure and plan, without training.
         started_from: what the weights are that training starts from, stored with the weights it saves; default: none,
             since they are random.
+        members: the configurations of several networks, trained at once in place of one by `config`; default: none.
     """
 
     config: Config
@@ -41,6 +42,7 @@ class Job:
     max_steps: int | None = None
     plan_only: bool = False
     started_from: dict[str, Any] | None = None
+    members: tuple[Config, ...] = ()
 
     def write(
         self,
@@ -62,6 +64,10 @@ class Job:
         np.save(folder / "labels.npy", labels)
         if targets is not None:
             np.save(folder / TARGETS, targets)
+        self.write_settings(folder)
+
+    def write_settings(self, folder: Path) -> None:
+        """Writes the job without its images, which lie in the folder already, or will."""
         paths = {"run": str(self.run), "replay": self.replay and str(self.replay)}
         content = {**asdict(self), **paths}
         (folder / "job.json").write_text(json.dumps(content), encoding="utf-8")
@@ -79,5 +85,6 @@ class Job:
         shutil.rmtree(folder, ignore_errors=True)
         replay = None if job.replay is None else Path(job.replay)
         config = Config(**job.config)  # type: ignore[arg-type]  # a mapping in JSON
-        job = replace(job, config=config, classes=tuple(job.classes), run=Path(job.run), replay=replay)
+        members = tuple(Config(**member) for member in job.members)  # type: ignore[arg-type]
+        job = replace(job, config=config, members=members, classes=tuple(job.classes), run=Path(job.run), replay=replay)
         return job, images, labels, targets, start

@@ -18,6 +18,7 @@ from tricks import ProgressiveResizing, Trick
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 START_WIDTH = 16
+GPU_START_WIDTH = 64  # as fast as narrower ones on a fast GPU, which waits for its host (docs/experiments.md)
 PROBE_SHARE = 0.02
 OTHER_SECONDS = 1.0  # not for training: building, the first and the last save, the exit
 SAVE_SHARE = 0.005  # of the rest, for the saves between
@@ -89,10 +90,11 @@ def make_plan(
         TrickError: a trick cannot act on this model.
     """
     probe = _Probe(config, images, labels, num_classes, seconds)
+    start = GPU_START_WIDTH if images.is_cuda else START_WIDTH
     plan = Plan(
         model=config.model,
         side=images.shape[1],
-        width=None if config.model != "resnet9" else (START_WIDTH if config.width == "auto" else config.width),
+        width=None if config.model != "resnet9" else (start if config.width == "auto" else config.width),
         batch_size=probe.batch_size,
         precision=config.precision,
         resolutions=_resolutions(make_tricks(config.tricks), images.shape[1]),
@@ -232,7 +234,7 @@ class _Probe:
         return choice
 
     def best_width(self, plan: Plan) -> int:
-        """The width of `WIDTHS` with the highest predicted accuracy, searched upwards or downwards from the middle."""
+        """The width of `WIDTHS` with the highest predicted accuracy, searched upwards or downwards from the plan's."""
 
         def is_better(position: int, other: int) -> bool:
             rates = {at: self.measure(WIDTHS[at], plan.precision)["images_per_second"] for at in (position, other)}
@@ -244,7 +246,8 @@ class _Probe:
 
             return rank(position) > rank(other)
 
-        position = WIDTHS.index(START_WIDTH)
+        assert plan.width is not None
+        position = WIDTHS.index(plan.width)
         for direction in (1, -1):
             best = position
             while 0 <= best + direction < len(WIDTHS) and (direction < 0 or time.monotonic() < self.until):

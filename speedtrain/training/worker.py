@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from speedtrain.config import Config
     from speedtrain.training.step_log import StepLog
 
-MALLOC_SETTINGS = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
-"""GLIBC_TUNABLES of a process that trains: keep freed memory, and use huge pages. Every step allocates the same
-activations again; otherwise the kernel takes them back and clears them each time (7 % of a step on a CPU). Other C
-libraries ignore it."""
-
 
 def send_message(line: str) -> None:
     """Sends one line to the user, through the parent process, and writes it to the log."""
@@ -183,7 +178,24 @@ def main(folder: Path) -> None:
         from speedtrain.training.step_log import StepLog
     with ledger.phase("data"):
         job, images, labels, targets, start = Job.take(folder)
-        replay = StepLog.read(job.replay, job.replay_steps) if job.replay else None
+    facts = {"data_sha256": job.data_sha256, "started_from": job.started_from}
+    if job.members:
+        from speedtrain.training.team import train_members
+
+        train_members(
+            job.members,
+            images,
+            labels,
+            job.classes,
+            job.run,
+            ledger=ledger,
+            replay=job.replay and job.replay.parent,
+            max_steps=job.max_steps,
+            plan_only=job.plan_only,
+            facts=facts,
+            targets=targets,
+        )
+        return
     train(
         job.config,
         images,
@@ -191,10 +203,10 @@ def main(folder: Path) -> None:
         job.classes,
         job.run,
         ledger=ledger,
-        replay=replay,
+        replay=StepLog.read(job.replay, job.replay_steps) if job.replay else None,
         max_steps=job.max_steps,
         plan_only=job.plan_only,
-        facts={"data_sha256": job.data_sha256, "started_from": job.started_from},
+        facts=facts,
         targets=targets,
         start=start,
     )

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
-from speedtrain.training.worker import MALLOC_SETTINGS, train
+from speedtrain.training.process import MALLOC_SETTINGS
+from speedtrain.training.worker import train
 from timing import Ledger
 
 

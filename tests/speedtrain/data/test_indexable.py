@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
-from speedtrain.config import nearest
+from speedtrain.checked_types import nearest
 from speedtrain.data import load_data
 
 IMAGES, LABELS = some_images(30), some_labels(30)

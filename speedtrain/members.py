@@ -1,0 +1,81 @@
+"""Several networks in one budget: what each has of its own.
+
+A recipe names its members, and how each differs from the rest of the recipe:
+
+    members:
+      - {}
+      - {with: mirror_equivariance, muon.lr: 0.07}
+
+They train at the same time, each on its share of the cores, and the answers of all are averaged.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from speedtrain.checked_types import nearest
+from speedtrain.config import Config, resolve
+from speedtrain.errors import UserError
+
+MOST = 16
+"""Members of one run."""
+
+OWN_KEYS = (
+    *("model", "width", "batch_size", "precision", "head_scale"),
+    *("lr", "momentum", "nesterov", "weight_decay", "schedule"),
+)
+"""Keys of a recipe that a member may have of its own, beside its tricks and their hyperparameters."""
+
+
+def member_configs(config: Config) -> list[Config]:
+    """The configuration of each member, or that of the only network.
+
+    A member's seed is `seed` times the number of members, plus its own number from 0: no two runs with different seeds
+    share one. Its threads are its share of `threads`, one at least.
+
+    Raises:
+        UserError: a member asks for something that does not exist, or that all members must share.
+    """
+    if not config.members:
+        return [config]
+    number = len(config.members)
+    if number > MOST:
+        raise UserError(f"members: {number} are too many; at most {MOST}")
+    for key, given in {"--from": config.start_from, "pretrained": config.pretrained}.items():
+        if given:
+            raise UserError(f"members and {key}: several networks start from random weights; take one of the two out")
+    if config.snapshots:
+        raise UserError("members and snapshots: weights on the way are kept of a single network only; take one out")
+    shared = {**yaml.safe_load(config.as_yaml()), "members": []}
+    configs = []
+    for place, member in enumerate(config.members):
+        own = _member(shared, member, place + 1)
+        threads = None if config.threads is None else max(1, config.threads // number)
+        configs.append(replace(own, seed=config.seed * number + place, threads=threads))
+    return configs
+
+
+def _member(shared: Mapping[str, Any], member: Mapping[str, Any], number: int) -> Config:
+    settings = {key: value for key, value in member.items() if key not in ("with", "without")}
+    for key in settings:
+        if "." not in str(key) and key not in OWN_KEYS:
+            raise UserError(f"members: number {number} has {key!r}{nearest(str(key), ('with', 'without', *OWN_KEYS))}")
+    try:
+        return resolve(
+            recipe=shared,
+            with_tricks=_names(member.get("with")),
+            without=_names(member.get("without")),
+            settings=settings,
+        )
+    except UserError as error:
+        raise UserError(f"members: number {number}: {str(error).replace('--set ', '')}") from None
+
+
+def _names(given: Any) -> list[str]:
+    """`with` and `without` take one trick, or a list of them."""
+    names = [given] if isinstance(given, str) else given or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"must be the name of a trick or a list of names, got {given!r}")
+    return names

@@ -1,0 +1,262 @@
+"""Mirror equivariance."""
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from tricks.patch_whitening import WhiteningConv2d
+from tricks.surgery import replace_modules
+from tricks.trick import Trick, TrickError
+
+TOLERANCE = 1e-3
+"""The largest difference of a logit between an image and its mirror image, as a share of the largest logit."""
+
+
+class Lifting(nn.Module):
+    """The kernel of the first convolution, from its first half: the second half of its outputs are the mirror images
+    of the first, where input channel i of a mirror image is the mirror image of channel i, times signs[i]."""
+
+    signs: Tensor
+
+    def __init__(self, signs: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("signs", signs.view(-1, 1, 1), persistent=False)
+
+    def forward(self, half: Tensor) -> Tensor:
+        """[K/2, C, k, k] → [K, C, k, k]."""
+        return torch.cat([half, half.flip(3) * self.signs])
+
+    def right_inverse(self, kernel: Tensor) -> Tensor:
+        """The first half of a kernel's outputs."""
+        return kernel[: len(kernel) // 2]
+
+
+class Equivariant(nn.Module):
+    """The kernel [[A, B], [mirrored B, mirrored A]] of a convolution, from its upper half [A, B]."""
+
+    def forward(self, half: Tensor) -> Tensor:
+        """[K/2, C, k, k] → [K, C, k, k]."""
+        last = half.permute(0, 2, 3, 1)  # as it lies in channels-last memory
+        return torch.cat([last, last.flip(2).roll(last.shape[3] // 2, 3)]).permute(0, 3, 1, 2)
+
+    def right_inverse(self, kernel: Tensor) -> Tensor:
+        """The upper half of a kernel."""
+        return kernel[: len(kernel) // 2]
+
+
+class SharedBias(nn.Module):
+    """The bias of a convolution, the same for both halves."""
+
+    def forward(self, half: Tensor) -> Tensor:
+        """[K/2] → [K]."""
+        return torch.cat([half, half])
+
+    def right_inverse(self, bias: Tensor) -> Tensor:
+        """The part for one half."""
+        return bias[: len(bias) // 2]
+
+
+class SumOfHalves(nn.Module):
+    """The weight of a linear layer that reads the sum of both halves of its input."""
+
+    def forward(self, half: Tensor) -> Tensor:
+        """[K, C/2] → [K, C]."""
+        return torch.cat([half, half], 1)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The part for one half."""
+        return weight[:, : weight.shape[1] // 2]
+
+
+class SharedNorm(nn.Module):
+    """A batch norm whose statistics and parameters both halves of the channels share."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        half = norm.num_features // 2
+        for name in ("weight", "bias"):
+            if (parameter := getattr(norm, name)) is not None:
+                setattr(norm, name, nn.Parameter(parameter.detach()[:half].clone(), parameter.requires_grad))
+        for name in ("running_mean", "running_var"):
+            if (statistic := getattr(norm, name)) is not None:
+                setattr(norm, name, statistic[:half].clone())
+        norm.num_features = half
+        self.norm = norm
+
+    @torch.no_grad()
+    def ordinary(self) -> nn.Module:
+        """A norm of all channels that computes the same in evaluation mode."""
+        norm = copy.deepcopy(self.norm)
+        for name in ("weight", "bias"):
+            if (parameter := getattr(norm, name)) is not None:
+                setattr(norm, name, nn.Parameter(parameter.repeat(2)))
+        for name in ("running_mean", "running_var"):
+            if (statistic := getattr(norm, name)) is not None:
+                setattr(norm, name, statistic.repeat(2))
+        norm.num_features *= 2
+        return norm
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[B, C, H, W] → the same shape; the halves lie side by side for the norm, [B, C/2, H, 2W]."""
+        last = maps.permute(0, 2, 3, 1)
+        beside = last.reshape(len(last), last.shape[1], -1, last.shape[3] // 2)
+        return self.norm(beside.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).reshape(last.shape).permute(0, 3, 1, 2)
+
+
+class MirrorMaxPool2d(nn.MaxPool2d):
+    """A max-pool that leaves over the last column of the first half of the channels, and the first column of the
+    second half, where the width is odd."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if maps.shape[3] % 2 == 0:
+            return super().forward(maps)
+        first, second = maps.chunk(2, 1)
+        return super().forward(torch.cat([first[..., :-1], second[..., 1:]], 1))
+
+
+@dataclass
+class MirrorEquivariance(Trick):
+    """A network that gives an image and its mirror image the same answer, by construction.
+
+    The channels of every feature map form two halves. Where an image is mirrored, each half becomes the mirror image
+    of the other one. So the kernel of a convolution from two halves to two halves is
+
+        [[A, B], [mirrored B, mirrored A]]
+
+    and it is built in every step from its upper half. The second half of the first convolution's kernel is the mirror
+    image of the first half. The halves share the statistics and parameters of batch norms, and the head reads their
+    sum. A step takes as long as that of an ordinary network with as many channels, which has twice the parameters.
+
+    Filters of patch whitening become those of the images and their mirror images together. Each is then its own mirror
+    image, or the negative of it.
+
+    Raises:
+        TrickError: the network does not become symmetric. Its convolutions and max-pools must leave no column over,
+            and have an even number of channels. Nothing but pointwise operations may stand between them.
+    """
+
+    interacts: ClassVar[str] = (
+        "patch_whitening: its filters are made symmetric. flip has no effect but where it meets a crop. "
+        "test_time_augmentation: the mode shift gives the answers of mirror+shift in half the time. muon makes the "
+        "upper half of each kernel orthogonal."
+    )
+    paper: ClassVar[str] = "Weiler & Cesa, General E(2)-Equivariant Steerable CNNs, 2019 (arXiv 1911.08251)"
+
+    def __post_init__(self) -> None:
+        self._images: Tensor | None = None
+
+    def data(self, images: Tensor, labels: Tensor) -> None:
+        self._images = images[:2].clone()
+
+    def model(self, model: nn.Module) -> nn.Module:
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        head = next((module for module in model.modules() if isinstance(module, nn.Linear)), None)
+        if not convolutions or head is None:
+            raise TrickError("mirror_equivariance needs a network of convolutions and a linear head")
+        first, whitening = first_convolution(model)
+        others = [layer for layer in convolutions if layer is not first]
+        for layer in convolutions:
+            self._check(layer, first=layer is first)
+        if head.in_features % 2:
+            raise TrickError(f"mirror_equivariance needs an even number of inputs of the head, not {head.in_features}")
+        signs = torch.ones(first.in_channels)
+        if whitening is not None:
+            whitening.weight, signs = symmetric_filters(whitening.weight)
+        parametrize.register_parametrization(first, "weight", Lifting(signs.to(first.weight)))
+        for layer in others:
+            parametrize.register_parametrization(layer, "weight", Equivariant())
+        for layer in convolutions:
+            if layer.bias is not None:
+                parametrize.register_parametrization(layer, "bias", SharedBias())
+        parametrize.register_parametrization(head, "weight", SumOfHalves())
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        pools = [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
+        replacements: dict[nn.Module, nn.Module] = {norm: SharedNorm(norm) for norm in norms}
+        replacements |= {pool: MirrorMaxPool2d(pool.kernel_size, pool.stride, pool.padding) for pool in pools}
+        model = replace_modules(model, replacements)
+        self._prove(model)
+        return model
+
+    @staticmethod
+    def _check(layer: nn.Conv2d, first: bool) -> None:
+        """Raises TrickError where a convolution cannot have such a kernel."""
+        if layer.groups != 1:
+            raise TrickError("mirror_equivariance cannot be used with grouped convolutions")
+        if layer.out_channels % 2 or (not first and layer.in_channels % 2):
+            raise TrickError(
+                "mirror_equivariance needs even numbers of channels, not a convolution from "
+                f"{layer.in_channels} to {layer.out_channels}; choose another width"
+            )
+
+    @torch.no_grad()
+    def _prove(self, model: nn.Module) -> None:
+        """Raises TrickError where the network does not answer the same for training images and their mirror images."""
+        if self._images is None:  # a network whose weights are to be loaded
+            return
+        images, self._images = self._images, None
+        network = copy.deepcopy(model).eval().to(images)
+        logits, mirrored = network(images), network(images.flip(3))
+        if float((logits - mirrored).abs().max()) > TOLERANCE * float(logits.abs().max()):
+            raise TrickError(
+                f"mirror_equivariance does not make this network symmetric for images of {images.shape[3]} pixels: a "
+                "strided convolution leaves a column over, or a part of the network cannot be mirrored"
+            )
+
+
+def first_convolution(model: nn.Module) -> tuple[nn.Conv2d, WhiteningConv2d | None]:
+    """The first trained convolution, which sees the image or patch whitening's filters, and these filters.
+
+    Raises:
+        TrickError: no convolution sees three channels.
+    """
+    for chain in model.modules():
+        if isinstance(chain, nn.Sequential) and len(chain) == 2:
+            whitening, learned = chain
+            if isinstance(whitening, WhiteningConv2d) and isinstance(learned, nn.Conv2d):
+                return learned, whitening
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            return module, None
+    raise TrickError("mirror_equivariance finds no convolution with 3 input channels, which would see the image")
+
+
+def symmetric_filters(filters: Tensor) -> tuple[Tensor, Tensor]:
+    """Whitening filters [C·k², C, k, k] of patches and their mirror images together, and their signs [C·k²].
+
+    A filter wᵢ = uᵢ / √λᵢ tells a direction and its variance, so the covariance is Σ = Σᵢ λᵢ uᵢ uᵢᵀ. That of the
+    patches and their mirror images is (Σ + P Σ P) / 2, where P mirrors a patch. Its eigenvectors are their own mirror
+    images (sign 1, first) or the negative of them (sign −1). Filters of zeros, which wait for weights, stay zeros.
+    """
+    shape = filters.shape
+    size = len(filters)
+    mirror = torch.eye(size, dtype=torch.float64).view(size, *shape[1:]).flip(3).flatten(1)
+    values, vectors = torch.linalg.eigh(mirror)  # of −1 first
+    signs = values.round().flip(0)
+    rows = filters.detach().flatten(1).double().cpu()
+    if not rows.any():
+        return filters, signs.to(filters)
+    precision = 1 / (rows**2).sum(1, keepdim=True)  # λ
+    directions = rows * precision.sqrt()
+    covariance = directions.T @ (precision * directions)
+    covariance = (covariance + mirror @ covariance @ mirror) / 2
+    found = []
+    for sign in (1, -1):
+        basis = vectors[:, values.round() == sign]
+        variance, inside = torch.linalg.eigh(basis.T @ covariance @ basis)
+        kernels = ((basis @ inside) / variance.sqrt()).T.reshape(-1, *shape[1:])
+        found.append((kernels + sign * kernels.flip(3)) / 2)  # without rounding errors of the decomposition
+    return torch.cat(found).to(filters), signs.to(filters)
+
+
+def as_ordinary_layers(model: nn.Module) -> nn.Module:
+    """A copy of a model whose kernels are built once and for all, for predictions; others are copied as they are."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    return replace_modules(model, {m: m.ordinary() for m in model.modules() if isinstance(m, SharedNorm)})
