@@ -211,7 +211,7 @@ def resolve(
     """The checked configuration: the recipe, changed by the options.
 
     Args:
-        recipe: name, path of a YAML file, or its keys. Default: auto; finetune where it starts from given weights.
+        recipe: name, path of a YAML file, or all its keys. Default: auto; finetune where it starts from given weights.
         tricks: exactly these tricks, with the recipe's hyperparameters where it has them; a mapping gives
             the hyperparameters along.
         with_tricks: tricks to add, each where it wraps by default.
@@ -237,7 +237,8 @@ def resolve(
         options["start_from"] = str(path)
     given = _given(settings=settings, **options)
     recipe = recipe or default_recipe(**given)
-    keys = read_recipe("auto") | {"tricks": None} | read_recipe(recipe)
+    defaults = {} if isinstance(recipe, Mapping) else read_recipe("auto") | {"tricks": None}
+    keys = defaults | read_recipe(recipe)
     start = find_trained_run({**keys, **given}.get("start_from"))
     if isinstance(tricks, str) or isinstance(with_tricks, str) or isinstance(without, str):
         raise UserError("tricks must be a list of names, as in ['sam', 'flip'], not text")

@@ -28,6 +28,9 @@ OWN_KEYS = (
 )
 """Keys of a recipe that a member may have of its own, beside its tricks and their hyperparameters."""
 
+PLANNED = ("width", "batch_size", "precision")
+"""Keys that the planner writes to a member, so that the configuration of a run says all that was decided."""
+
 
 def member_configs(config: Config) -> list[Config]:
     """The configuration of each member, or that of the only network.
@@ -55,6 +58,13 @@ def member_configs(config: Config) -> list[Config]:
         threads = None if config.threads is None else max(1, config.threads // number)
         configs.append(replace(own, seed=config.seed * number + place, threads=threads))
     return configs
+
+
+def in_words(member: Mapping[str, Any]) -> str:
+    """What a member has of its own, for people."""
+    parts = [f"{word} {', '.join(_names(member[word]))}" for word in ("with", "without") if member.get(word)]
+    parts += [f"{key}={value}" for key, value in member.items() if key not in ("with", "without", *PLANNED)]
+    return ", ".join(parts) or "the recipe"
 
 
 def _member(shared: Mapping[str, Any], member: Mapping[str, Any], number: int) -> Config:

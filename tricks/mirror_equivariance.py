@@ -253,10 +253,17 @@ def symmetric_filters(filters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def as_ordinary_layers(model: nn.Module) -> nn.Module:
-    """A copy of a model whose kernels are built once and for all, for predictions; others are copied as they are."""
+    """A copy of a model whose kernels are built once and for all, for predictions; other layers are copied as they are.
+
+    PyTorch's `remove_parametrizations` cannot be used on a copy: it changes the class, which the original shares.
+    """
     model = copy.deepcopy(model)
-    for module in list(model.modules()):
-        if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    for layer in list(model.modules()):
+        if parametrize.is_parametrized(layer):
+            assert isinstance(layer.parametrizations, nn.ModuleDict)
+            built = {name: getattr(layer, name).detach() for name in layer.parametrizations}
+            layer.__class__ = parametrize.type_before_parametrizations(layer)
+            del layer.parametrizations
+            for name, tensor in built.items():
+                layer.register_parameter(name, nn.Parameter(tensor))
     return replace_modules(model, {m: m.ordinary() for m in model.modules() if isinstance(m, SharedNorm)})

@@ -63,11 +63,15 @@ def model_card(result: Result) -> str:
     lines += _classes(result)
     lines += ["", "## Training", ""]
     width = f", width {plan['width']}" if plan.get("width") else ""
+    networks = f"a {plan['model']}{width}"
+    if members := [member for member in result.get("members", []) if member["accuracy"] is not None]:
+        each = ", ".join(f"{member['model']} of width {member['width']} ({member['own']})" for member in members)
+        networks = f"{len(members)} networks whose answers are averaged: {each}"
     lines += [
         f"Training began {_start(result.get('started_from'))}. It took {result['wall_seconds']:.0f} s of a budget of "
         f"{result['budget_seconds']:g} s, on "
-        f"{_code(result['device'])} with {result['threads']} threads: {result['epochs']:.1f} epochs of a "
-        f"{plan['model']}{width}, on images of {plan.get('side', 32)} pixels a side, in {plan['precision']}. "
+        f"{_code(result['device'])} with {result['threads']} threads: {result['epochs']:.1f} epochs of "
+        f"{networks}, on images of {plan.get('side', 32)} pixels a side, in {plan['precision']}. "
         f"It ended as `{result['status']}`. Tricks: {', '.join(result['tricks']) or 'none'}. Seed {result['seed']}.",
         "",
         "## Limits",

@@ -191,8 +191,13 @@ class Display:
             trained = f"{result['status']}: {result['epochs']:.1f} epochs, {result['images_per_second']:.0f} images/s"
             side = f", {plan['side']}×{plan['side']} images" if plan.get("side", 32) != 32 else ""
             width = f", width {plan['width']}" if plan.get("width") else ""
+            if members := [each for each in result.get("members", []) if each["accuracy"] is not None]:
+                width = f", {len(members)} networks of width {' and '.join(str(each['width']) for each in members)}"
             rollbacks = f", {result['rollbacks']} rollbacks" if result["rollbacks"] else ""
             out.print(f"{trained}{side}{width}, {plan.get('precision', '')}{rollbacks}", markup=False)
+            if members:
+                alone = ", ".join(f"{each['accuracy']:.2%} ({each['own']})" for each in members)
+                out.print(f"each alone: {alone}", markup=False)
         limit = "by the log" if "replay_of" in result else f"of {result['budget_seconds']:g}"
         table = Table("phase", title=f"{result['wall_seconds']:.2f} s {limit}", title_justify="left")
         table.add_column("seconds", justify="right")

@@ -238,10 +238,12 @@ def _learning_curve(run: Path, result: Mapping[str, Any]) -> Html:
 def _what_was_run(result: Mapping[str, Any]) -> Html:
     plan, tricks, command = dict(result.get("plan") or {}), result.get("tricks") or {}, result.get("command")
     reasons, measured = plan.pop("reasons", None), plan.pop("alternatives", None)
+    plan.pop("members", None)
     machine = {name: result.get(name) for name in ("seed", "device", "threads", "versions")}
     parts = {
         "Data": definitions(result.get("data")),
         "Started from": definitions(result.get("started_from")),
+        "Members": _members(result.get("members")),
         "Plan": definitions(plan) + bullets(reasons),
         "Measured": _measured(measured),
         "Tricks": definitions({name: values or "on" for name, values in tricks.items()}),
@@ -249,6 +251,25 @@ def _what_was_run(result: Mapping[str, Any]) -> Html:
         "Command": tag("pre", tag("code", command)) if command else Html(),
     }
     return section("What was run", *(section(title, Html(part), level="h3") for title, part in parts.items()))
+
+
+def _members(members: Sequence[Mapping[str, Any]] | None) -> Html:
+    """The networks whose answers are averaged, one by one."""
+    if not members:
+        return Html()
+    head = ("number", "of its own", "width", "epochs", "images/s", "accuracy alone")
+    rows = [
+        (
+            member["number"],
+            member["own"],
+            member.get("width") or "–",
+            _number(member.get("epochs"), 1) or "–",
+            _number(member.get("images_per_second")) or "–",
+            "left out" if member["accuracy"] is None else percent(member["accuracy"]),
+        )
+        for member in members
+    ]
+    return table("Networks trained at the same time; the answers of all are averaged", head, rows, "plain")
 
 
 def _measured(alternatives: Sequence[Mapping[str, Any]] | None) -> Html:

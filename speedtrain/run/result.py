@@ -17,6 +17,7 @@ from speedtrain import __version__
 from speedtrain.config import Config
 from speedtrain.data import Data, Images
 from speedtrain.machine import processor_name
+from speedtrain.members import in_words
 from speedtrain.model.load import load
 from speedtrain.model.trained import TrainedModel
 from speedtrain.model.weights import load_facts
@@ -129,6 +130,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
         },
         "started_from": None if worker.start is None else {**worker.start.described, "path": worker.start.path},
         "tricks": config.tricks,
+        **({"members": _named_members(config)} if config.members else {}),
         "plan": worker.plan,
         "expected": predict_accuracy(config, worker.plan, *sizes, native=data.train.like_cifar10),
         "phases": _phases(worker, ended),
@@ -154,6 +156,13 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
     return Result(described)
 
 
+def _named_members(config: Config) -> list[dict[str, Any]]:
+    """Of each member: its number, what it has of its own, and None for the accuracy that it may get."""
+    return [
+        {"number": number, "own": in_words(member), "accuracy": None} for number, member in enumerate(config.members, 1)
+    ]
+
+
 def class_counts(images: Images) -> list[int]:
     """How many images each class has."""
     return np.bincount(images.labels, minlength=len(images.classes)).tolist()
@@ -171,19 +180,25 @@ def add_score(result: Result, score: Score, weights: Path) -> None:
     if score.agreement is not None:
         result["agreement_with_annotators"] = score.agreement
     facts: dict[str, Any] = load_facts(weights)
-    if "members" in facts:
-        accuracies = score.of_members or [score.accuracy]
-        result["members"] = [
-            {**_of_member(member), "accuracy": accuracy}
-            for member, accuracy in zip(facts["members"], accuracies, strict=True)
-        ]
+    if members := facts.get("members"):
+        alone = dict(zip((member["number"] for member in members), score.of_members or [score.accuracy], strict=True))
+        saved = {member["number"]: member for member in members}
+        for row in result["members"]:
+            if row["number"] in saved:  # not one that died early
+                row |= _saved_of_member(saved[row["number"]], result["data"]["num_train"])
+                row["accuracy"] = alone[row["number"]]
     result["saved_at"] = {key: facts[key] for key in ("step", "progress", "images_seen")}
 
 
-def _of_member(facts: dict[str, Any]) -> dict[str, Any]:
+def _saved_of_member(facts: dict[str, Any], num_images: int) -> dict[str, Any]:
     """What `result.json` says of a member, by the facts saved with its weights."""
-    network = {key: facts["network"][key] for key in ("model", "width", "tricks")}
-    return {**{key: value for key, value in facts.items() if key != "network"}, **network}
+    seconds = facts["phases"].get("train", 0.0)
+    return {
+        **{key: facts["network"][key] for key in ("model", "width", "tricks")},
+        "epochs": round(facts["images_seen"] / num_images, 3),
+        "images_per_second": round(facts["images_seen"] / seconds, 1) if seconds else 0.0,
+        **{key: facts[key] for key in ("step", "progress", "images_seen", "batch_size", "threads", "rollbacks")},
+    }
 
 
 def warning_of_short_schedule(result: Result) -> list[str]:
@@ -208,13 +223,15 @@ def _phases(worker: WorkerProcess, ended: ExitStatus) -> dict[str, float]:
     """Where the wall time went. What the worker did not report is its exit, or was lost in a kill."""
     reported = (worker.done or worker.last).get("phases", {})
     rest = ended.wall_seconds - sum(reported.values())
-    phases = {**reported, "exit" if worker.done else "unreported": rest}
+    phases = {**reported, "exit" if worker.done else "unreported": max(0.0, rest)}
     return {name: round(seconds, 3) for name, seconds in phases.items()}
 
 
 def _images_per_second(worker: WorkerProcess) -> float:
     if members := worker.last.get("members"):
-        return round(sum(member["images_seen"] / member["phases"]["train"] for member in members), 1)
+        seconds = [member["phases"].get("train", 0.0) for member in members]
+        pairs = zip(members, seconds, strict=True)
+        return round(sum(member["images_seen"] / taken for member, taken in pairs if taken), 1)
     seconds = worker.last.get("phases", {}).get("train", 0.0)
     return round(worker.last["images_seen"] / seconds, 1) if seconds else 0.0
 

@@ -16,14 +16,15 @@ from speedtrain import __version__
 from speedtrain.config import Config, read_recipe, resolve
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
+from speedtrain.members import in_words, member_configs
 from speedtrain.starting_point import refuse_frozen_random_layers
 
 INTERFACE = 1
 """Version of the interface that docs/submission.md describes."""
 
 TOP_FILES = (
-    *("__init__.py", "checked_types.py", "config.py", "device.py", "errors.py", "files.py", "machine.py"),
-    "starting_point.py",
+    *("__init__.py", "checked_types.py", "chosen_tricks.py", "config.py", "device.py", "errors.py", "files.py"),
+    *("machine.py", "members.py", "starting_point.py"),
 )
 ROOMS = ("data", "model", "network", "training")
 """The parts of speedtrain that training and predicting need. The packages tricks and timing are taken whole."""
@@ -86,6 +87,7 @@ def package(
     config.data, config.test, config.data_root = "auto", None, None
     config.columns, config.with_validation, config.snapshots = {}, False, 0
     config.seed, config.device, config.threads = 0, "auto", None
+    member_configs(config)  # refuses what no member can have
     introduction = _read_text(description) if description else ""
     name = name or f"speedtrain {run.resolve().name if run else Path(recipe).stem}"
     files = {f"{folder}/{path.name}": path.read_bytes() for folder, path in _source()}
@@ -184,6 +186,9 @@ def _describe(name: str, authors: str, introduction: str, config: Config) -> str
         paper = f" Source: {trick.paper}." if trick.paper else ""
         lines.append(f"- **{key}**{f' ({changed})' if changed else ''}: {summary}{paper}")
     lines += [] if config.tricks else ["None."]
+    if config.members:
+        lines += ["", "## Members", "", "Several networks train at the same time, and their answers are averaged:", ""]
+        lines += [f"{number}. {in_words(member)}" for number, member in enumerate(config.members, 1)]
     lines += ["", "## To run it", "", "```", "pip install -r requirements.txt"]
     lines += ["python training.py --data TRAIN.npz --net_sav weights --budget 600"]
     lines += ["python test.py --data IMAGES.npz --net_sav weights --predictions predictions.npy", "```", ""]

@@ -22,8 +22,8 @@ def make_network() -> Callable[..., nn.Sequential]:
     def make(norm: bool = True, smooth: bool = False) -> nn.Sequential:
         activation = nn.Tanh if smooth else nn.ReLU
         layers: list[nn.Module] = []
-        for inputs, outputs, stride in (3, 8, 1), (8, 6, 2):
-            layers += [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=not norm)]
+        for inputs, outputs, kernel, stride, padding in (3, 8, 3, 1, 1), (8, 6, 2, 2, 0):  # no column is left over
+            layers += [nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not norm)]
             layers += [nn.BatchNorm2d(outputs)] if norm else []
             layers += [activation()]
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))

@@ -25,6 +25,7 @@ def test_the_example_in_the_package_docstring_runs():
 def test_tricks_stand_in_the_order_of_the_flow():
     assert list(TRICKS) == [
         "patch_whitening",
+        "mirror_equivariance",
         "celu",
         "ghost_batch_norm",
         "random_crop",

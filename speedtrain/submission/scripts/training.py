@@ -16,6 +16,7 @@ from pathlib import Path
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 from speedtrain.training.process import MALLOC_SETTINGS
+from speedtrain.training.team import train_members
 from speedtrain.training.worker import train
 from timing import Ledger
 
@@ -38,6 +39,7 @@ def main() -> None:
         from speedtrain.config import Config
         from speedtrain.data import load_data, load_images
         from speedtrain.device import find_device
+        from speedtrain.members import member_configs
     with ledger.phase("data"):
         recipe = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text(encoding="utf-8"))
         config = Config(**{**recipe, "budget": options.budget, "seed": options.seed})
@@ -51,8 +53,13 @@ def main() -> None:
             images, read_labels, names = load_images(options.data, need_labels=True, side=side, fit=config.fit)
             assert read_labels is not None
             labels, classes = read_labels, names or tuple(map(str, range(int(read_labels.max()) + 1)))
-    with tempfile.TemporaryDirectory(prefix="speedtrain-") as records:
-        seen = train(config, images, labels, classes, Path(records), ledger=ledger, weights=options.net_sav.absolute())
+    with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
+        records, weights = Path(folder), options.net_sav.absolute()
+        if config.members:
+            members = member_configs(config)
+            seen = train_members(members, images, labels, classes, records, ledger=ledger, weights=weights)
+        else:
+            seen = train(config, images, labels, classes, records, ledger=ledger, weights=weights)
     print(f"images_seen: {seen}", flush=True)
 
 
