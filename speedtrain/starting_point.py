@@ -151,7 +151,11 @@ def weights_file(path: str | Path) -> Path:
 
 
 def read_trained_run(path: Path) -> TrainedRun | None:
-    """What the header of a weights file says; None where it is not of a run, but any other file of tensors."""
+    """What the header of a weights file says; None where it is not of a run, but any other file of tensors.
+
+    Raises:
+        UserError: it is of several networks.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -160,6 +164,8 @@ def read_trained_run(path: Path) -> TrainedRun | None:
         facts = {name: json.loads(header[name]) for name in _FACTS if name in header}
     except (OSError, SafetensorError, ValueError):
         return None
+    if "members" in facts:
+        raise UserError(f"{path}: the weights of several networks; name one of them, such as its folder members/1")
     classes, network = facts.get("classes"), facts.get("network")
     if not isinstance(classes, list) or not isinstance(network, dict):
         return None
@@ -177,4 +183,4 @@ def prepared_images(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"pixel_max": "auto", **images}
 
 
-_FACTS = ("classes", "network", "images", "started_from")
+_FACTS = ("classes", "network", "images", "started_from", "members")

@@ -1,0 +1,190 @@
+"""Several networks in one budget: real processes, real kills."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speedtrain import load
+from speedtrain.cli import main
+from speedtrain.data import load_data
+from speedtrain.model.weights import load_weights
+
+SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
+MEMBERS = "members=[{}, {with: mirror_equivariance, without: patch_whitening, test_time_augmentation.mode: shift}]"
+BUDGET = "14"
+
+
+def start(out: Path, budget: str = BUDGET) -> subprocess.Popen:
+    command = [sys.executable, "-m", "speedtrain", "--budget", budget, *SMALL, "--set", MEMBERS, "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def result_of(out: Path) -> dict:
+    return json.loads((out / "result.json").read_text())
+
+
+def members_of(out: Path) -> dict[int, int]:
+    """The number of each member whose process is there, by the log it writes to → its process id."""
+    logs = {str(out / "members" / str(number) / "log.txt"): number for number in (1, 2)}
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"-P" in words and (log := os.readlink(entry / "fd" / "1")) in logs:
+                    found[logs[log]] = int(entry.name)
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two members, used by several tests."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    process = start(out)
+    said = process.communicate(timeout=200)[0].decode()
+    assert process.returncode == 0, said
+    assert "each alone: " in said
+    assert "with mirror_equivariance, without patch_whitening, test_time_augmentation.mode=shift" in said
+    return out
+
+
+def test_both_train_within_one_budget(finished: Path) -> None:
+    result = result_of(finished)
+    assert result["status"] == "finished"
+    assert result["wall_seconds"] < float(BUDGET)
+    assert sum(result["phases"].values()) == pytest.approx(result["wall_seconds"], rel=0.01)
+    first, second = result["members"]
+    assert "patch_whitening" in first["tricks"]
+    assert "mirror_equivariance" in second["tricks"]
+    assert first["step"] + second["step"] == result["steps"]
+    assert min(first["progress"], second["progress"]) > 0.9
+    assert result["accuracy"] >= max(0.5, min(first["accuracy"], second["accuracy"]))
+    assert result["images_per_second"] == pytest.approx(first["images_per_second"] + second["images_per_second"], abs=1)
+    assert "Networks trained at the same time" in (finished / "report.html").read_text()
+    assert "2 networks whose answers are averaged" in (finished / "model_card.md").read_text()
+
+
+def test_the_answer_is_the_mean_of_the_logarithms(finished: Path) -> None:
+    images = load_data("digits").test.images[:300]
+    together = load(finished)
+    alone = [load(finished / "members" / number) for number in "12"]
+    expected = np.mean([np.log(model.predict(images, exact=True).probabilities) for model in alone], axis=0)
+    expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
+    predicted = together.predict(images, exact=True)
+    np.testing.assert_allclose(predicted.probabilities, expected, rtol=1e-3, atol=1e-6)
+    each = [model.predict(images, exact=True).probabilities for model in alone]
+    np.testing.assert_allclose(predicted.of_members, each, rtol=1e-3, atol=1e-6)
+    # and by the networks themselves, for one's own code
+    logits = together.network(together.preprocess(images[:20])).detach().softmax(1).numpy()
+    plain = together.predict(images[:20], augmented=False).probabilities
+    np.testing.assert_allclose(logits, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_one_file_is_enough(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes((finished / "weights.safetensors").read_bytes())
+    images = load_data("digits").test.images[:20]
+    here, there = (load(path).predict(images).probabilities for path in (finished, tmp_path / "w"))
+    np.testing.assert_array_equal(here, there)
+
+
+def test_it_is_exported_as_one_program(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", "--run", str(finished), "--format", "onnx", "--augmented", "--out", str(tmp_path / "m.onnx")]
+    assert main(command) == 0, capsys.readouterr()
+
+
+def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", "--run", str(finished), "--out", str(tmp_path / "again")]) == 0
+    assert "bit for bit the same" in capsys.readouterr().out
+    one, other = (load_weights(path / "weights.safetensors")[0] for path in (finished, tmp_path / "again"))
+    assert all(np.array_equal(one[name].numpy(), other[name].numpy()) for name in one)
+
+
+def test_training_does_not_start_from_several_networks(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--budget", "9", "--data", "digits", "--from", str(finished)]) == 2
+    assert "several networks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("victim", [1, 2])
+def test_a_member_that_dies_costs_itself_alone(victim: int, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    struck, over = [], threading.Event()
+
+    def strike() -> None:
+        while not over.wait(0.02):
+            if (out / "members" / str(victim) / "weights.safetensors").exists():
+                time.sleep(random.Random(victim).uniform(0, 1))
+                struck.append(members_of(out)[victim])
+                os.kill(struck[0], signal.SIGKILL)
+                return
+
+    watch = threading.Thread(target=strike)
+    watch.start()
+    process = start(out)
+    said = process.communicate(timeout=200)[0].decode()
+    over.set()
+    watch.join()
+    assert struck
+    assert process.returncode == 0, said
+    assert f"member {victim} ended early: it was killed by SIGKILL" in said
+    result = result_of(out)
+    assert result["status"] == "finished"
+    dead, alive = result["members"][victim - 1], result["members"][2 - victim]
+    assert dead["accuracy"] is None
+    assert alive["accuracy"] == result["accuracy"] > 0.5
+    images = load_data("digits").test.images[:50]
+    alone = load(out / "members" / str(3 - victim)).predict(images).probabilities
+    np.testing.assert_array_equal(load(out).predict(images).probabilities, alone)
+    assert "left out" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_a_run_is_the_end_of_its_members(number: signal.Signals, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out, "120")
+    end = time.monotonic() + 100
+    while not (out / "weights.safetensors").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert len(members_of(out)) == 2
+    process.send_signal(number)
+    said = process.communicate(timeout=100)[0].decode()
+    end = time.monotonic() + 20
+    while members_of(out):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    if number == signal.SIGTERM:
+        assert process.returncode == 128 + number, said
+        result = result_of(out)
+        assert result["status"] == "interrupted"
+        assert result["wall_seconds"] < 100
+        assert all(member["accuracy"] is not None for member in result["members"])
+    assert load(out).predict(load_data("digits").test.images[:3]).probabilities.shape == (3, 10)
+
+
+def test_a_submission_trains_them_too(tmp_path: Path) -> None:
+    assert main(["package", "--out", str(tmp_path / "a.zip"), *SMALL[2:], "--set", MEMBERS]) == 0
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        archive.extractall(tmp_path / "a")
+    assert "1. the recipe" in (tmp_path / "a" / "DESCRIPTION.md").read_text()
+    data = load_data("digits")
+    np.savez(tmp_path / "train.npz", images=data.train.images, labels=data.train.labels)
+    command = [sys.executable, "training.py", "--data", "../train.npz", "--net_sav", "w", "--budget", BUDGET]
+    began = time.monotonic()
+    subprocess.run(command, cwd=tmp_path / "a", check=True, capture_output=True)
+    assert time.monotonic() - began < float(BUDGET) + 1
+    model = load(tmp_path / "a" / "w")
+    assert len(model.members) == 2
+    predicted = model.predict(data.test.images).probabilities.argmax(1)
+    assert (predicted == data.test.labels).mean() > 0.5

@@ -1,0 +1,79 @@
+"""Members: what each has of its own, and what none can have."""
+
+import pytest
+
+from speedtrain.config import Config, resolve
+from speedtrain.errors import UserError
+from speedtrain.members import in_words, member_configs
+
+
+def configured(members: object, **more: object) -> Config:
+    return resolve(budget=60, threads=4, settings={"members": members, **more})
+
+
+def test_each_member_is_the_recipe_with_what_it_has_of_its_own() -> None:
+    config = configured(
+        [{}, {"with": "mirror_equivariance", "without": ["patch_whitening", "flip"], "muon.lr": 0.05, "width": 12}],
+        seed=3,
+    )
+    first, second = member_configs(config)
+    assert first.tricks == config.tricks == resolve(budget=60).tricks
+    assert list(second.tricks)[:2] == ["mirror_equivariance", "celu"]
+    assert "flip" not in second.tricks
+    assert second.tricks["test_time_augmentation"] == {"mode": "shift"}  # as with --without flip
+    assert second.tricks["muon"] == {**first.tricks["muon"], "lr": 0.05}
+    assert (first.width, second.width) == ("auto", 12)
+    assert [first.threads, second.threads] == [2, 2]
+    assert first.budget == second.budget == 60
+    assert not first.members
+
+
+def test_no_two_runs_share_a_seed() -> None:
+    seeds = [
+        member.seed for seed in range(4) for member in member_configs(configured([{}, {"width": 8}, {}], seed=seed))
+    ]
+    assert len(set(seeds)) == 12
+    assert [config.seed for config in member_configs(resolve(budget=60, seed=7))] == [7]
+
+
+def test_a_core_is_the_least_that_a_member_gets() -> None:
+    assert [member.threads for member in member_configs(configured([{}] * 5))] == [1] * 5
+
+
+def test_the_configuration_reads_its_own_yaml_again(tmp_path) -> None:
+    config = configured([{}, {"with": ["mirror_equivariance"], "muon.lr": 0.05}])
+    (tmp_path / "a.yaml").write_text(config.as_yaml())
+    assert member_configs(resolve(recipe=tmp_path / "a.yaml")) == member_configs(config)
+
+
+def test_what_a_member_has_of_its_own_in_words() -> None:
+    planned = {"width": 8, "batch_size": 128, "precision": "bf16"}
+    assert in_words(planned) == "the recipe"
+    assert in_words({"with": ["a", "b"], "without": "c", "muon.lr": 1, **planned}) == "with a, b, without c, muon.lr=1"
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([{"budget": 3}], "number 1 has 'budget'"),
+        ([{}, {"withh": "sam"}], "number 2 has 'withh'; did you mean 'with'"),
+        ([{"with": "samm"}], "number 1: unknown trick 'samm'; did you mean 'sam'"),
+        ([{"without": "sam"}], "number 1: --without sam: that trick is not on"),
+        ([{"with": 3}], "number 1: must be the name of a trick or a list of names, got 3"),
+        ([{"width": -1}], "number 1: width must be positive"),
+        ([{"sam.rho": 1}], "number 1: sam.rho: the trick 'sam' is not on"),
+        ([{}] * 17, "17 are too many"),
+        (3, r"members must be a list like \[{}, {with: sam}\]"),
+        ([3], "members must be a list"),
+    ],
+)
+def test_what_no_member_can_have_is_named(members: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        member_configs(configured(members))
+
+
+def test_what_several_networks_cannot_do_yet_is_named() -> None:
+    with pytest.raises(UserError, match="members and snapshots"):
+        member_configs(configured([{}, {}], snapshots=3))
+    with pytest.raises(UserError, match="members and pretrained"):
+        member_configs(resolve(budget=9, model="timm:resnet18", settings={"members": [{}, {}], "pretrained": True}))
