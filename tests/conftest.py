@@ -6,11 +6,73 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import warm
 
 os.environ["SPEEDTRAIN_CACHE"] = "off"  # no test reads or fills the cache of the person who runs it
+
+BY_THE_CLOCK = (
+    "speedtrain/ablation/test_curve",
+    "speedtrain/ablation/test_ray_engine",
+    "speedtrain/ablation/test_sweep",
+    "speedtrain/ablation/test_tune",
+    "speedtrain/bench/",
+    "speedtrain/run/test_annotated_run",
+    "speedtrain/run/test_earlier_runs",
+    "speedtrain/run/test_notebook",
+    "speedtrain/run/test_run",
+    "speedtrain/run/test_starting_weights",
+    "speedtrain/submission/",
+    "speedtrain/suspects/",
+    "speedtrain/test_cli.py::test_a_network_that_fails_here",
+    "speedtrain/training/test_thread_controller",
+    "test_doc",
+    "timing/",
+)
+"""Where tests are that start training with a budget of seconds, or measure time."""
+
+JUDGING = ("speedtrain/judge/test_attacks", "speedtrain/judge/test_judging")
+"""Where the judge runs submissions: each on one core, most of the time until a deadline."""
+
+
+def group_of(nodeid: str) -> str | None:
+    """Of tests that must not run at the same time as each other; None for those that only compute."""
+    name = nodeid.removeprefix("tests/")
+    return "clock" if name.startswith(BY_THE_CLOCK) else "judge" if name.startswith(JUDGING) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"warm_python", "busy"} & set(getattr(item, "fixturenames", ())) and group_of(item.nodeid) != "clock":
+            raise pytest.UsageError(f"{item.nodeid} goes by the clock: name it in BY_THE_CLOCK of tests/conftest.py")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `pytest -n 2`, one process runs what goes by the clock, the other what is judged and what only computes.
+
+    The largest group begins first, single tests last. `--dist loadgroup` does nothing in pytest 9.2: pytest-xdist 3.8
+    writes the group to an attribute of a test that is gone.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid) or nodeid
+
+    return Groups(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Beside another process, what only computes takes the time that the other leaves, in one thread."""
+    if "PYTEST_XDIST_WORKER" in os.environ and group_of(item.nodeid) is None:
+        import torch
+
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
