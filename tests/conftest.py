@@ -43,12 +43,6 @@ def group_of(nodeid: str) -> str | None:
     return "clock" if name.startswith(BY_THE_CLOCK) else "judge" if name.startswith(JUDGING) else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if {"warm_python", "busy"} & set(getattr(item, "fixturenames", ())) and group_of(item.nodeid) != "clock":
-            raise pytest.UsageError(f"{item.nodeid} goes by the clock: name it in BY_THE_CLOCK of tests/conftest.py")
-
-
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `pytest -n 2`, one process runs what goes by the clock, the other what is judged and what only computes.
@@ -67,8 +61,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Beside another process, what only computes takes the time that the other leaves, in one thread."""
-    if "PYTEST_XDIST_WORKER" in os.environ and group_of(item.nodeid) is None:
+    """Beside another process, what only computes takes the time that the other leaves, in one thread.
+
+    And what uses fixtures that are for tests by the clock must be where those are.
+    """
+    group = group_of(item.nodeid)
+    if {"warm_python", "busy"} & set(getattr(item, "fixturenames", ())) and group != "clock":
+        pytest.fail("it goes by the clock: name it in BY_THE_CLOCK of tests/conftest.py", pytrace=False)
+    if "PYTEST_XDIST_WORKER" in os.environ and group is None:
         import torch
 
         os.setpriority(os.PRIO_PROCESS, 0, 19)
