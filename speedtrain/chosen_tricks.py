@@ -11,6 +11,13 @@ Tricks = dict[str, dict[str, Any]]
 """Name → hyperparameters, in the order in which they wrap."""
 
 
+def is_trick(name: str) -> bool:
+    """Whether there is a trick of this name."""
+    from tricks import TRICKS
+
+    return name in TRICKS
+
+
 def with_trick(name: str, chosen: Tricks) -> Tricks:
     """`chosen` with one trick more, before the first that by default wraps around it.
 

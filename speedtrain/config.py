@@ -66,7 +66,8 @@ class Config:
             null for random weights.
         pretrained: whether a timm model starts from the weights that timm offers for it.
         snapshots: from how many instants of the run to keep the weights, for its accuracy against time.
-        members: what each of several networks has of its own, see `speedtrain/members.py`; [] for one network.
+        members: what each of several networks has of its own, see `speedtrain/members.py`; [] for one network; auto for
+            two where the budget is long enough.
     """
 
     budget: float
@@ -98,7 +99,7 @@ class Config:
     start_from: str | None = None
     pretrained: bool = False
     snapshots: int = 0
-    members: list[dict[str, Any]] = field(default_factory=list)
+    members: list[dict[str, Any]] | Literal["auto"] = field(default_factory=list)
 
     @property
     def from_random(self) -> bool:

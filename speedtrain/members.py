@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from speedtrain.checked_types import nearest
+from speedtrain.chosen_tricks import is_trick
 from speedtrain.config import Config, resolve
 from speedtrain.errors import UserError
 
@@ -32,8 +33,8 @@ PLANNED = ("width", "batch_size", "precision")
 """Keys that the planner writes to a member, so that the configuration of a run says all that was decided."""
 
 
-def member_configs(config: Config) -> list[Config]:
-    """The configuration of each member, or that of the only network.
+def member_configs(config: Config) -> tuple[Config, ...]:
+    """The configuration of each member; none where there is one network.
 
     A member's seed is `seed` times the number of members, plus its own number from 0: no two runs with different seeds
     share one. Its threads are its share of `threads`, one at least.
@@ -41,8 +42,8 @@ def member_configs(config: Config) -> list[Config]:
     Raises:
         UserError: a member asks for something that does not exist, or that all members must share.
     """
-    if not config.members:
-        return [config]
+    if not config.members or config.members == "auto":
+        return ()
     number = len(config.members)
     if number > MOST:
         raise UserError(f"members: {number} are too many; at most {MOST}")
@@ -57,7 +58,7 @@ def member_configs(config: Config) -> list[Config]:
         own = _member(shared, member, place + 1)
         threads = None if config.threads is None else max(1, config.threads // number)
         configs.append(replace(own, seed=config.seed * number + place, threads=threads))
-    return configs
+    return tuple(configs)
 
 
 def in_words(member: Mapping[str, Any]) -> str:
@@ -73,14 +74,20 @@ def _member(shared: Mapping[str, Any], member: Mapping[str, Any], number: int) -
         if "." not in str(key) and key not in OWN_KEYS:
             raise UserError(f"members: number {number} has {key!r}{nearest(str(key), ('with', 'without', *OWN_KEYS))}")
     try:
-        return resolve(
-            recipe=shared,
-            with_tricks=_names(member.get("with")),
-            without=_names(member.get("without")),
-            settings=settings,
-        )
+        added, removed = _names(member.get("with")), _names(member.get("without"))
+        # what is off already need not be taken out, and has nothing to set: the recipe may have been changed
+        on = {*shared["tricks"], *added}
+        settings = {key: value for key, value in settings.items() if _trick(key) is None or _trick(key) in on}
+        removed = [name for name in removed if name in on or not is_trick(name)]
+        return resolve(recipe=shared, with_tricks=added, without=removed, settings=settings)
     except UserError as error:
         raise UserError(f"members: number {number}: {str(error).replace('--set ', '')}") from None
+
+
+def _trick(key: str) -> str | None:
+    """The trick whose hyperparameter a key is; None for other keys, and where there is no such trick."""
+    name, dot, _ = str(key).partition(".")
+    return name if dot and is_trick(name) else None
 
 
 def _names(given: Any) -> list[str]:

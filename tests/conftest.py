@@ -21,6 +21,7 @@ BY_THE_CLOCK = (
     "speedtrain/bench/",
     "speedtrain/run/test_annotated_run",
     "speedtrain/run/test_earlier_runs",
+    "speedtrain/run/test_members_run",
     "speedtrain/run/test_notebook",
     "speedtrain/run/test_run",
     "speedtrain/run/test_starting_weights",

@@ -10,7 +10,10 @@ from speedtrain.submission.package import ROOMS, TOP_FILES
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("speedtrain", "tricks", "timing")
 
-FOUNDATION = ("checked_types", "config", "device", "errors", "files", "machine", "starting_point", "view")
+FOUNDATION = (
+    *("checked_types", "chosen_tricks", "config", "device", "errors", "files", "machine", "members"),
+    *("starting_point", "view"),
+)
 """Rooms and modules of speedtrain that all the others may use."""
 
 LAYERS = (

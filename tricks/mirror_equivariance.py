@@ -28,7 +28,8 @@ class Lifting(nn.Module):
 
     def forward(self, half: Tensor) -> Tensor:
         """[K/2, C, k, k] → [K, C, k, k]."""
-        return torch.cat([half, half.flip(3) * self.signs])
+        half = in_autocast(half)
+        return torch.cat([half, half.flip(3) * self.signs.to(half.dtype)])
 
     def right_inverse(self, kernel: Tensor) -> Tensor:
         """The first half of a kernel's outputs."""
@@ -40,7 +41,7 @@ class Equivariant(nn.Module):
 
     def forward(self, half: Tensor) -> Tensor:
         """[K/2, C, k, k] → [K, C, k, k]."""
-        last = half.permute(0, 2, 3, 1)  # as it lies in channels-last memory
+        last = in_autocast(half).permute(0, 2, 3, 1)  # as it lies in channels-last memory
         return torch.cat([last, last.flip(2).roll(last.shape[3] // 2, 3)]).permute(0, 3, 1, 2)
 
     def right_inverse(self, kernel: Tensor) -> Tensor:
@@ -73,9 +74,13 @@ class SumOfHalves(nn.Module):
 
 
 class SharedNorm(nn.Module):
-    """A batch norm whose statistics and parameters both halves of the channels share."""
+    """A batch norm whose statistics and parameters both halves of the channels share, and the activation behind it.
 
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
+    The activation belongs to it because it may work in place, which is slow on the view that the norm's result is
+    outside: autograd then copies it.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d, activation: nn.Module | None = None) -> None:
         super().__init__()
         half = norm.num_features // 2
         for name in ("weight", "bias"):
@@ -86,6 +91,7 @@ class SharedNorm(nn.Module):
                 setattr(norm, name, statistic[:half].clone())
         norm.num_features = half
         self.norm = norm
+        self.activation = activation
 
     @torch.no_grad()
     def ordinary(self) -> nn.Module:
@@ -104,7 +110,10 @@ class SharedNorm(nn.Module):
         """[B, C, H, W] → the same shape; the halves lie side by side for the norm, [B, C/2, H, 2W]."""
         last = maps.permute(0, 2, 3, 1)
         beside = last.reshape(len(last), last.shape[1], -1, last.shape[3] // 2)
-        return self.norm(beside.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).reshape(last.shape).permute(0, 3, 1, 2)
+        result = self.norm(beside.permute(0, 3, 1, 2))
+        if self.activation is not None:
+            result = self.activation(result)
+        return result.permute(0, 2, 3, 1).reshape(last.shape).permute(0, 3, 1, 2)
 
 
 class MirrorMaxPool2d(nn.MaxPool2d):
@@ -173,11 +182,11 @@ class MirrorEquivariance(Trick):
             if layer.bias is not None:
                 parametrize.register_parametrization(layer, "bias", SharedBias())
         parametrize.register_parametrization(head, "weight", SumOfHalves())
-        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        share_norms(model)
         pools = [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
-        replacements: dict[nn.Module, nn.Module] = {norm: SharedNorm(norm) for norm in norms}
-        replacements |= {pool: MirrorMaxPool2d(pool.kernel_size, pool.stride, pool.padding) for pool in pools}
-        model = replace_modules(model, replacements)
+        model = replace_modules(
+            model, {pool: MirrorMaxPool2d(pool.kernel_size, pool.stride, pool.padding) for pool in pools}
+        )
         self._prove(model)
         return model
 
@@ -205,6 +214,25 @@ class MirrorEquivariance(Trick):
                 f"mirror_equivariance does not make this network symmetric for images of {images.shape[3]} pixels: a "
                 "strided convolution leaves a column over, or a part of the network cannot be mirrored"
             )
+
+
+def share_norms(model: nn.Module) -> None:
+    """Replaces every batch norm by a shared one, which takes in an activation that works in place behind it."""
+    for chain in list(model.modules()):
+        if isinstance(chain, nn.Sequential):
+            for place in range(len(chain) - 1):
+                norm, behind = chain[place], chain[place + 1]
+                if isinstance(norm, nn.BatchNorm2d) and getattr(behind, "inplace", False):
+                    chain[place], chain[place + 1] = SharedNorm(norm, behind), nn.Identity()
+    shared = {module.norm for module in model.modules() if isinstance(module, SharedNorm)}
+    others = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m not in shared]
+    replace_modules(model, {norm: SharedNorm(norm) for norm in others})
+
+
+def in_autocast(half: Tensor) -> Tensor:
+    """A half kernel in the precision in which it will be used: the whole one is then built in it too."""
+    device = half.device.type
+    return half.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else half
 
 
 def first_convolution(model: nn.Module) -> tuple[nn.Conv2d, WhiteningConv2d | None]:
@@ -266,4 +294,8 @@ def as_ordinary_layers(model: nn.Module) -> nn.Module:
             del layer.parametrizations
             for name, tensor in built.items():
                 layer.register_parameter(name, nn.Parameter(tensor))
+        if isinstance(layer, nn.Sequential):
+            for place, norm in enumerate(layer):
+                if isinstance(norm, SharedNorm) and norm.activation is not None:
+                    layer[place + 1] = norm.activation
     return replace_modules(model, {m: m.ordinary() for m in model.modules() if isinstance(m, SharedNorm)})

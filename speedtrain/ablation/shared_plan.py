@@ -57,7 +57,9 @@ def plan_once_for_all(
         if open_keys and first not in plans:
             plan: Mapping[str, Any] = engine.plan(replace(config), train)
             plans[first] = {key: plan[key] for key in open_keys if plan[key] is not None}
-        variants[name] = replace(config, **plans.get(first, {}))
+        # one network, unless members are named: a trick that is compared beside another network would show less
+        members = [] if config.members == "auto" else config.members
+        variants[name] = replace(config, members=members, **plans.get(first, {}))
     if not path.exists():
         write_atomic(path, json.dumps(plans, indent=2).encode())
     return replace(design, variants=variants), plans

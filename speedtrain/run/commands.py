@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 from jsonargparse import Namespace
 
+from speedtrain.members import in_words
+
 
 def print_line(line: str, stream: TextIO | None = None) -> None:
     """Prints, without an error where the terminal has been closed."""
@@ -65,19 +67,12 @@ def predict_command(options: Namespace) -> int:
     return 1 if problems else 0
 
 
-def plan_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
-    """Shows the plan; `run_arguments` as for `train_command`."""
-    from speedtrain.run.plan import plan
-
-    config, chosen, notes = plan(**run_arguments)
-    for note in notes:
-        print(note, file=sys.stderr)
-    print(f"on {config.device} with {config.threads} threads, in {config.budget:g} s:")
+def _print_plan(chosen: dict[str, Any]) -> None:
+    """What was decided for one network, and what was measured for it."""
     for key in ("model", "side", "width", "batch_size", "precision", "resolutions"):
         if chosen[key] is not None:
             print(f"  {key:18} {chosen[key]}")
     print(f"  {'images_per_second':18} {chosen['images_per_second']:.0f}  (about {chosen['epochs']:.1f} epochs)")
-    print(f"  {'tricks':18} {', '.join(config.tricks) or 'none'}")
     print("because")
     for reason in chosen["reasons"] or ["the recipe pins everything"]:
         print(f"  {reason}")
@@ -86,6 +81,22 @@ def plan_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
         name = "as built" if row["width"] is None else str(row["width"])
         accuracy = "" if row["accuracy"] is None else f"  {row['accuracy']:8.1%}"
         print(f"  {name:>8}  {row['precision']}  {row['images_per_second']:8.0f}  {row['epochs']:8.1f}{accuracy}")
+
+
+def plan_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
+    """Shows the plan; `run_arguments` as for `train_command`."""
+    from speedtrain.run.plan import plan
+
+    config, chosen, notes = plan(**run_arguments)
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(f"on {config.device} with {config.threads} threads, in {config.budget:g} s:")
+    print(f"  {'tricks':18} {', '.join(config.tricks) or 'none'}")
+    members = chosen.get("members")
+    for number, each in enumerate(members or [chosen], 1):
+        if members:
+            print(f"network {number} of {len(members)}, {in_words(each['own'])}")
+        _print_plan(each)
     if expected := chosen["expected"]:
         interval = f"{expected['low']:.1%} to {expected['high']:.1%}"
         print(f"expected on images like CIFAR-10's: {expected['accuracy']:.1%} ({interval})")

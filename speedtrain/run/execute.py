@@ -24,6 +24,7 @@ from speedtrain.run.result import Result, add_score, conclude, describe, warning
 from speedtrain.run.scoring import Score, score
 from speedtrain.run.starting_weights import check_same_start
 from speedtrain.run.too_small import explain_nothing_saved
+from speedtrain.training.auto_members import settle_members
 
 
 def execute(
@@ -54,9 +55,10 @@ def execute(
     messages = [*data.notes, *messages, *checks.resolve_machine(config)]
     if config.pretrained:
         display.info(f"fetching the weights that timm offers for {config.model} …")
+    messages += filter(None, [settle_members(config, len(data.train.images), data.train.images.shape[1])])
     members = member_configs(config)
-    for member in members:
-        start = checks.check_network(member, data.train)
+    for network in members or [config]:
+        start = checks.check_network(network, data.train)
     if start is not None:
         messages.append(start.message)
     if replay is not None:
@@ -68,8 +70,7 @@ def execute(
     off_clock["check"] = time.monotonic() - started
 
     with loggers.follow(config, run), Interruption() as interruption:
-        several = members if config.members else ()
-        worker = WorkerProcess(config, data.train, run, display, replay, start, loggers.step, several)
+        worker = WorkerProcess(config, data.train, run, display, replay, start, loggers.step, members)
         ended = worker.work(interruption)
 
         started = time.monotonic()

@@ -1,6 +1,7 @@
 """Launches the process that trains, and listens to it."""
 
 import contextlib
+import copy
 import math
 import signal
 import tempfile
@@ -164,6 +165,7 @@ class WorkerProcess:
         self._plans[number] = plan
         decided = {key: plan[key] for key in ("width", "batch_size", "precision") if plan[key] is not None}
         if self.members:
+            assert isinstance(self.config.members, list)
             self.config.members[number - 1] |= decided  # a new mapping per run: `resolve` made it
             self.plan = plan_of_members([self._plans[each] for each in sorted(self._plans)])
         else:
@@ -217,8 +219,7 @@ def run_probe(
 ) -> Probe:
     """Launches a process that only plans, or takes a few steps. Arguments as for `WorkerProcess.work`."""
     with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder:
-        config = replace(config, members=[dict(member) for member in config.members])
-        members = member_configs(config) if config.members else ()
-        worker = WorkerProcess(config, train, Path(folder), Display(quiet=True), members=members)
+        config = replace(config, members=copy.deepcopy(config.members))
+        worker = WorkerProcess(config, train, Path(folder), Display(quiet=True), members=member_configs(config))
         ended = worker.work(interruption, max_steps=max_steps, plan_only=plan_only)
         return Probe(worker, ended, worker.last_error(ended))  # read now: the log goes with the directory

@@ -158,6 +158,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
 
 def _named_members(config: Config) -> list[dict[str, Any]]:
     """Of each member: its number, what it has of its own, and None for the accuracy that it may get."""
+    assert isinstance(config.members, list)
     return [
         {"number": number, "own": in_words(member), "accuracy": None} for number, member in enumerate(config.members, 1)
     ]

@@ -18,6 +18,7 @@ from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.members import in_words, member_configs
 from speedtrain.starting_point import refuse_frozen_random_layers
+from speedtrain.training.auto_members import AUTO
 
 INTERFACE = 1
 """Version of the interface that docs/submission.md describes."""
@@ -186,9 +187,11 @@ def _describe(name: str, authors: str, introduction: str, config: Config) -> str
         paper = f" Source: {trick.paper}." if trick.paper else ""
         lines.append(f"- **{key}**{f' ({changed})' if changed else ''}: {summary}{paper}")
     lines += [] if config.tricks else ["None."]
-    if config.members:
-        lines += ["", "## Members", "", "Several networks train at the same time, and their answers are averaged:", ""]
-        lines += [f"{number}. {in_words(member)}" for number, member in enumerate(config.members, 1)]
+    members = AUTO if config.members == "auto" else config.members
+    if members:
+        when = " where the budget is long enough for them" if config.members == "auto" else ""
+        lines += ["", "## Members", "", f"These train at the same time{when}, and their answers are averaged:", ""]
+        lines += [f"{number}. {in_words(member)}" for number, member in enumerate(members, 1)]
     lines += ["", "## To run it", "", "```", "pip install -r requirements.txt"]
     lines += ["python training.py --data TRAIN.npz --net_sav weights --budget 600"]
     lines += ["python test.py --data IMAGES.npz --net_sav weights --predictions predictions.npy", "```", ""]

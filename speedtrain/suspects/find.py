@@ -17,6 +17,7 @@ from speedtrain.data.annotators import labels_for_training
 from speedtrain.data.configured import load_given, source_name
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
+from speedtrain.members import member_configs
 from speedtrain.model.load import load
 from speedtrain.run import directory
 from speedtrain.run.checks import check_network, resolve_machine
@@ -204,9 +205,9 @@ def _predict(config: Config, images: Images, held: np.ndarray, run: Path, displa
     if train.votes is not None:
         train, _ = labels_for_training(train, config.labels, config.seed)
     config, weights = replace(config), directory.new_run_directory(run) / "weights.safetensors"
-    start = check_network(config, train)
+    start, members = check_network(config, train), member_configs(config)
     with Interruption() as interruption:
-        worker = WorkerProcess(config, train, run, display, start=start)
+        worker = WorkerProcess(config, train, run, display, start=start, members=members)
         ended = worker.work(interruption)
         if interruption.signal is not None:
             raise KeyboardInterrupt(interruption.signal)

@@ -40,6 +40,7 @@ def main() -> None:
         from speedtrain.data import load_data, load_images
         from speedtrain.device import find_device
         from speedtrain.members import member_configs
+        from speedtrain.training.auto_members import settle_members
     with ledger.phase("data"):
         recipe = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text(encoding="utf-8"))
         config = Config(**{**recipe, "budget": options.budget, "seed": options.seed})
@@ -55,8 +56,8 @@ def main() -> None:
             labels, classes = read_labels, names or tuple(map(str, range(int(read_labels.max()) + 1)))
     with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
         records, weights = Path(folder), options.net_sav.absolute()
-        if config.members:
-            members = member_configs(config)
+        settle_members(config, len(images), images.shape[1])
+        if members := member_configs(config):
             seen = train_members(members, images, labels, classes, records, ledger=ledger, weights=weights)
         else:
             seen = train(config, images, labels, classes, records, ledger=ledger, weights=weights)
