@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from speedtrain.checked_types import checked_types, nearest
-from speedtrain.chosen_tricks import Tricks, checked_trick, take_mirror_out, with_trick
+from speedtrain.chosen_tricks import Tricks, checked_trick, refuse_equivariance, take_mirror_out, with_trick
 from speedtrain.errors import UserError
 from speedtrain.starting_point import TrainedRun, backbone_side, check_start, find_trained_run
 
@@ -66,8 +66,7 @@ class Config:
             null for random weights.
         pretrained: whether a timm model starts from the weights that timm offers for it.
         snapshots: from how many instants of the run to keep the weights, for its accuracy against time.
-        members: what each of several networks has of its own, see `speedtrain/members.py`; [] for one network; auto for
-            two where the budget is long enough.
+        members: what each of several networks has of its own, see `speedtrain/members.py`; [] for one network.
     """
 
     budget: float
@@ -99,7 +98,7 @@ class Config:
     start_from: str | None = None
     pretrained: bool = False
     snapshots: int = 0
-    members: list[dict[str, Any]] | Literal["auto"] = field(default_factory=list)
+    members: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def from_random(self) -> bool:
@@ -283,6 +282,9 @@ def resolve(
             raise UserError(f"--set {key}: the trick {trick!r} is not on (add it by --with {trick}){hint}")
     config = Config(**_checked(keys))
     config.tricks = {name: checked_trick(name, values) for name, values in chosen.items()}
+    networks = f"{[*config.tricks]} {config.members}"  # of a member, to take flips out is no word about its classes
+    if "flip" in without and "mirror_equivariance" in networks and not isinstance(recipe, Mapping):
+        refuse_equivariance()
     if start is not None:
         _take_network(config, start, given)
     check_start(config.start_from, config.pretrained, config.model, start)

@@ -9,7 +9,7 @@ A recipe names its members, and how each differs from the rest of the recipe:
 They train at the same time, each on its share of the cores, and the answers of all are averaged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,20 +29,17 @@ OWN_KEYS = (
 )
 """Keys of a recipe that a member may have of its own, beside its tricks and their hyperparameters."""
 
-PLANNED = ("width", "batch_size", "precision")
-"""Keys that the planner writes to a member, so that the configuration of a run says all that was decided."""
+PLANNED = "planned"
+"""Key under which the planner's decisions for a member stand in the configuration of a run."""
 
 
 def member_configs(config: Config) -> tuple[Config, ...]:
-    """The configuration of each member; none where there is one network.
-
-    A member's seed is `seed` times the number of members, plus its own number from 0: no two runs with different seeds
-    share one. Its threads are its share of `threads`, one at least.
+    """The complete configuration of each member; none where there is one network.
 
     Raises:
         UserError: a member asks for something that does not exist, or that all members must share.
     """
-    if not config.members or config.members == "auto":
+    if not config.members:
         return ()
     number = len(config.members)
     if number > MOST:
@@ -53,23 +50,38 @@ def member_configs(config: Config) -> tuple[Config, ...]:
     if config.snapshots:
         raise UserError("members and snapshots: weights on the way are kept of a single network only; take one out")
     shared = {**yaml.safe_load(config.as_yaml()), "members": []}
-    configs = []
-    for place, member in enumerate(config.members):
-        own = _member(shared, member, place + 1)
-        threads = None if config.threads is None else max(1, config.threads // number)
-        configs.append(replace(own, seed=config.seed * number + place, threads=threads))
-    return tuple(configs)
+    return with_shares([_member(shared, member, place) for place, member in enumerate(config.members, 1)], config)
+
+
+def with_shares(members: Sequence[Config], config: Config) -> tuple[Config, ...]:
+    """The same members, each with its share of what `config` has: seed, threads, device, budget.
+
+    A member's seed is `seed` times the number of members, plus its own number from 0: no two runs with different seeds
+    share one. It gets one thread at least.
+    """
+    number = len(members)
+    return tuple(
+        replace(
+            member,
+            budget=config.budget,
+            device=config.device,
+            seed=(config.seed * number + place) % 2**63,
+            threads=None if config.threads is None else max(1, (config.threads + place) // number),
+        )
+        for place, member in enumerate(members)
+    )
 
 
 def in_words(member: Mapping[str, Any]) -> str:
     """What a member has of its own, for people."""
     parts = [f"{word} {', '.join(_names(member[word]))}" for word in ("with", "without") if member.get(word)]
-    parts += [f"{key}={value}" for key, value in member.items() if key not in ("with", "without", *PLANNED)]
+    parts += [f"{key}={value}" for key, value in member.items() if key not in ("with", "without", PLANNED)]
     return ", ".join(parts) or "the recipe"
 
 
 def _member(shared: Mapping[str, Any], member: Mapping[str, Any], number: int) -> Config:
-    settings = {key: value for key, value in member.items() if key not in ("with", "without")}
+    planned = member.get(PLANNED) or {}
+    settings = {**planned, **{key: value for key, value in member.items() if key not in ("with", "without", PLANNED)}}
     for key in settings:
         if "." not in str(key) and key not in OWN_KEYS:
             raise UserError(f"members: number {number} has {key!r}{nearest(str(key), ('with', 'without', *OWN_KEYS))}")

@@ -164,9 +164,10 @@ def read_trained_run(path: Path) -> TrainedRun | None:
         facts = {name: json.loads(header[name]) for name in _FACTS if name in header}
     except (OSError, SafetensorError, ValueError):
         return None
-    if "members" in facts:
+    members = facts.get("members", [facts])
+    if len(members) > 1:
         raise UserError(f"{path}: the weights of several networks; name one of them, such as its folder members/1")
-    classes, network = facts.get("classes"), facts.get("network")
+    classes, network = facts.get("classes"), members[0].get("network")
     if not isinstance(classes, list) or not isinstance(network, dict):
         return None
     try:

@@ -120,6 +120,11 @@ class MirrorMaxPool2d(nn.MaxPool2d):
     """A max-pool that leaves over the last column of the first half of the channels, and the first column of the
     second half, where the width is odd."""
 
+    @classmethod
+    def like(cls, pool: nn.MaxPool2d) -> "MirrorMaxPool2d":
+        """With the arguments of an ordinary one."""
+        return cls(pool.kernel_size, pool.stride, pool.padding, pool.dilation, ceil_mode=pool.ceil_mode)
+
     def forward(self, maps: Tensor) -> Tensor:
         if maps.shape[3] % 2 == 0:
             return super().forward(maps)
@@ -184,9 +189,7 @@ class MirrorEquivariance(Trick):
         parametrize.register_parametrization(head, "weight", SumOfHalves())
         share_norms(model)
         pools = [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
-        model = replace_modules(
-            model, {pool: MirrorMaxPool2d(pool.kernel_size, pool.stride, pool.padding) for pool in pools}
-        )
+        model = replace_modules(model, {pool: MirrorMaxPool2d.like(pool) for pool in pools})
         self._prove(model)
         return model
 
@@ -267,9 +270,9 @@ def symmetric_filters(filters: Tensor) -> tuple[Tensor, Tensor]:
     rows = filters.detach().flatten(1).double().cpu()
     if not rows.any():
         return filters, signs.to(filters)
-    precision = 1 / (rows**2).sum(1, keepdim=True)  # λ
-    directions = rows * precision.sqrt()
-    covariance = directions.T @ (precision * directions)
+    variances = 1 / (rows**2).sum(1, keepdim=True)  # λ
+    directions = rows * variances.sqrt()
+    covariance = directions.T @ (variances * directions)
     covariance = (covariance + mirror @ covariance @ mirror) / 2
     found = []
     for sign in (1, -1):

@@ -13,6 +13,7 @@ from speedtrain.chosen_tricks import with_trick
 from speedtrain.config import Config, default_recipe, resolve
 from speedtrain.data import Data
 from speedtrain.errors import UserError
+from speedtrain.members import member_configs
 from speedtrain.starting_point import find_trained_run
 
 MANY = 500
@@ -162,7 +163,9 @@ class _Variants:
         tricks = {name: self._base.tricks.get(name, {}) for name in on}
         options = {**self._options, "tricks": tricks, "with_tricks": (), "without": ()}
         try:
-            return resolve(**{**options, "settings": {**fixed_settings, **varied_settings}})
+            config = resolve(**{**options, "settings": {**fixed_settings, **varied_settings}})
+            member_configs(config)  # refuses what no member can have
+            return config
         except UserError as error:
             if any(f"--set {key}:" in str(error) for key in varied_settings):
                 raise UserError(str(error).replace("--set ", "--vary ", 1)) from None

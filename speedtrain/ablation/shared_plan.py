@@ -16,6 +16,7 @@ from speedtrain.ablation.engine import Engine
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.files import write_atomic
+from speedtrain.members import PLANNED as PLANNED_OF_MEMBER
 from speedtrain.training.scaling_law import FITTED_SETTINGS
 
 PLANNED = ("width", "batch_size", "precision")
@@ -57,12 +58,20 @@ def plan_once_for_all(
         if open_keys and first not in plans:
             plan: Mapping[str, Any] = engine.plan(replace(config), train)
             plans[first] = {key: plan[key] for key in open_keys if plan[key] is not None}
-        # one network, unless members are named: a trick that is compared beside another network would show less
-        members = [] if config.members == "auto" else config.members
-        variants[name] = replace(config, members=members, **plans.get(first, {}))
+            if config.members:
+                plans[first] = {"members": [{key: each[key] for key in open_keys} for each in plan["members"]]}
+        variants[name] = _with_plan(config, plans.get(first, {}))
     if not path.exists():
         write_atomic(path, json.dumps(plans, indent=2).encode())
     return replace(design, variants=variants), plans
+
+
+def _with_plan(config: Config, plan: Mapping[str, Any]) -> Config:
+    """The configuration with what was planned for it; of members, for each."""
+    if not config.members:
+        return replace(config, **plan)
+    pairs = zip(config.members, plan.get("members", [{}] * len(config.members)), strict=True)
+    return replace(config, members=[{**member, PLANNED_OF_MEMBER: planned} for member, planned in pairs])
 
 
 def _shared_part(config: Config) -> str:

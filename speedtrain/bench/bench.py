@@ -60,6 +60,8 @@ def bench(
         raise UserError("no budget; say which, as in --budgets 60,600")
     configs = [resolve(budget=budget, data=data, test=test, **options) for budget in dict.fromkeys(budgets)]
     config = configs[0]
+    if config.members:
+        raise UserError("bench measures one network, and the recipe names several members: add --set members=[]")
     loaded = load_configured(config, progress=Display(quiet).reading)
     resolve_machine(config)
     check_network(config, loaded.train)

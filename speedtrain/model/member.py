@@ -21,16 +21,15 @@ class Member(NamedTuple):
     classifier: Classifier
     tricks: Sequence[Trick] = ()
 
-    def answer(self, network: nn.Module | None = None) -> Forward:
+    def answer(self, network: nn.Module) -> Forward:
         """Normalised images [B, 3, H, W] → logits float32 [B, K], with the tricks that act on predictions.
 
         Args:
-            network: to be used in place of the classifier's, such as a copy with its norms folded. Default: its own.
+            network: the classifier's, or a copy of it with its norms folded.
         """
-        used = self.classifier.network if network is None else network
 
         def logits(batch: Tensor) -> Tensor:
-            answer: Tensor = used(batch)
+            answer: Tensor = network(batch)
             return answer.float()
 
         forward: Forward = logits

@@ -69,10 +69,13 @@ def check_network(config: Config, train: Images) -> StartingWeights | None:
     images = torch.tensor(train.images[:64], device=device)
     labels = torch.tensor(train.labels[:64], device=device)
     targets = None if train.targets is None else torch.tensor(train.targets[:64], device=device)
+    width = 8 + (config.width % 4 if isinstance(config.width, int) else 0)  # as divisible as the one asked for
     batch_size = min(8, config.batch_size) if isinstance(config.batch_size, int) else 8
     try:
         with torch.random.fork_rng():
-            training = build_training(config, images, labels, num_classes, width=8, precision="fp32", targets=targets)
+            training = build_training(
+                config, images, labels, num_classes, width=width, precision="fp32", targets=targets
+            )
             training.differentiate = torch.Tensor.backward
             optimizer = training.configure_optimizers()
             indices = torch.arange(batch_size, device=device) % len(images)

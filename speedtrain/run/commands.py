@@ -95,7 +95,7 @@ def plan_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
     members = chosen.get("members")
     for number, each in enumerate(members or [chosen], 1):
         if members:
-            print(f"network {number} of {len(members)}, {in_words(each['own'])}")
+            print(f"network {number} of {len(members)}, {in_words(config.members[number - 1])}")
         _print_plan(each)
     if expected := chosen["expected"]:
         interval = f"{expected['low']:.1%} to {expected['high']:.1%}"

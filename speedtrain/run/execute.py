@@ -24,7 +24,6 @@ from speedtrain.run.result import Result, add_score, conclude, describe, warning
 from speedtrain.run.scoring import Score, score
 from speedtrain.run.starting_weights import check_same_start
 from speedtrain.run.too_small import explain_nothing_saved
-from speedtrain.training.auto_members import settle_members
 
 
 def execute(
@@ -55,7 +54,6 @@ def execute(
     messages = [*data.notes, *messages, *checks.resolve_machine(config)]
     if config.pretrained:
         display.info(f"fetching the weights that timm offers for {config.model} …")
-    messages += filter(None, [settle_members(config, len(data.train.images), data.train.images.shape[1])])
     members = member_configs(config)
     for network in members or [config]:
         start = checks.check_network(network, data.train)

@@ -1,7 +1,6 @@
 """Launches the process that trains, and listens to it."""
 
 import contextlib
-import copy
 import math
 import signal
 import tempfile
@@ -13,12 +12,14 @@ from typing import Any
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
-from speedtrain.members import member_configs
+from speedtrain.members import PLANNED, member_configs
 from speedtrain.model.weights import load_facts
 from speedtrain.run.directory import may_fail, write_config
 from speedtrain.run.interruption import GRACE, Interruption
 from speedtrain.run.progress import Display
 from speedtrain.run.starting_weights import StartingWeights
+from speedtrain.starting_point import WEIGHTS
+from speedtrain.training.gathering import gather
 from speedtrain.training.job import Job
 from speedtrain.training.process import worker_command, worker_environment
 from timing import ExitStatus, Guarded
@@ -109,12 +110,15 @@ class WorkerProcess:
                     return process.wait()
                 finally:
                     interruption.watch(None)
+                    if self.members and self.done is None and not plan_only:
+                        self._gather_again()
 
     def read_last_save(self) -> None:
         """Takes from the weights file how far training was: events are lost while this process is stopped."""
         with contextlib.suppress(UserError):
-            facts: dict[str, Any] = load_facts(self.run / "weights.safetensors")
-            if facts["images_seen"] >= self.last.get("images_seen", 0):
+            facts: dict[str, Any] = load_facts(self.run / WEIGHTS)
+            # of members, what a dead one reported is in the events and not in the file
+            if self.members or facts["images_seen"] > self.last.get("images_seen", 0):
                 self.last = facts
 
     def failure(self, ended: ExitStatus) -> str | None:
@@ -165,8 +169,9 @@ class WorkerProcess:
         self._plans[number] = plan
         decided = {key: plan[key] for key in ("width", "batch_size", "precision") if plan[key] is not None}
         if self.members:
-            assert isinstance(self.config.members, list)
-            self.config.members[number - 1] |= decided  # a new mapping per run: `resolve` made it
+            members = list(self.config.members)
+            members[number - 1] = {**members[number - 1], PLANNED: decided}
+            self.config.members = members
             self.plan = plan_of_members([self._plans[each] for each in sorted(self._plans)])
         else:
             self.plan = plan
@@ -176,6 +181,12 @@ class WorkerProcess:
             write_config(self.run, self.config)
         for reason in plan["reasons"]:
             self.display.info(f"member {number}: {reason}" if self.members else reason)
+
+    def _gather_again(self) -> None:
+        """Where the process that leads members could not gather their weights at its end, takes what they saved."""
+        facts = {"data_sha256": self.train.sha256(), "started_from": None, "classes": list(self.train.classes)}
+        with contextlib.suppress(OSError, ValueError):
+            gather(self.run, range(1, len(self.members) + 1), self.run / WEIGHTS, facts, self.last.get("phases", {}))
 
 
 def plan_of_members(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -219,7 +230,7 @@ def run_probe(
 ) -> Probe:
     """Launches a process that only plans, or takes a few steps. Arguments as for `WorkerProcess.work`."""
     with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder:
-        config = replace(config, members=copy.deepcopy(config.members))
+        config = replace(config)
         worker = WorkerProcess(config, train, Path(folder), Display(quiet=True), members=member_configs(config))
         ended = worker.work(interruption, max_steps=max_steps, plan_only=plan_only)
         return Probe(worker, ended, worker.last_error(ended))  # read now: the log goes with the directory

@@ -8,6 +8,7 @@ import numpy as np
 from speedtrain.config import DATA_SETS, Config
 from speedtrain.data import Images
 from speedtrain.data.likeness import mirrored_classes
+from speedtrain.members import member_configs
 
 NAMED = 3
 """Pairs of classes that a message names."""
@@ -31,7 +32,7 @@ def notes_on_mirrors(config: Config, train: Images, without: Collection[str]) ->
         views = config.tricks.get("test_time_augmentation")
         how = "off" if views is None else f"in mode {views['mode']}"
         return [f"without flip: test-time augmentation shows no mirror images either (it is {how})"]
-    if train.name in DATA_SETS or "flip" not in config.tricks:
+    if train.name in DATA_SETS or not _mirrors(config):
         return []
     pairs = mirrored_classes(train)
     if not pairs:
@@ -48,7 +49,7 @@ def notes_on_guesses(config: Config, labels: np.ndarray, predicted: np.ndarray, 
         predicted: int64 [N], the answers.
         classes: names [K].
     """
-    if "flip" not in config.tricks:
+    if not _mirrors(config):
         return []
     counts = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(counts, (labels, predicted), 1)
@@ -66,6 +67,12 @@ def notes_on_guesses(config: Config, labels: np.ndarray, predicted: np.ndarray, 
         return []
     what = "are told apart no better than by guessing"
     return [f"warning: {_named(pairs)} {what}: if one is the mirror image of the other, train --without flip"]
+
+
+def _mirrors(config: Config) -> bool:
+    """Whether a network is taught, or made, to answer an image and its mirror image alike."""
+    networks = member_configs(config) or [config]
+    return any({"flip", "mirror_equivariance"} & network.tricks.keys() for network in networks)
 
 
 def _named(pairs: list[tuple[str, str]]) -> str:

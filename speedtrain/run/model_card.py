@@ -65,7 +65,9 @@ def model_card(result: Result) -> str:
     width = f", width {plan['width']}" if plan.get("width") else ""
     networks = f"a {plan['model']}{width}"
     if members := [member for member in result.get("members", []) if member["accuracy"] is not None]:
-        each = ", ".join(f"{member['model']} of width {member['width']} ({member['own']})" for member in members)
+        widths = [f" of width {member['width']}" if member["width"] else "" for member in members]
+        pairs = zip(members, widths, strict=True)
+        each = ", ".join(f"{member['model']}{width} ({member['own']})" for member, width in pairs)
         networks = f"{len(members)} networks whose answers are averaged: {each}"
     lines += [
         f"Training began {_start(result.get('started_from'))}. It took {result['wall_seconds']:.0f} s of a budget of "

@@ -13,7 +13,6 @@ from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import run_probe
 from speedtrain.run.mirrors import notes_on_mirrors
 from speedtrain.run.progress import Display
-from speedtrain.training.auto_members import settle_members
 from speedtrain.training.scaling_law import predict_accuracy
 
 
@@ -36,7 +35,6 @@ def plan(
     given = {**options, **(options.get("settings") or {})}
     messages = [*loaded.notes, *unused_options(config, given), *resolve_machine(config)]
     messages += notes_on_mirrors(config, loaded.train, options.get("without", ()))
-    messages += filter(None, [settle_members(config, len(loaded.train.images), loaded.train.images.shape[1])])
     for network in member_configs(config) or [config]:
         if start := check_network(network, loaded.train):
             messages.append(start.message)
@@ -51,8 +49,6 @@ def plan(
 
 def measure_plan(config: Config, train: Images) -> dict[str, Any]:
     """The plan for a configuration on this machine, as in `result.json`; resolves device and threads in `config`.
-
-    Where members are left to `auto`, it is that of one network.
 
     A process like the one that trains makes the plan, on a clock that counts from its start.
 

@@ -192,7 +192,8 @@ class Display:
             side = f", {plan['side']}×{plan['side']} images" if plan.get("side", 32) != 32 else ""
             width = f", width {plan['width']}" if plan.get("width") else ""
             if members := [each for each in result.get("members", []) if each["accuracy"] is not None]:
-                width = f", {len(members)} networks of width {' and '.join(str(each['width']) for each in members)}"
+                widths = " and ".join(str(each["width"] or each["model"]) for each in members)
+                width = f", {len(members)} networks of width {widths}"
             rollbacks = f", {result['rollbacks']} rollbacks" if result["rollbacks"] else ""
             out.print(f"{trained}{side}{width}, {plan.get('precision', '')}{rollbacks}", markup=False)
             if members:

@@ -243,7 +243,7 @@ def _what_was_run(result: Mapping[str, Any]) -> Html:
     parts = {
         "Data": definitions(result.get("data")),
         "Started from": definitions(result.get("started_from")),
-        "Members": _members(result.get("members")),
+        "Members": _members(result.get("members"), scored=result.get("accuracy") is not None),
         "Plan": definitions(plan) + bullets(reasons),
         "Measured": _measured(measured),
         "Tricks": definitions({name: values or "on" for name, values in tricks.items()}),
@@ -253,7 +253,7 @@ def _what_was_run(result: Mapping[str, Any]) -> Html:
     return section("What was run", *(section(title, Html(part), level="h3") for title, part in parts.items()))
 
 
-def _members(members: Sequence[Mapping[str, Any]] | None) -> Html:
+def _members(members: Sequence[Mapping[str, Any]] | None, scored: bool) -> Html:
     """The networks whose answers are averaged, one by one."""
     if not members:
         return Html()
@@ -265,7 +265,7 @@ def _members(members: Sequence[Mapping[str, Any]] | None) -> Html:
             member.get("width") or "–",
             _number(member.get("epochs"), 1) or "–",
             _number(member.get("images_per_second")) or "–",
-            "left out" if member["accuracy"] is None else percent(member["accuracy"]),
+            percent(member["accuracy"]) if member["accuracy"] is not None else "left out" if scored else "–",
         )
         for member in members
     ]

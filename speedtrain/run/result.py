@@ -158,7 +158,6 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
 
 def _named_members(config: Config) -> list[dict[str, Any]]:
     """Of each member: its number, what it has of its own, and None for the accuracy that it may get."""
-    assert isinstance(config.members, list)
     return [
         {"number": number, "own": in_words(member), "accuracy": None} for number, member in enumerate(config.members, 1)
     ]
@@ -195,7 +194,8 @@ def _saved_of_member(facts: dict[str, Any], num_images: int) -> dict[str, Any]:
     """What `result.json` says of a member, by the facts saved with its weights."""
     seconds = facts["phases"].get("train", 0.0)
     return {
-        **{key: facts["network"][key] for key in ("model", "width", "tricks")},
+        **{key: facts["network"][key] for key in ("model", "tricks")},
+        "width": None if facts["network"]["width"] == "auto" else facts["network"]["width"],  # a timm model has none
         "epochs": round(facts["images_seen"] / num_images, 3),
         "images_per_second": round(facts["images_seen"] / seconds, 1) if seconds else 0.0,
         **{key: facts[key] for key in ("step", "progress", "images_seen", "batch_size", "threads", "rollbacks")},

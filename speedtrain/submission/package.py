@@ -18,7 +18,6 @@ from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.members import in_words, member_configs
 from speedtrain.starting_point import refuse_frozen_random_layers
-from speedtrain.training.auto_members import AUTO
 
 INTERFACE = 1
 """Version of the interface that docs/submission.md describes."""
@@ -81,20 +80,25 @@ def package(
             f"{run or recipe}: labels are {config.labels}, and a submission gets one label an image; "
             "add --set labels=null"
         )
-    refuse_frozen_random_layers(config.tricks)
-    if config.tricks.get("forward_correction", {}).get("file"):
-        raise UserError("forward_correction.file: a submission cannot read it; set forward_correction.noise instead")
+    members = member_configs(config)
+    for network in members or [config]:
+        refuse_frozen_random_layers(network.tricks)
+        if network.tricks.get("forward_correction", {}).get("file"):
+            raise UserError(
+                "forward_correction.file: a submission cannot read it; set forward_correction.noise instead"
+            )
     # the paths of the entrant's images stay private, and the judge chooses the machine
     config.data, config.test, config.data_root = "auto", None, None
     config.columns, config.with_validation, config.snapshots = {}, False, 0
     config.seed, config.device, config.threads = 0, "auto", None
-    member_configs(config)  # refuses what no member can have
     introduction = _read_text(description) if description else ""
     name = name or f"speedtrain {run.resolve().name if run else Path(recipe).stem}"
     files = {f"{folder}/{path.name}": path.read_bytes() for folder, path in _source()}
     scripts = Path(__file__).with_name("scripts")
     files |= {script: (scripts / script).read_bytes() for script in ("training.py", "test.py")}
     files["recipe.yaml"] = config.as_yaml().encode()
+    for number, member in enumerate(member_configs(config), 1):  # complete: what completes them is not in the zip
+        files[f"members/{number}.yaml"] = member.as_yaml().encode()
     files["requirements.txt"] = "".join(f"{line}\n" for line in _requirements()).encode()
     files["DESCRIPTION.md"] = _describe(name, authors, introduction, config).encode()
     files["LICENSE"] = _licence().encode()
@@ -187,11 +191,9 @@ def _describe(name: str, authors: str, introduction: str, config: Config) -> str
         paper = f" Source: {trick.paper}." if trick.paper else ""
         lines.append(f"- **{key}**{f' ({changed})' if changed else ''}: {summary}{paper}")
     lines += [] if config.tricks else ["None."]
-    members = AUTO if config.members == "auto" else config.members
-    if members:
-        when = " where the budget is long enough for them" if config.members == "auto" else ""
-        lines += ["", "## Members", "", f"These train at the same time{when}, and their answers are averaged:", ""]
-        lines += [f"{number}. {in_words(member)}" for number, member in enumerate(members, 1)]
+    if config.members:
+        lines += ["", "## Members", "", "Several networks train at the same time, and their answers are averaged:", ""]
+        lines += [f"{number}. {in_words(member)}" for number, member in enumerate(config.members, 1)]
     lines += ["", "## To run it", "", "```", "pip install -r requirements.txt"]
     lines += ["python training.py --data TRAIN.npz --net_sav weights --budget 600"]
     lines += ["python test.py --data IMAGES.npz --net_sav weights --predictions predictions.npy", "```", ""]

@@ -30,6 +30,7 @@ class Job:
         plan_only: measure and plan, without training.
         started_from: what the weights are that training starts from, stored with the weights it saves; default: none,
             since they are random.
+        ends_at: the deadline, in seconds of `time.monotonic()`; default: the budget after the start of the process.
         members: the configurations of several networks, trained at once in place of one by `config`; default: none.
     """
 
@@ -42,6 +43,7 @@ class Job:
     max_steps: int | None = None
     plan_only: bool = False
     started_from: dict[str, Any] | None = None
+    ends_at: float | None = None
     members: tuple[Config, ...] = ()
 
     def write(

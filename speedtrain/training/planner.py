@@ -73,8 +73,8 @@ def make_plan(
     """Decides what the configuration leaves to `auto`.
 
     The rule: the fastest precision; then the width of ResNet-9 with the highest accuracy that the scaling law
-    predicts from the measured images per second. The search starts at a middle width and goes up, or else down, for
-    as long as the predicted accuracy rises.
+    predicts from the measured images per second. The search starts at a middle width, or on a GPU at the widest, and
+    goes up, or else down, for as long as the predicted accuracy rises.
 
     Args:
         images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].

@@ -5,13 +5,11 @@ weights into one file, again and again. A member that dies costs itself only.
 """
 
 import contextlib
-import json
 import math
 import os
 import queue
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,23 +21,23 @@ from typing import Any
 import numpy as np
 
 from speedtrain.config import Config
-from speedtrain.files import write_atomic
 from speedtrain.starting_point import WEIGHTS
+from speedtrain.training.gathering import FOLDER, gather, recorded_members
 from speedtrain.training.job import Job
 from speedtrain.training.metrics import MetricsWriter
 from speedtrain.training.process import worker_command, worker_environment
 from timing import Budget, ExitStatus, Guarded, Ledger, send_event
 
-FOLDER = "members"
-"""In a run's directory: a folder for each member, called 1, 2, …, like that of a run."""
-GATHER_SECONDS = 0.5  # at the end, to gather the weights and exit
+GATHER_SECONDS = 0.4  # at the end, to gather the weights and exit, and
+GATHER_SECONDS_EACH = 0.1  # for each member
 GATHER_EVERY = 5.0  # seconds at least, and
 GATHER_SHARE = 0.002  # of the time at most
 REPORT_EVERY = 0.5  # seconds
 WAIT = 0.1  # seconds between two looks at the time
 GRACE = 15.0  # seconds that a member may take to end early
-LEFT_BEHIND = 0.8
-"""A member with less than this share of the furthest member's progress is left out: its learning rate is still high."""
+DEADLINE = "killed at the deadline"
+TEXT = 300
+"""Characters of a message that are passed on: an event has 4,096 bytes, a character up to 12 of them."""
 
 
 @dataclass
@@ -62,16 +60,21 @@ class Member:
     done: dict[str, Any] | None = None
     ended: ExitStatus | None = None
 
+    @property
+    def died(self) -> bool:
+        """Whether its process has ended without saying so."""
+        return self.ended is not None and self.done is None
+
     def failure(self) -> str | None:
-        """Why it did not end regularly; None where it did, or was asked to end."""
+        """Why it did not end regularly; None where it did, or was asked to end, or had nothing to do."""
         assert self.ended is not None
         if self.done is not None or self.ended.reason in ("interrupted", "abandoned"):
             return None
         if self.ended.reason == "deadline":
-            return "it was killed at the deadline"
+            return DEADLINE
         if self.ended.returncode < 0:
-            return f"it was killed by {signal.Signals(-self.ended.returncode).name}"
-        if self.ended.returncode == 0:  # it was asked to plan only, or took no step
+            return f"killed by {signal.Signals(-self.ended.returncode).name}"
+        if self.ended.returncode == 0:
             return None
         lines = (self.run / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit status {self.ended.returncode}"
@@ -85,6 +88,7 @@ def train_members(
     run: Path,
     *,
     ledger: Ledger,
+    scratch: Path,
     replay: Path | None = None,
     max_steps: int | None = None,
     plan_only: bool = False,
@@ -98,41 +102,41 @@ def train_members(
 
     Args:
         configs: one per member.
+        scratch: a folder for the members' jobs, made here; whoever names it deletes it.
         replay: the directory of a run whose members' logs are followed instead of the clock; default: by the clock.
 
     Returns:
         How many images all members saw together, repetitions included.
 
     Raises:
-        RuntimeError: all members failed.
+        RuntimeError: all members failed, or one of them while planning.
     """
-    facts = dict(facts or {})
+    facts = {**(facts or {}), "classes": list(classes)}
     unlimited = replay is not None or max_steps is not None or plan_only
     budget = Budget(math.inf if unlimited else configs[0].budget, ledger.started)
-    leader = _Leader(run, weights or run / WEIGHTS, {**facts, "classes": list(classes)}, ledger, budget)
+    leader = _Leader(run, weights or run / WEIGHTS, facts, ledger, budget)
     signal.signal(signal.SIGTERM, lambda *_: leader.interrupt())
-    with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as scratch:
-        with ledger.phase("data"):
-            logs = {} if replay is None else recorded_members(replay)
-            jobs = {}
-            for number, config in enumerate(configs, 1):
-                if replay is not None and number not in logs:  # it was left out of the weights
-                    continue
-                path, steps = logs.get(number, (None, 0))
-                jobs[number] = Job(
-                    config=config,
-                    classes=tuple(classes),
-                    data_sha256=str(facts.get("data_sha256", "")),
-                    run=run / FOLDER / str(number),
-                    replay=path,
-                    replay_steps=steps,
-                    max_steps=max_steps,
-                    plan_only=plan_only,
-                )
-            _write_jobs(jobs, Path(scratch), images, labels, targets)
-        with ledger.phase("train"), contextlib.ExitStack() as stack:
-            leader.start(jobs, Path(scratch), stack)
-            leader.follow()
+    with ledger.phase("data"):
+        logs = {} if replay is None else recorded_members(replay)
+        jobs = {}
+        for number, config in enumerate(configs, 1):
+            if replay is not None and number not in logs:  # it was left out of the weights
+                continue
+            path, steps = logs.get(number, (None, 0))
+            jobs[number] = Job(
+                config=config,
+                classes=tuple(classes),
+                data_sha256=str(facts.get("data_sha256", "")),
+                run=run / FOLDER / str(number),
+                replay=path,
+                replay_steps=steps,
+                max_steps=max_steps,
+                plan_only=plan_only,
+            )
+        _write_jobs(jobs, scratch, images, labels, targets)
+    with ledger.phase("train"), contextlib.ExitStack() as stack:
+        leader.start(jobs, scratch, stack)
+        leader.follow()
     return leader.conclude(plan_only)
 
 
@@ -143,7 +147,7 @@ def _write_jobs(
     first = min(jobs)
     for number, job in jobs.items():
         folder = scratch / str(number)
-        folder.mkdir()
+        folder.mkdir(parents=True)
         if number == first:
             job.write(folder, images, labels, targets)
             continue
@@ -171,16 +175,17 @@ class _Leader:
         """Asks all members to end early."""
         self.stopped = True
         for member in self.members:
-            member.process.interrupt()
+            if member.ended is None:
+                member.process.interrupt()
 
     def start(self, jobs: Mapping[int, Job], scratch: Path, stack: contextlib.ExitStack) -> None:
         """Starts a process for each job."""
         for place, (number, job) in enumerate(jobs.items()):
             job.run.mkdir(parents=True, exist_ok=True)
-            left = self.budget.remaining()
-            seconds = left if math.isinf(left) else max(0.1, left - GATHER_SECONDS)
-            if not math.isinf(left):  # what is left now; it counts from the start of the member's process
-                job = replace(job, config=replace(job.config, budget=seconds))
+            seconds = self.budget.remaining() - GATHER_SECONDS - GATHER_SECONDS_EACH * len(jobs)
+            seconds = max(0.1, seconds)
+            if not math.isinf(seconds):
+                job = replace(job, ends_at=time.monotonic() + seconds)
                 job.write_settings(scratch / str(number))
             with open(job.run / "log.txt", "ab") as log:
                 process = Guarded(
@@ -201,8 +206,10 @@ class _Leader:
         ended: queue.Queue[Member] = queue.Queue()
 
         def wait(member: Member) -> None:
-            member.ended = member.process.wait()
-            ended.put(member)
+            try:
+                member.ended = member.process.wait()
+            finally:  # whatever happens here, nobody waits for ever
+                ended.put(member)
 
         for member in self.members:
             threading.Thread(target=wait, args=[member], daemon=True).start()
@@ -212,8 +219,9 @@ class _Leader:
             with contextlib.suppress(queue.Empty):
                 member = ended.get(timeout=WAIT)
                 running -= 1
+                member.ended = member.ended or ExitStatus("abandoned", -signal.SIGKILL, self.budget.elapsed())
                 if (failure := member.failure()) is not None:
-                    self._say(f"member {member.number} ended early: {failure}")
+                    self._say(f"member {member.number}: {failure}")
             now = time.monotonic()
             if now >= next_report:
                 next_report = now + REPORT_EVERY
@@ -225,21 +233,28 @@ class _Leader:
 
     def conclude(self, plan_only: bool) -> int:
         """After the last member: the last gathering and the last report; returns how many images were seen."""
+        failures = {m.number: failure for m in self.members if (failure := m.failure()) is not None}
         if plan_only:
+            for number, failure in failures.items():
+                raise RuntimeError(f"member {number}: {failure}")
             return 0
         self.report()
-        self.gather()
-        failures = [failure for member in self.members if (failure := member.failure()) is not None]
+        left_out = self.gather()
+        for number in left_out if len(left_out) < len(self.members) else ():
+            self._say(f"member {number} is left out: it was far behind the others")
         if len(failures) == len(self.members):
-            raise RuntimeError(f"no member was trained to its end; number 1: {failures[0]}")
+            for number, failure in failures.items():
+                if failure != DEADLINE:
+                    raise RuntimeError(f"no member was trained to its end; member {number}: {failure}")
+            return 0  # nobody had the time to end; what they saved is gathered
         stopped = self.stopped or any((member.done or {}).get("stopped") for member in self.members)
         state = self._state()
-        send_event({"event": "done", "step": state["step"], "stopped": stopped, "phases": self.ledger.phases()})
+        self._send({"event": "done", "step": state["step"], "stopped": stopped, "phases": self.ledger.phases()})
         return int(state["images_seen"])
 
     def report(self) -> None:
         """Tells how far the members are, together: sums of what they do, and means of where they are."""
-        rows = [member.last for member in self.members if member.last]
+        rows = self._reports()
         if not rows:
             return
         row = {
@@ -253,56 +268,32 @@ class _Leader:
             "side": max(each["side"] for each in rows),
         }
         self._metrics.add(row)
-        send_event({"event": "step", **row, **self._state()})
+        self._send({"event": "step", **row, **self._state()})
 
-    def gather(self) -> None:
-        """Writes the weights of all members, as saved last, to one file.
-
-        A member that is far behind the others, such as one that died, is left out.
-        """
+    def gather(self) -> list[int]:
+        """Writes what the members saved last to one file; returns the numbers of those left out."""
         with self.ledger.phase("save"):
             try:
                 self._metrics.flush()
-                parts = [read_member(member.run / WEIGHTS, member.number) for member in self.members]
-                saved = [part for part in parts if part is not None]
-                furthest = max((facts["progress"] for facts, _ in saved), default=0.0)
-                taken = [part for part in saved if part[0]["progress"] >= LEFT_BEHIND * furthest]
-                if taken:
-                    write_atomic(self.weights, self._one_file(taken))
+                numbers = [member.number for member in self.members]
+                left_out = gather(self._run, numbers, self.weights, self.facts, self.ledger.phases())
                 self._disk_full = False
+                return left_out
             except OSError as error:
                 if not self._disk_full:
                     self._say(f"could not gather the members' weights ({error})")
-                    send_event({"event": "save_failed", "error": str(error)[:600]})
+                    self._send({"event": "save_failed", "error": str(error)[:TEXT]})
                 self._disk_full = True
+                return []
 
-    def _one_file(self, parts: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]]) -> bytes:
-        from safetensors.numpy import save
-
-        together = {
-            **{key: sum(facts[key] for facts, _ in parts) for key in ("step", "images_seen", "threads", "rollbacks")},
-            "progress": _mean([facts for facts, _ in parts], "progress"),
-            "batch_size": parts[0][0]["batch_size"],
-            "phases": self.ledger.phases(),
-        }
-        own = ("number", "network", "step", "images_seen", "threads", "rollbacks", "progress", "batch_size", "phases")
-        header: dict[str, Any] = {
-            **self.facts,
-            **together,
-            "images": parts[0][0]["images"],
-            "members": [{key: facts[key] for key in own} for facts, _ in parts],
-        }
-        several = len(parts) > 1
-        tensors = {
-            f"members.{place}.{name}" if several else name: tensor
-            for place, (_, state) in enumerate(parts)
-            for name, tensor in state.items()
-        }
-        return save(tensors, {name: json.dumps(value) for name, value in header.items()})
+    def _reports(self) -> list[dict[str, Any]]:
+        """The last reports of the members that are alive or ended regularly; of all where there are none."""
+        alive = [member.last for member in self.members if member.last and not member.died]
+        return alive or [member.last for member in self.members if member.last]
 
     def _state(self) -> dict[str, Any]:
         """As `CheckpointCallback` reports it, of all members together."""
-        rows = [member.last for member in self.members if member.last]
+        rows = self._reports()
         return {
             **{key: sum(row[key] for row in rows) for key in ("step", "images_seen", "rollbacks")},
             "progress": _mean(rows, "progress") if rows else 0.0,
@@ -324,39 +315,21 @@ class _Leader:
             case "message":
                 self._say(f"member {member.number}: {event['text']}")
             case "save_failed":
-                self._send(event)
+                self._send({**event, "error": event["error"][:TEXT]})
 
     def _say(self, line: str) -> None:
-        print(line, flush=True)
-        self._send({"event": "message", "text": line[:600]})
+        with contextlib.suppress(OSError):  # the log is on the disk that may be full
+            print(line, flush=True)
+        self._send({"event": "message", "text": line[:TEXT]})
 
     def _send(self, event: dict[str, Any]) -> None:
+        """From any thread, one at a time. A plan that is too long goes without what it was chosen from."""
         with self._lock:
-            send_event(event)
+            try:
+                send_event(event)
+            except ValueError:
+                send_event({**event, "plan": {**event["plan"], "alternatives": [], "reasons": []}})
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
-
-
-def read_member(path: Path, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """A member's saved facts, with its number, and its tensors; None where nothing is saved yet. Needs no torch."""
-    from safetensors import safe_open
-
-    if not path.exists():
-        return None
-    with safe_open(path, framework="numpy") as file:
-        facts = {name: json.loads(value) for name, value in file.metadata().items() if name != "format"}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    return {**facts, "number": number}, tensors
-
-
-def recorded_members(run: Path) -> dict[int, tuple[Path, int]]:
-    """Of a run that is to be replayed: the number of a member → its log of the clock, and how many steps were saved."""
-    from safetensors import safe_open
-
-    with safe_open(run / WEIGHTS, framework="numpy") as file:
-        members = json.loads(file.metadata()["members"])
-    return {
-        member["number"]: (run / FOLDER / str(member["number"]) / "clock.csv", member["step"]) for member in members
-    }

@@ -178,6 +178,8 @@ def main(folder: Path) -> None:
         from speedtrain.training.step_log import StepLog
     with ledger.phase("data"):
         job, images, labels, targets, start = Job.take(folder)
+    if job.ends_at is not None:
+        job.config.budget = max(0.1, job.ends_at - ledger.started)
     facts = {"data_sha256": job.data_sha256, "started_from": job.started_from}
     if job.members:
         from speedtrain.training.team import train_members
@@ -189,6 +191,7 @@ def main(folder: Path) -> None:
             job.classes,
             job.run,
             ledger=ledger,
+            scratch=folder,
             replay=job.replay and job.replay.parent,
             max_steps=job.max_steps,
             plan_only=job.plan_only,

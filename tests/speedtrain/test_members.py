@@ -55,9 +55,33 @@ def test_the_configuration_reads_its_own_yaml_again(tmp_path) -> None:
 
 
 def test_what_a_member_has_of_its_own_in_words() -> None:
-    planned = {"width": 8, "batch_size": 128, "precision": "bf16"}
+    planned = {"planned": {"width": 8, "batch_size": 128, "precision": "bf16"}}
     assert in_words(planned) == "the recipe"
-    assert in_words({"with": ["a", "b"], "without": "c", "muon.lr": 1, **planned}) == "with a, b, without c, muon.lr=1"
+    own = {"with": ["a", "b"], "without": "c", "muon.lr": 1, "width": 16, **planned}
+    assert in_words(own) == "with a, b, without c, muon.lr=1, width=16"
+
+
+def test_what_was_planned_counts_where_nothing_else_is_said() -> None:
+    planned = {"planned": {"width": 8, "batch_size": 64, "precision": "fp32"}}
+    first, second = member_configs(configured([planned, {**planned, "width": 16}]))
+    assert (first.width, first.batch_size, first.precision) == (8, 64, "fp32")
+    assert (second.width, second.batch_size, second.precision) == (16, 64, "fp32")
+
+
+def test_all_cores_are_shared_out_and_the_largest_seed_stays_one() -> None:
+    config = resolve(budget=60, threads=7, seed=2**63 - 1, settings={"members": [{}, {}, {}]})
+    members = member_configs(config)
+    assert [member.threads for member in members] == [2, 2, 3]
+    assert all(0 <= member.seed < 2**63 for member in members)
+
+
+def test_flips_are_not_taken_out_beside_a_network_that_cannot_tell_mirror_images_apart() -> None:
+    for given in (
+        {"with_tricks": ["mirror_equivariance"]},
+        {"settings": {"members": [{"with": "mirror_equivariance"}]}},
+    ):
+        with pytest.raises(UserError, match="take it out too"):
+            resolve(budget=9, without=["flip"], **given)
 
 
 @pytest.mark.parametrize(

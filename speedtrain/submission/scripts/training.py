@@ -39,13 +39,15 @@ def main() -> None:
         from speedtrain.config import Config
         from speedtrain.data import load_data, load_images
         from speedtrain.device import find_device
-        from speedtrain.members import member_configs
-        from speedtrain.training.auto_members import settle_members
+        from speedtrain.members import with_shares
     with ledger.phase("data"):
         recipe = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text(encoding="utf-8"))
         config = Config(**{**recipe, "budget": options.budget, "seed": options.seed})
         config.device, _ = find_device()
         config.threads = available_cores()
+        folder = Path(__file__).with_name("members")
+        own = [folder / f"{number}.yaml" for number in range(1, len(config.members) + 1)]
+        members = with_shares([Config(**yaml.safe_load(file.read_text(encoding="utf-8"))) for file in own], config)
         side = config.named_side
         if options.data is None:
             cifar10 = load_data("cifar10", per_class=config.per_class, side=side).train
@@ -54,11 +56,13 @@ def main() -> None:
             images, read_labels, names = load_images(options.data, need_labels=True, side=side, fit=config.fit)
             assert read_labels is not None
             labels, classes = read_labels, names or tuple(map(str, range(int(read_labels.max()) + 1)))
-    with tempfile.TemporaryDirectory(prefix="speedtrain-") as folder:
-        records, weights = Path(folder), options.net_sav.absolute()
-        settle_members(config, len(images), images.shape[1])
-        if members := member_configs(config):
-            seen = train_members(members, images, labels, classes, records, ledger=ledger, weights=weights)
+    with tempfile.TemporaryDirectory(prefix="speedtrain-") as temporary:
+        records, weights = Path(temporary), options.net_sav.absolute()
+        if members:
+            jobs = records / "jobs"
+            seen = train_members(
+                members, images, labels, classes, records, ledger=ledger, scratch=jobs, weights=weights
+            )
         else:
             seen = train(config, images, labels, classes, records, ledger=ledger, weights=weights)
     print(f"images_seen: {seen}", flush=True)
