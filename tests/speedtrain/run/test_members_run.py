@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import warm
+from small_disk import LIMITS_FILES
 
 from speedtrain import load
 from speedtrain.cli import main
@@ -116,6 +118,30 @@ def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path, capsys: 
     assert all(np.array_equal(one[name].numpy(), other[name].numpy()) for name in one)
 
 
+@pytest.mark.usefixtures("warm_processes")
+def test_plan_shows_what_each_would_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--budget", "30", *SMALL, "--set", MEMBERS, "--set", "width=auto"]) == 0
+    said = capsys.readouterr().out
+    assert "network 1 of 2, the recipe" in said
+    assert "network 2 of 2, with mirror_equivariance, without patch_whitening" in said
+    assert len(re.findall(r"width +\d+", said)) >= 2
+
+
+@pytest.mark.skipif(not LIMITS_FILES, reason="needs a file system of limited size")
+@pytest.mark.usefixtures("warm_processes")
+def test_a_full_disk_is_named_and_ends_in_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(disk)], check=True)
+    try:
+        assert main(["--budget", BUDGET, *SMALL, "--set", MEMBERS, "--out", str(disk / "run")]) == 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    said = "".join(capfd.readouterr())
+    assert "No space left" in said
+    assert "Traceback" not in said
+
+
 def test_training_does_not_start_from_several_networks(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--budget", "9", "--data", "digits", "--from", str(finished)]) == 2
     assert "several networks" in capsys.readouterr().err
@@ -142,7 +168,8 @@ def test_a_member_that_dies_costs_itself_alone(victim: int, warm_python: str, tm
     watch.join()
     assert struck
     assert process.returncode == 0, said
-    assert f"member {victim} ended early: it was killed by SIGKILL" in said
+    assert f"member {victim}: killed by SIGKILL" in said
+    assert f"member {victim} is left out" in said
     result = result_of(out)
     assert result["status"] == "finished"
     dead, alive = result["members"][victim - 1], result["members"][2 - victim]
@@ -185,9 +212,12 @@ def test_a_submission_trains_them_too(tmp_path: Path) -> None:
     assert "1. the recipe" in (tmp_path / "a" / "DESCRIPTION.md").read_text()
     data = load_data("digits")
     np.savez(tmp_path / "train.npz", images=data.train.images, labels=data.train.labels)
+    (tmp_path / "not_installed").mkdir()  # an organiser need not have what completes a recipe
+    (tmp_path / "not_installed" / "jsonargparse.py").write_text("raise ImportError('not installed')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "not_installed")}
     command = [sys.executable, "training.py", "--data", "../train.npz", "--net_sav", "w", "--budget", COLD]
     began = time.monotonic()
-    subprocess.run(command, cwd=tmp_path / "a", check=True, capture_output=True)
+    subprocess.run(command, cwd=tmp_path / "a", env=environment, check=True, capture_output=True)
     assert time.monotonic() - began < float(COLD) + 1
     model = load(tmp_path / "a" / "w")
     assert len(model.members) == 2

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import termios
 import threading
 import time
@@ -23,6 +22,7 @@ import pytest
 import warm
 from PIL import Image
 from sklearn.datasets import load_digits
+from small_disk import LIMITS_FILES
 
 from speedtrain import train
 from speedtrain.cli import main
@@ -31,17 +31,6 @@ from speedtrain.run import execute
 from tricks import TRICKS
 
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
-
-
-def may_mount() -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        if subprocess.run(["mount", "-t", "tmpfs", "none", folder], capture_output=True, check=False).returncode:
-            return False
-        subprocess.run(["umount", folder], check=True)
-    return True
-
-
-LIMITS_FILES = os.geteuid() == 0 and may_mount()
 
 
 def start(out: Path, budget: float, *more: str, warm_python: str | None = None) -> subprocess.Popen:
