@@ -21,11 +21,9 @@ BY_THE_CLOCK = (
     "speedtrain/bench/",
     "speedtrain/run/test_annotated_run",
     "speedtrain/run/test_earlier_runs",
-    "speedtrain/run/test_members_run",
     "speedtrain/run/test_notebook",
     "speedtrain/run/test_run",
     "speedtrain/run/test_starting_weights",
-    "speedtrain/submission/",
     "speedtrain/suspects/",
     "speedtrain/test_cli.py::test_a_network_that_fails_here",
     "speedtrain/training/test_thread_controller",
@@ -34,19 +32,25 @@ BY_THE_CLOCK = (
 )
 """Where tests are that start training with a budget of seconds, or measure time."""
 
-JUDGING = ("speedtrain/judge/test_attacks", "speedtrain/judge/test_judging")
-"""Where the judge runs submissions: each on one core, most of the time until a deadline."""
+BESIDE_THEM = (
+    "speedtrain/judge/test_attacks",
+    "speedtrain/judge/test_judging",
+    "speedtrain/run/test_members_run",
+    "speedtrain/submission/",
+)
+"""More of them, with time to spare: what the judge runs, mostly on one core until a deadline, and what trains for longer
+than it needs to."""
 
 
 def group_of(nodeid: str) -> str | None:
     """Of tests that must not run at the same time as each other; None for those that only compute."""
     name = nodeid.removeprefix("tests/")
-    return "clock" if name.startswith(BY_THE_CLOCK) else "judge" if name.startswith(JUDGING) else None
+    return "clock" if name.startswith(BY_THE_CLOCK) else "beside" if name.startswith(BESIDE_THEM) else None
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `pytest -n 2`, one process runs what goes by the clock, the other what is judged and what only computes.
+    """With `pytest -n 2`, one process runs most of what goes by the clock, the other the rest and what only computes.
 
     The largest group begins first, single tests last. `--dist loadgroup` does nothing in pytest 9.2: pytest-xdist 3.8
     writes the group to an attribute of a test that is gone.
@@ -67,7 +71,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     And what uses fixtures that are for tests by the clock must be where those are.
     """
     group = group_of(item.nodeid)
-    if {"warm_python", "busy"} & set(getattr(item, "fixturenames", ())) and group != "clock":
+    if {"warm_python", "busy"} & set(getattr(item, "fixturenames", ())) and group is None:
         pytest.fail("it goes by the clock: name it in BY_THE_CLOCK of tests/conftest.py", pytrace=False)
     if "PYTEST_XDIST_WORKER" in os.environ and group is None:
         import torch

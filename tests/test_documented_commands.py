@@ -72,7 +72,7 @@ def shorten(arguments: list[str]) -> list[str]:
     verb, *rest = arguments
     cold = verb == "verify" or (verb == "judge" and "submission.zip" in rest)
     small = {**SMALL, "--budget": str(COLD)} if cold else SMALL
-    if verb == "suspects":  # a training for each of its two parts
+    if verb == "suspects" or "two" in rest:  # a training for each of its two parts; two networks
         small = {**SMALL, "--budget": str(2 * int(SMALL["--budget"]))}
     for place, word in enumerate(rest[:-1]):
         if word in small:
@@ -80,7 +80,7 @@ def shorten(arguments: list[str]) -> list[str]:
         elif word == "--set":
             rest[place + 1] = re.sub(r"^width=\d+$", "width=8", rest[place + 1])
     unsaid = [option for option in UNSAID.get(verb, []) if option.partition("=")[0] not in rest]
-    if verb == "train" and {"paper", "two", "two.yaml"} & {*rest}:
+    if verb == "train" and {"paper", "two"} & {*rest}:
         unsaid += LIGHT
     if verb == "train" and "--model" in rest:
         unsaid += ["--set=batch_size=8", "--set=precision=fp32"]  # a large network, nothing left to plan
