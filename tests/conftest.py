@@ -38,8 +38,8 @@ BESIDE_THEM = (
     "speedtrain/run/test_members_run",
     "speedtrain/submission/",
 )
-"""More of them, with time to spare: what the judge runs, mostly on one core until a deadline, and what trains for longer
-than it needs to."""
+"""More of them, with time to spare: what the judge runs, mostly on one core until a deadline, and trainings that have
+more time than they need."""
 
 
 def group_of(nodeid: str) -> str | None:

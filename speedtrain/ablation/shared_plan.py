@@ -59,19 +59,13 @@ def plan_once_for_all(
             plan: Mapping[str, Any] = engine.plan(replace(config), train)
             plans[first] = {key: plan[key] for key in open_keys if plan[key] is not None}
             if config.members:
-                plans[first] = {"members": [{key: each[key] for key in open_keys} for each in plan["members"]]}
-        variants[name] = _with_plan(config, plans.get(first, {}))
+                pairs = zip(config.members, plan["members"], strict=True)
+                planned = [{**member, PLANNED_OF_MEMBER: {key: its[key] for key in open_keys}} for member, its in pairs]
+                plans[first] = {"members": planned}
+        variants[name] = replace(config, **plans.get(first, {}))
     if not path.exists():
         write_atomic(path, json.dumps(plans, indent=2).encode())
     return replace(design, variants=variants), plans
-
-
-def _with_plan(config: Config, plan: Mapping[str, Any]) -> Config:
-    """The configuration with what was planned for it; of members, for each."""
-    if not config.members:
-        return replace(config, **plan)
-    pairs = zip(config.members, plan.get("members", [{}] * len(config.members)), strict=True)
-    return replace(config, members=[{**member, PLANNED_OF_MEMBER: planned} for member, planned in pairs])
 
 
 def _shared_part(config: Config) -> str:
