@@ -42,10 +42,18 @@ BESIDE_THEM = (
 more time than they need."""
 
 
+ALONE = ("speedtrain/bench/", "speedtrain/run/test_run", "speedtrain/training/test_thread_controller", "timing/")
+"""Of those by the clock, what measures, or gives no second more than needed: last, when those beside them are over."""
+
+
 def group_of(nodeid: str) -> str | None:
     """Of tests that must not run at the same time as each other; None for those that only compute."""
     name = nodeid.removeprefix("tests/")
     return "clock" if name.startswith(BY_THE_CLOCK) else "beside" if name.startswith(BESIDE_THEM) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.nodeid.removeprefix("tests/").startswith(ALONE))
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

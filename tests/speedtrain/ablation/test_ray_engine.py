@@ -1,6 +1,7 @@
 """Trials on a real Ray cluster of several nodes on this machine. One of the nodes is killed while it trains."""
 
 import json
+import os
 import sys
 import threading
 from pathlib import Path
@@ -33,12 +34,15 @@ def cluster():
 
 
 def training() -> set[int]:
-    """Process ids of everything that trains here."""
-    found = set()
+    """Process ids of everything that trains here, but for what another process of pytest-xdist has started."""
+    found, ours = set(), os.environ.get("PYTEST_XDIST_WORKER", "")
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if b"speedtrain.training.worker" in (entry / "cmdline").read_bytes().split(b"\0"):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                theirs = next((e.decode() for e in environment if e.startswith(b"PYTEST_XDIST_WORKER=")), "=")
+                if b"speedtrain.training.worker" in words and theirs.partition("=")[2] == ours:
                     found.add(int(entry.name))
             except OSError:
                 continue

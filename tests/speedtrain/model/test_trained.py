@@ -141,7 +141,9 @@ def test_images_are_fitted_as_in_training(tmp_path: Path, fit: Any) -> None:
     folder = save_folder(tmp_path / "images", {"a": some_images(2, 90, 60, 3)}) / "a"
     expected = load_images(folder, side=48, fit=fit)[0]
     np.testing.assert_allclose(
-        model.preprocess(folder).numpy(), model.classifier.normalise(torch.tensor(expected)).numpy(), atol=1e-6
+        model.preprocess(folder).numpy(),
+        model.members[0].classifier.normalise(torch.tensor(expected)).numpy(),
+        atol=1e-6,
     )
 
 
