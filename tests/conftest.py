@@ -42,7 +42,10 @@ BESIDE_THEM = (
 more time than they need."""
 
 
-ALONE = ("speedtrain/bench/", "speedtrain/run/test_run", "speedtrain/training/test_thread_controller", "timing/")
+ALONE = (
+    *("speedtrain/bench/", "speedtrain/run/test_run", "speedtrain/training/test_thread_controller"),
+    *("test_documented_commands", "timing/"),
+)
 """Of those by the clock, what measures, or gives no second more than needed: last, when those beside them are over."""
 
 
