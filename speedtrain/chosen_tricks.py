@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any
 
 from speedtrain.checked_types import checked_types, nearest
 from speedtrain.errors import UserError
@@ -67,11 +67,3 @@ def take_mirror_out(chosen: Tricks) -> None:
             chosen["test_time_augmentation"] = {**augmentation, "mode": "shift"}
         elif augmentation.get("mode", "mirror") == "mirror":
             del chosen["test_time_augmentation"]
-
-
-def refuse_equivariance() -> NoReturn:
-    """Where flips are taken out and a network stays that answers an image and its mirror image alike."""
-    raise UserError(
-        "--without flip is for classes that a mirror changes, which mirror_equivariance cannot tell apart; take it out "
-        "too"
-    )

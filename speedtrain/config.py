@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from speedtrain.checked_types import checked_types, nearest
-from speedtrain.chosen_tricks import Tricks, checked_trick, refuse_equivariance, take_mirror_out, with_trick
+from speedtrain.chosen_tricks import Tricks, checked_trick, take_mirror_out, with_trick
 from speedtrain.errors import UserError
 from speedtrain.starting_point import TrainedRun, backbone_side, check_start, find_trained_run
 
@@ -284,7 +284,10 @@ def resolve(
     config.tricks = {name: checked_trick(name, values) for name, values in chosen.items()}
     networks = f"{[*config.tricks]} {config.members}"  # of a member, to take flips out is no word about its classes
     if "flip" in without and "mirror_equivariance" in networks and not isinstance(recipe, Mapping):
-        refuse_equivariance()
+        raise UserError(
+            "--without flip is for classes that a mirror changes, which mirror_equivariance cannot tell apart; take it "
+            "out too"
+        )
     if start is not None:
         _take_network(config, start, given)
     check_start(config.start_from, config.pretrained, config.model, start)

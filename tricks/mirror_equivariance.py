@@ -1,6 +1,7 @@
 """Mirror equivariance."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,28 +50,21 @@ class Equivariant(nn.Module):
         return kernel[: len(kernel) // 2]
 
 
-class SharedBias(nn.Module):
-    """The bias of a convolution, the same for both halves."""
+class SharedByHalves(nn.Module):
+    """A tensor whose two halves along a dimension are the same: a bias of both halves of the channels (0), or a linear
+    layer's weight that reads the sum of both (1)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
 
     def forward(self, half: Tensor) -> Tensor:
-        """[K/2] → [K]."""
-        return torch.cat([half, half])
+        """[…, C/2, …] → […, C, …]."""
+        return torch.cat([half, half], self.dim)
 
-    def right_inverse(self, bias: Tensor) -> Tensor:
-        """The part for one half."""
-        return bias[: len(bias) // 2]
-
-
-class SumOfHalves(nn.Module):
-    """The weight of a linear layer that reads the sum of both halves of its input."""
-
-    def forward(self, half: Tensor) -> Tensor:
-        """[K, C/2] → [K, C]."""
-        return torch.cat([half, half], 1)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """The part for one half."""
-        return weight[:, : weight.shape[1] // 2]
+    def right_inverse(self, whole: Tensor) -> Tensor:
+        """The first half."""
+        return whole.narrow(self.dim, 0, whole.shape[self.dim] // 2)
 
 
 class SharedNorm(nn.Module):
@@ -83,27 +77,14 @@ class SharedNorm(nn.Module):
     def __init__(self, norm: nn.BatchNorm2d, activation: nn.Module | None = None) -> None:
         super().__init__()
         half = norm.num_features // 2
-        for name in ("weight", "bias"):
-            if (parameter := getattr(norm, name)) is not None:
-                setattr(norm, name, nn.Parameter(parameter.detach()[:half].clone(), parameter.requires_grad))
-        for name in ("running_mean", "running_var"):
-            if (statistic := getattr(norm, name)) is not None:
-                setattr(norm, name, statistic[:half].clone())
-        norm.num_features = half
+        change_channels(norm, half, lambda tensor: tensor[:half].clone())
         self.norm = norm
         self.activation = activation
 
-    @torch.no_grad()
     def ordinary(self) -> nn.Module:
         """A norm of all channels that computes the same in evaluation mode."""
         norm = copy.deepcopy(self.norm)
-        for name in ("weight", "bias"):
-            if (parameter := getattr(norm, name)) is not None:
-                setattr(norm, name, nn.Parameter(parameter.repeat(2)))
-        for name in ("running_mean", "running_var"):
-            if (statistic := getattr(norm, name)) is not None:
-                setattr(norm, name, statistic.repeat(2))
-        norm.num_features *= 2
+        change_channels(norm, 2 * norm.num_features, lambda tensor: tensor.repeat(2))
         return norm
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -114,6 +95,17 @@ class SharedNorm(nn.Module):
         if self.activation is not None:
             result = self.activation(result)
         return result.permute(0, 2, 3, 1).reshape(last.shape).permute(0, 3, 1, 2)
+
+
+def change_channels(norm: nn.BatchNorm2d, channels: int, change: Callable[[Tensor], Tensor]) -> None:
+    """Gives a norm another number of channels, by a change of its parameters and statistics [C]."""
+    for name in ("weight", "bias"):
+        if (parameter := getattr(norm, name)) is not None:
+            setattr(norm, name, nn.Parameter(change(parameter.detach()), parameter.requires_grad))
+    for name in ("running_mean", "running_var"):
+        if (statistic := getattr(norm, name)) is not None:
+            setattr(norm, name, change(statistic))
+    norm.num_features = channels
 
 
 class MirrorMaxPool2d(nn.MaxPool2d):
@@ -185,8 +177,8 @@ class MirrorEquivariance(Trick):
             parametrize.register_parametrization(layer, "weight", Equivariant())
         for layer in convolutions:
             if layer.bias is not None:
-                parametrize.register_parametrization(layer, "bias", SharedBias())
-        parametrize.register_parametrization(head, "weight", SumOfHalves())
+                parametrize.register_parametrization(layer, "bias", SharedByHalves(0))
+        parametrize.register_parametrization(head, "weight", SharedByHalves(1))
         share_norms(model)
         pools = [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
         model = replace_modules(model, {pool: MirrorMaxPool2d.like(pool) for pool in pools})

@@ -14,7 +14,7 @@ from speedtrain.config import Config
 from speedtrain.files import write_atomic
 from speedtrain.machine import bind_to_cores
 from speedtrain.run.result import read_result
-from speedtrain.training.process import python_environment
+from speedtrain.training.process import last_line, python_environment
 from timing import ExitStatus, Guarded
 
 GRACE = 1.0
@@ -114,9 +114,8 @@ def _read_result(trial: Trial, exit_status: ExitStatus) -> Row:
     elif exit_status.reason in ("interrupted", "abandoned"):
         row["status"] = "interrupted"
     if row["accuracy"] is None and not row["error"]:
-        log = (trial.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         ended = f"the run ended ({exit_status.reason}, exit status {exit_status.returncode})"
-        row["error"] = log[-1] if log else ended
+        row["error"] = last_line(trial.folder / "log.txt") or ended
     return row
 
 

@@ -21,7 +21,7 @@ from speedtrain.run.starting_weights import StartingWeights
 from speedtrain.starting_point import WEIGHTS
 from speedtrain.training.gathering import gather
 from speedtrain.training.job import Job
-from speedtrain.training.process import worker_command, worker_environment
+from speedtrain.training.process import last_line, worker_command, worker_environment
 from timing import ExitStatus, Guarded
 
 MIN_PROBE_SECONDS = 120.0
@@ -132,8 +132,7 @@ class WorkerProcess:
             return None
         if ended.returncode < 0:
             return f"the training process was killed by {signal.Signals(-ended.returncode).name}"
-        lines = (self.run / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "the training process failed"
+        return last_line(self.run / "log.txt") or "the training process failed"
 
     def _expected_seconds(self) -> float:
         """The budget; of a replay, which has none, the time that the replayed run took."""

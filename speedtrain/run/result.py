@@ -5,7 +5,7 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -192,12 +192,11 @@ def add_score(result: Result, score: Score, weights: Path) -> None:
 
 def _saved_of_member(facts: dict[str, Any], num_images: int) -> dict[str, Any]:
     """What `result.json` says of a member, by the facts saved with its weights."""
-    seconds = facts["phases"].get("train", 0.0)
     return {
         **{key: facts["network"][key] for key in ("model", "tricks")},
         "width": None if facts["network"]["width"] == "auto" else facts["network"]["width"],  # a timm model has none
         "epochs": round(facts["images_seen"] / num_images, 3),
-        "images_per_second": round(facts["images_seen"] / seconds, 1) if seconds else 0.0,
+        "images_per_second": round(_speed(facts), 1),
         **{key: facts[key] for key in ("step", "progress", "images_seen", "batch_size", "threads", "rollbacks")},
     }
 
@@ -229,12 +228,13 @@ def _phases(worker: WorkerProcess, ended: ExitStatus) -> dict[str, float]:
 
 
 def _images_per_second(worker: WorkerProcess) -> float:
-    if members := worker.last.get("members"):
-        seconds = [member["phases"].get("train", 0.0) for member in members]
-        pairs = zip(members, seconds, strict=True)
-        return round(sum(member["images_seen"] / taken for member, taken in pairs if taken), 1)
-    seconds = worker.last.get("phases", {}).get("train", 0.0)
-    return round(worker.last["images_seen"] / seconds, 1) if seconds else 0.0
+    return round(sum(map(_speed, worker.last.get("members", [worker.last]))), 1)
+
+
+def _speed(facts: Mapping[str, Any]) -> float:
+    """Images per second of one network, by how far its training has come."""
+    seconds = facts.get("phases", {}).get("train", 0.0)
+    return facts["images_seen"] / seconds if seconds else 0.0
 
 
 def _device_name(config: Config) -> str:

@@ -80,6 +80,10 @@ def package(
             f"{run or recipe}: labels are {config.labels}, and a submission gets one label an image; "
             "add --set labels=null"
         )
+    # the paths of the entrant's images stay private, and the judge chooses the machine
+    config.data, config.test, config.data_root = "auto", None, None
+    config.columns, config.with_validation, config.snapshots = {}, False, 0
+    config.seed, config.device, config.threads = 0, "auto", None
     members = member_configs(config)
     for network in members or [config]:
         refuse_frozen_random_layers(network.tricks)
@@ -87,17 +91,13 @@ def package(
             raise UserError(
                 "forward_correction.file: a submission cannot read it; set forward_correction.noise instead"
             )
-    # the paths of the entrant's images stay private, and the judge chooses the machine
-    config.data, config.test, config.data_root = "auto", None, None
-    config.columns, config.with_validation, config.snapshots = {}, False, 0
-    config.seed, config.device, config.threads = 0, "auto", None
     introduction = _read_text(description) if description else ""
     name = name or f"speedtrain {run.resolve().name if run else Path(recipe).stem}"
     files = {f"{folder}/{path.name}": path.read_bytes() for folder, path in _source()}
     scripts = Path(__file__).with_name("scripts")
     files |= {script: (scripts / script).read_bytes() for script in ("training.py", "test.py")}
     files["recipe.yaml"] = config.as_yaml().encode()
-    for number, member in enumerate(member_configs(config), 1):  # complete: what completes them is not in the zip
+    for number, member in enumerate(members, 1):  # complete: what completes them is not in the zip
         files[f"members/{number}.yaml"] = member.as_yaml().encode()
     files["requirements.txt"] = "".join(f"{line}\n" for line in _requirements()).encode()
     files["DESCRIPTION.md"] = _describe(name, authors, introduction, config).encode()

@@ -24,6 +24,12 @@ def python_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
 
 
+def last_line(log: Path) -> str | None:
+    """The last line that a process wrote to its log; None where it wrote none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else None
+
+
 def worker_environment(config: Config) -> dict[str, str]:
     """The environment of a process that trains with the configuration's number of threads."""
     return {

@@ -25,7 +25,7 @@ from speedtrain.starting_point import WEIGHTS
 from speedtrain.training.gathering import FOLDER, gather, recorded_members
 from speedtrain.training.job import Job
 from speedtrain.training.metrics import MetricsWriter
-from speedtrain.training.process import worker_command, worker_environment
+from speedtrain.training.process import last_line, worker_command, worker_environment
 from timing import Budget, ExitStatus, Guarded, Ledger, send_event
 
 GATHER_SECONDS = 0.4  # at the end, to gather the weights and exit, and
@@ -76,8 +76,7 @@ class Member:
             return f"killed by {signal.Signals(-self.ended.returncode).name}"
         if self.ended.returncode == 0:
             return None
-        lines = (self.run / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit status {self.ended.returncode}"
+        return last_line(self.run / "log.txt") or f"exit status {self.ended.returncode}"
 
 
 def train_members(
@@ -143,7 +142,7 @@ def train_members(
 def _write_jobs(
     jobs: Mapping[int, Job], scratch: Path, images: np.ndarray, labels: np.ndarray, targets: np.ndarray | None
 ) -> None:
-    """A folder per job, with its number as name; the images lie on the disk once."""
+    """A folder per job, with its number as name; the images lie on the disk once. Settings follow, with a deadline."""
     first = min(jobs)
     for number, job in jobs.items():
         folder = scratch / str(number)
@@ -157,7 +156,6 @@ def _write_jobs(
                     os.link(file, folder / file.name)
                 except OSError:  # a file system without links
                     shutil.copyfile(file, folder / file.name)
-        job.write_settings(folder)
 
 
 class _Leader:
@@ -186,7 +184,7 @@ class _Leader:
             seconds = max(0.1, seconds)
             if not math.isinf(seconds):
                 job = replace(job, ends_at=time.monotonic() + seconds)
-                job.write_settings(scratch / str(number))
+            job.write_settings(scratch / str(number))
             with open(job.run / "log.txt", "ab") as log:
                 process = Guarded(
                     worker_command(scratch / str(number)),

@@ -1,4 +1,4 @@
-"""The weights file of a small network, without a run that trained it."""
+"""Weights files: of a small network, without a run that trained it; and whether two are the same."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from labelled_images import some_images
 
-from speedtrain.model.weights import save_weights
+from speedtrain.model.weights import load_weights, save_weights
 from speedtrain.network.classifier import build_classifier, make_tricks
 
 CLASSES = ["cat", "dog", "owl"]
@@ -15,6 +15,12 @@ TRICKS: dict[str, dict[str, Any]] = {
     "celu": {"alpha": 0.3},
     "test_time_augmentation": {"mode": "mirror+shift"},
 }
+
+
+def same_bits(one: Path, other: Path) -> bool:
+    """Whether the weights of two runs are the same, bit for bit."""
+    first, second = (load_weights(run / "weights.safetensors")[0] for run in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def save_model(

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import warm
 from small_disk import LIMITS_FILES
+from small_model import same_bits
 
 from speedtrain import load
 from speedtrain.cli import main
 from speedtrain.data import load_data
-from speedtrain.model.weights import load_weights
 
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
 MEMBERS = "members=[{}, {with: mirror_equivariance, without: patch_whitening, test_time_augmentation.mode: shift}]"
@@ -114,8 +114,7 @@ def test_it_is_exported_as_one_program(finished: Path, tmp_path: Path, capsys: p
 def test_replay_ends_with_the_same_bits(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", "--run", str(finished), "--out", str(tmp_path / "again")]) == 0
     assert "bit for bit the same" in capsys.readouterr().out
-    one, other = (load_weights(path / "weights.safetensors")[0] for path in (finished, tmp_path / "again"))
-    assert all(np.array_equal(one[name].numpy(), other[name].numpy()) for name in one)
+    assert same_bits(finished, tmp_path / "again")
 
 
 @pytest.mark.usefixtures("warm_processes")
