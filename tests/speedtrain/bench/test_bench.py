@@ -32,7 +32,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
         patch.setattr(
             measure, "TRICKS", {name: TRICKS[name] for name in ("flip", "sam", "muon", "test_time_augmentation")}
         )
-        patch.setattr(measure, "ROUNDS", 2)
+        patch.setattr(measure, "ROUNDS", 5)
         patch.setattr(measure, "PAIRS", 4)
         patch.setattr(measure, "CHUNK", 0.5)
         patch.setattr(measure, "LONG_ENOUGH", 0.05)
@@ -56,9 +56,11 @@ def test_rates_are_operations_over_seconds(measured: dict) -> None:
 
 def test_tricks_cost_what_they_must(measured: dict) -> None:
     costs = {row["trick"]: row for row in measured["tricks"]}
-    assert 20 < costs["sam"]["percent"] < 250  # a second pass
+    # a second pass; a pause of the machine spoils some rounds, not the best and the worst of them alike
+    assert costs["sam"]["low"] < 150
+    assert costs["sam"]["high"] > 50
     assert costs["sam"]["low"] <= costs["sam"]["percent"] <= costs["sam"]["high"]
-    assert costs["test_time_augmentation"]["percent"] < costs["sam"]["percent"]  # nothing, apart from chance
+    assert costs["test_time_augmentation"]["low"] < 30  # nothing, apart from chance
     assert not costs["sam"]["in_recipe"]
     assert costs["muon"]["in_recipe"]
 
@@ -78,7 +80,8 @@ def test_predictions_are_counted_by_hand(measured: dict) -> None:
 
 def test_the_harness_costs_little(measured: dict) -> None:
     beyond = measured["overhead"]
-    assert -50 < beyond["percent"] < 50  # short rounds on a busy machine: no claim of two percent
+    assert beyond["low"] < 30  # short rounds on a busy machine: no claim of two percent
+    assert beyond["high"] > -30
     assert beyond["low"] <= beyond["percent"] <= beyond["high"]
 
 
