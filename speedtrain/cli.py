@@ -20,7 +20,7 @@ from speedtrain.checked_types import nearest
 from speedtrain.config import DATA_SETS
 from speedtrain.errors import UserError
 from speedtrain.export.commands import add_export_options, export_command
-from speedtrain.judge import cli as judging
+from speedtrain.judge import commands as judging
 from speedtrain.run import commands as running
 from speedtrain.run.commands import print_line
 from speedtrain.suspects.commands import add_suspects_options, suspects_command

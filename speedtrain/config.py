@@ -66,7 +66,7 @@ class Config:
             null for random weights.
         pretrained: whether a timm model starts from the weights that timm offers for it.
         snapshots: from how many instants of the run to keep the weights, for its accuracy against time.
-        members: what each of several networks has of its own, see `speedtrain/members.py`; [] for one network.
+        members: what each of several networks has of its own, see `speedtrain/member_configs.py`; [] for one network.
     """
 
     budget: float

@@ -15,11 +15,8 @@ os.environ["SPEEDTRAIN_CACHE"] = "off"  # no test reads or fills the cache of th
 
 BY_THE_CLOCK = (
     "speedtrain/ablation/test_curve",
-    "speedtrain/ablation/test_ray_engine",
     "speedtrain/ablation/test_sweep",
-    "speedtrain/ablation/test_tune",
     "speedtrain/bench/",
-    "speedtrain/run/test_annotated_run",
     "speedtrain/run/test_earlier_runs",
     "speedtrain/run/test_notebook",
     "speedtrain/run/test_run",
@@ -33,6 +30,9 @@ BY_THE_CLOCK = (
 """Where tests are that start training with a budget of seconds, or measure time."""
 
 BESIDE_THEM = (
+    "speedtrain/ablation/test_tune",
+    "speedtrain/run/test_annotated_run",
+    "speedtrain/ablation/test_ray_engine",
     "speedtrain/judge/test_attacks",
     "speedtrain/judge/test_judging",
     "speedtrain/run/test_members_run",

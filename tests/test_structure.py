@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("speedtrain", "tricks", "timing")
 
 FOUNDATION = (
-    *("checked_types", "chosen_tricks", "config", "device", "errors", "files", "machine", "members"),
+    *("checked_types", "chosen_tricks", "config", "device", "errors", "files", "machine", "member_configs"),
     *("starting_point", "view"),
 )
 """Rooms and modules of speedtrain that all the others may use."""

@@ -13,7 +13,7 @@ from speedtrain.chosen_tricks import with_trick
 from speedtrain.config import Config, default_recipe, resolve
 from speedtrain.data import Data
 from speedtrain.errors import UserError
-from speedtrain.members import member_configs
+from speedtrain.member_configs import member_configs
 from speedtrain.starting_point import find_trained_run
 
 MANY = 500

@@ -16,7 +16,7 @@ from speedtrain.ablation.engine import Engine
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.files import write_atomic
-from speedtrain.members import PLANNED as PLANNED_OF_MEMBER
+from speedtrain.member_configs import PLANNED as PLANNED_OF_MEMBER
 from speedtrain.training.scaling_law import FITTED_SETTINGS
 
 PLANNED = ("width", "batch_size", "precision")

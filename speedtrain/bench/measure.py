@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from speedtrain.bench.predictions import predictions
+from speedtrain.bench.prediction_speed import predictions
 from speedtrain.config import Config, resolve
 from speedtrain.data.configured import load_configured
 from speedtrain.files import write_atomic

@@ -15,8 +15,9 @@ from speedtrain.data.configured import load_configured
 from speedtrain.data.photographs import Progress
 from speedtrain.errors import UserError
 from speedtrain.export.formats import Run, need_onnx, run_onnx, run_torch, write_onnx, write_torch
+from speedtrain.export.metadata import metadata
 from speedtrain.export.page import find_runtime, write_page
-from speedtrain.export.program import export_program, metadata
+from speedtrain.export.program import export_program
 from speedtrain.machine import available_cores
 from speedtrain.model.load import load, read_run
 from speedtrain.model.trained import TrainedModel

@@ -1,13 +1,11 @@
 """The network as one program, from pixels to probabilities: what every format is made from."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from speedtrain import __version__
-from speedtrain.model.member import Member, mean_of_logarithms
+from speedtrain.model.ensemble import Member, mean_of_logarithms
 from speedtrain.model.trained import TrainedModel
 from speedtrain.network.classifier import Classifier
 from speedtrain.network.folding import fold_norms
@@ -50,15 +48,3 @@ def export_program(model: TrainedModel, augmented: bool) -> torch.export.Exporte
     example = torch.zeros(2, model.side, model.side, 3, dtype=torch.uint8)
     with torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("N", min=1)},))
-
-
-def metadata(model: TrainedModel, augmented: bool) -> dict[str, Any]:
-    """What goes with the program: JSON values of all that a user of the file has to know."""
-    return {
-        **model.facts,
-        "classes": list(model.classes),
-        "side": model.side,
-        "fit": model.fit,
-        "augmented": augmented,
-        "speedtrain": __version__,
-    }

@@ -15,7 +15,7 @@ from speedtrain.files import write_atomic
 from speedtrain.judge.journal import Entry, Journal
 from speedtrain.judge.page import render
 from speedtrain.judge.ranking import METHOD, rank, score
-from speedtrain.judge.summary import summarize
+from speedtrain.judge.verdict import summarize
 from speedtrain.view import markdown
 
 SCHEMA = 1

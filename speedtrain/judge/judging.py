@@ -16,7 +16,7 @@ import numpy as np
 
 from speedtrain.data import Data, load_images
 from speedtrain.errors import UserError
-from speedtrain.judge import outputs, speed, trial
+from speedtrain.judge import outputs, sandbox_check, speed
 from speedtrain.judge.archive import Rule, Submission, read_submission
 from speedtrain.judge.confine import plain_text
 from speedtrain.judge.journal import Journal
@@ -54,7 +54,7 @@ def judge(
     begun = _has_begun(out)
     submissions = _read_all(archives, inspected=not (resume and begun))
     settings.check(out)
-    trial.check(settings.sandbox, settings.limits(60), {**secret, "--out": out})
+    sandbox_check.check(settings.sandbox, settings.limits(60), {**secret, "--out": out})
     private = _open_board(out, resume, begun)
     if resume and not begun:
         report(f"{out}: nothing was judged here yet; beginning now")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speedtrain.judge.settings import in_bytes
-from speedtrain.judge.summary import count, summarize
+from speedtrain.judge.verdict import count, summarize
 from speedtrain.view.html import Cell, Html, cell, page, percent, section, sort_head, table, tag
 
 Entry = Mapping[str, Any]

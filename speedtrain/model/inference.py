@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from speedtrain.model.member import Member, mean_of_logarithms
+from speedtrain.model.ensemble import Member, mean_of_logarithms
 from speedtrain.network.convolution import bf16_is_faster
 from speedtrain.network.folding import fold_norms
 from speedtrain.network.precision import autocast, full_precision

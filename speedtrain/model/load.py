@@ -12,7 +12,7 @@ from speedtrain.data.photographs import Reading
 from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
-from speedtrain.model.member import Member
+from speedtrain.model.ensemble import Member
 from speedtrain.model.trained import TrainedModel
 from speedtrain.model.weights import load_facts, load_weights, split_by_member
 from speedtrain.network.classifier import build_classifier, make_tricks

@@ -11,8 +11,8 @@ from speedtrain.data.photograph import Fit
 from speedtrain.data.photographs import Progress, Reading
 from speedtrain.data.source import data_error
 from speedtrain.data.stream import ImageStream, Part, open_images
+from speedtrain.model.ensemble import Ensemble, Member
 from speedtrain.model.inference import Predictor
-from speedtrain.model.member import Ensemble, Member
 from speedtrain.model.predictions import Prediction, Predictions
 
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from jsonargparse import Namespace
 
-from speedtrain.members import in_words
+from speedtrain.member_configs import in_words
 
 
 def print_line(line: str, stream: TextIO | None = None) -> None:
@@ -48,7 +48,7 @@ def _exit_code(result: dict[str, Any]) -> int:
 
 def predict_command(options: Namespace) -> int:
     """Predicts; the exit code is 1 where a file cannot be read."""
-    from speedtrain.model.predict import predict_to_file
+    from speedtrain.model.predict_command import predict_to_file
     from speedtrain.run.progress import Display
 
     predictions = predict_to_file(

@@ -8,8 +8,8 @@ from pathlib import Path
 from speedtrain.config import Config
 from speedtrain.data import Data
 from speedtrain.files import write_atomic
-from speedtrain.members import member_configs
-from speedtrain.model.predictions import write_predictions
+from speedtrain.member_configs import member_configs
+from speedtrain.model.predictions_file import write_predictions
 from speedtrain.run import checks, directory
 from speedtrain.run.directory import may_fail
 from speedtrain.run.interruption import Interruption

@@ -12,7 +12,7 @@ from typing import Any
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
-from speedtrain.members import PLANNED, member_configs
+from speedtrain.member_configs import PLANNED, member_configs
 from speedtrain.model.weights import load_facts
 from speedtrain.run.directory import may_fail, write_config
 from speedtrain.run.interruption import GRACE, Interruption

@@ -8,7 +8,7 @@ import numpy as np
 from speedtrain.config import DATA_SETS, Config
 from speedtrain.data import Images
 from speedtrain.data.likeness import mirrored_classes
-from speedtrain.members import member_configs
+from speedtrain.member_configs import member_configs
 
 NAMED = 3
 """Pairs of classes that a message names."""

@@ -7,7 +7,7 @@ from speedtrain.config import Config, resolve
 from speedtrain.data import Images
 from speedtrain.data.configured import load_configured, source_name
 from speedtrain.errors import UserError
-from speedtrain.members import member_configs
+from speedtrain.member_configs import member_configs
 from speedtrain.run.checks import check_network, resolve_machine, unused_options
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import run_probe

@@ -17,7 +17,7 @@ from speedtrain import __version__
 from speedtrain.config import Config
 from speedtrain.data import Data, Images
 from speedtrain.machine import processor_name
-from speedtrain.members import in_words
+from speedtrain.member_configs import in_words
 from speedtrain.model.load import load
 from speedtrain.model.trained import TrainedModel
 from speedtrain.model.weights import load_facts

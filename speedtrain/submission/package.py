@@ -16,7 +16,7 @@ from speedtrain import __version__
 from speedtrain.config import Config, read_recipe, resolve
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
-from speedtrain.members import in_words, member_configs
+from speedtrain.member_configs import in_words, member_configs
 from speedtrain.starting_point import refuse_frozen_random_layers
 
 INTERFACE = 1
@@ -24,7 +24,7 @@ INTERFACE = 1
 
 TOP_FILES = (
     *("__init__.py", "checked_types.py", "chosen_tricks.py", "config.py", "device.py", "errors.py", "files.py"),
-    *("machine.py", "members.py", "starting_point.py"),
+    *("machine.py", "member_configs.py", "starting_point.py"),
 )
 ROOMS = ("data", "model", "network", "training")
 """The parts of speedtrain that training and predicting need. The packages tricks and timing are taken whole."""

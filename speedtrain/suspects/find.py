@@ -17,7 +17,7 @@ from speedtrain.data.annotators import labels_for_training
 from speedtrain.data.configured import load_given, source_name
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
-from speedtrain.members import member_configs
+from speedtrain.member_configs import member_configs
 from speedtrain.model.load import load
 from speedtrain.run import directory
 from speedtrain.run.checks import check_network, resolve_machine

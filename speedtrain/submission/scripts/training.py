@@ -39,7 +39,7 @@ def main() -> None:
         from speedtrain.config import Config
         from speedtrain.data import load_data, load_images
         from speedtrain.device import find_device
-        from speedtrain.members import with_shares
+        from speedtrain.member_configs import with_shares
     with ledger.phase("data"):
         recipe = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text(encoding="utf-8"))
         config = Config(**{**recipe, "budget": options.budget, "seed": options.seed})

@@ -9,7 +9,7 @@ from speedtrain.ablation.design import make_design
 from speedtrain.ablation.shared_plan import plan_once_for_all
 from speedtrain.config import Config
 from speedtrain.data import Images
-from speedtrain.members import member_configs
+from speedtrain.member_configs import member_configs
 from speedtrain.run.launcher import plan_of_members
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from speedtrain.judge import speed
-from speedtrain.judge.trial import works
+from speedtrain.judge.sandbox_check import works
 
 TRAIN = """
     import argparse, os, sys, time

@@ -10,7 +10,7 @@ import pytest
 
 from speedtrain.cli import main
 from speedtrain.judge.confine import Outcome, quoted
-from speedtrain.judge.summary import summarize
+from speedtrain.judge.verdict import summarize
 
 from .conftest import board_of
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speedtrain.model.predictions import Predictions, write_predictions
+from speedtrain.model.predictions import Predictions
+from speedtrain.model.predictions_file import write_predictions
 
 PROBABILITIES = np.array([[0.2, 0.8], [0.625, 0.375], [0.1, 0.9]], np.float32)
 CLASSES = ("cat, big", "dög")

@@ -4,7 +4,7 @@ import pytest
 
 from speedtrain.config import Config, resolve
 from speedtrain.errors import UserError
-from speedtrain.members import in_words, member_configs
+from speedtrain.member_configs import in_words, member_configs
 
 
 def configured(members: object, **more: object) -> Config:

@@ -63,11 +63,11 @@ def _problem(kind: Kind, limits: Limits) -> str | None:
     """Why a script that imports a few modules does not run to its end; None if it does."""
     with tempfile.TemporaryDirectory(prefix="speedtrain-") as name:
         folder = Path(name).resolve()
-        step = Step(folder / "source", "trial.py", [], [], folder / "scratch", seed=0)
+        step = Step(folder / "source", "check.py", [], [], folder / "scratch", seed=0)
         step.source.mkdir()
         step.source.chmod(0o755)
-        (step.source / "trial.py").write_text("import json, math, zlib")
-        (step.source / "trial.py").chmod(0o644)
+        (step.source / "check.py").write_text("import json, math, zlib")
+        (step.source / "check.py").chmod(0o644)
         prepare(step.scratch)
         try:
             outcome = confine.run(step, limits, kind, folder / "log.txt")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from speedtrain.config import Config
+from speedtrain.model.ensemble import Member
 from speedtrain.model.inference import SAMPLE, Predictor
-from speedtrain.model.member import Member
 from speedtrain.network.classifier import Classifier, build_classifier, make_tricks
 from speedtrain.training.planner import Plan
 

@@ -132,7 +132,7 @@ def _judge(options: Namespace) -> int:
     from speedtrain.data import load_data
     from speedtrain.judge.board import write_board
     from speedtrain.judge.judging import judge
-    from speedtrain.judge.summary import summarize
+    from speedtrain.judge.verdict import summarize
 
     runs = int(_number("--runs", options.runs, whole=True))
     settings = _settings(options, runs, _number("--drift", options.drift), options.sandbox)
@@ -152,7 +152,7 @@ def _judge(options: Namespace) -> int:
 
 def _verify(options: Namespace) -> int:
     from speedtrain.data import load_data
-    from speedtrain.judge.trial import works
+    from speedtrain.judge.sandbox_check import works
     from speedtrain.judge.verify import verify
 
     sandbox = options.sandbox
