@@ -23,7 +23,7 @@ BY_THE_CLOCK = (
     "speedtrain/run/test_starting_weights",
     "speedtrain/suspects/",
     "speedtrain/test_cli.py::test_a_network_that_fails_here",
-    "speedtrain/training/test_thread_controller",
+    "speedtrain/test_thread_controller",
     "test_doc",
     "timing/",
 )
@@ -43,7 +43,7 @@ more time than they need."""
 
 
 ALONE = (
-    *("speedtrain/bench/", "speedtrain/run/test_run", "speedtrain/training/test_thread_controller"),
+    *("speedtrain/bench/", "speedtrain/run/test_run", "speedtrain/test_thread_controller"),
     *("test_documented_commands", "timing/"),
 )
 """Of those by the clock, what measures, or gives no second more than needed: last, when those beside them are over."""

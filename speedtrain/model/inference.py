@@ -11,6 +11,7 @@ from speedtrain.model.ensemble import Member, mean_of_logarithms
 from speedtrain.network.convolution import bf16_is_faster
 from speedtrain.network.folding import fold_norms
 from speedtrain.network.precision import autocast, full_precision
+from speedtrain.thread_controller import ThreadController
 
 MANY = 256
 """Images from which the quick way is worth its check. Fewer are predicted in full precision."""
@@ -27,6 +28,9 @@ SMALLEST_BATCH = 8
 
 class Predictor:
     """Predicts images, batch by batch.
+
+    On a CPU it uses fewer threads while other programs want the cores: two threads on one free core of two took ten
+    times as long as one.
 
     The quick way computes in the precision that is fastest on this device, with the batch norms folded into the
     convolutions. It is taken for MANY images or more, where it agrees with full precision on SAMPLE of them to within
@@ -57,6 +61,7 @@ class Predictor:
         self._batch_size = batch_size
         self._members = [member if augmented else Member(member.classifier) for member in members]
         self._device, self._exact = device, exact
+        self._thread_controller = ThreadController(torch.get_num_threads())
         self._networks = self._unfolded = [member.classifier.network for member in members]
         self.precision = "fp32"
         self.difference: float | None = None
@@ -103,13 +108,19 @@ class Predictor:
         normalise = self._members[0].classifier.normalise  # all were trained on the same images
         parts = []
         size = self.batch_size(images.shape[1])
+        adapts, threads = self._device.type == "cpu", torch.get_num_threads()
         # one context for all batches: within it, weights are converted once
-        with full_precision(self._device) if precision == "fp32" else autocast(self._device, precision):
-            for first in range(0, len(images), size):
-                batch = normalise(torch.tensor(images[first : first + size], device=self._device))
-                logits = [forward(batch) for forward in forwards]
-                answers = [mean_of_logarithms(logits), *(logits if len(logits) > 1 else [])]
-                parts.append(torch.stack([answer.softmax(1) for answer in answers]))
+        try:
+            with full_precision(self._device) if precision == "fp32" else autocast(self._device, precision):
+                for first in range(0, len(images), size):
+                    if adapts:
+                        torch.set_num_threads(self._thread_controller.update())
+                    batch = normalise(torch.tensor(images[first : first + size], device=self._device))
+                    logits = [forward(batch) for forward in forwards]
+                    answers = [mean_of_logarithms(logits), *(logits if len(logits) > 1 else [])]
+                    parts.append(torch.stack([answer.softmax(1) for answer in answers]))
+        finally:
+            torch.set_num_threads(threads)
         return torch.cat(parts, 1)
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from speedtrain.model.weights import save_weights
+from speedtrain.thread_controller import ThreadController
 from speedtrain.training.divergence import DivergenceGuard
 from speedtrain.training.kept_weights import FOLDER, KeptWeights
 from speedtrain.training.lightning_module import Training
 from speedtrain.training.metrics import MetricsWriter, Speed
 from speedtrain.training.step_log import StepLog, StepLogWriter
-from speedtrain.training.thread_controller import ThreadController
 from timing import BudgetCallback, Pacer, RecordedPacer, send_event
 from tricks import Trick
 

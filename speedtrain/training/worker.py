@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speedtrain.machine import available_cores
+from speedtrain.thread_controller import ThreadController
 from speedtrain.training.imports import import_lightning
-from speedtrain.training.thread_controller import ThreadController
 from timing import Budget, Ledger, Pacer, RecordedPacer, send_event
 
 if TYPE_CHECKING:

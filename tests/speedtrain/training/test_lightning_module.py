@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from speedtrain.model.weights import load_weights
 from speedtrain.network.classifier import Classifier
+from speedtrain.thread_controller import ThreadController
 from speedtrain.training.batch_order import BatchOrder
 from speedtrain.training.checkpoint import CheckpointCallback
 from speedtrain.training.divergence import DivergenceGuard
 from speedtrain.training.lightning_module import Training
 from speedtrain.training.loss_scale import LossScale
 from speedtrain.training.step_log import StepLog
-from speedtrain.training.thread_controller import ThreadController
 from timing import Budget, BudgetCallback, RecordedPacer
 from tricks import SAM, GradientCentralization, Trick, WeightAveraging
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from speedtrain.network.classifier import Classifier, build_classifier
+from speedtrain.thread_controller import ThreadController
 from speedtrain.training.batch_order import BatchOrder
 from speedtrain.training.checkpoint import CheckpointCallback
 from speedtrain.training.divergence import DivergenceGuard
 from speedtrain.training.lightning_module import Training
 from speedtrain.training.memory_guard import MemoryGuard
 from speedtrain.training.step_log import StepLog
-from speedtrain.training.thread_controller import ThreadController
 from timing import Budget, BudgetCallback, RecordedPacer
 from tricks import SAM, Batch, Compute, Flip, Trick, WeightAveraging
 
