@@ -34,6 +34,8 @@ BESIDE_THEM = (
     "speedtrain/run/test_annotated_run",
     "speedtrain/ablation/test_ray_engine",
     "speedtrain/judge/test_attacks",
+    "speedtrain/judge/test_competition",
+    "speedtrain/judge/test_copies",
     "speedtrain/judge/test_judging",
     "speedtrain/run/test_members_run",
     "speedtrain/submission/",

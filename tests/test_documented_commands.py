@@ -27,11 +27,13 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import warm
+import yaml
 from documentation import arguments_of, blocks, commands, lines, words_of
 from readers_files import write_files
 
 from speedtrain.cli import VERBS, build_parser, main
 from speedtrain.config import resolve
+from speedtrain.judge import sandbox_check, speed
 from speedtrain.judge.sandbox_check import works
 from speedtrain.machine import available_cores
 from timing import Guarded
@@ -46,11 +48,15 @@ SMALL = {
 }  # fmt: skip
 """Options whose value is made small wherever it stands."""
 
+SMALL_KEYS = {"budget": "budget: 4", "test_budget": "test_budget: 40", "runs": "runs: 1"}
+"""Keys of a competition's file whose value is made small."""
+
 UNSAID = {
     "ablate": ["--seeds=1"], "curve": ["--seeds=1"], "tune": ["--trials=2", "--confirm=1"],
     "judge": ["--test-budget=40", "--drift=1000", *([] if works() else ["--sandbox=none"])],
     "suspects": ["--folds=2"],
-    "verify": ["--test-budget=40"], "package": ["--set=width=8", "--set=batch_size=64", "--set=precision=fp32"],
+    "competition": [] if works() else ["--sandbox=none"], "verify": ["--test-budget=40"],
+    "package": ["--set=width=8", "--set=batch_size=64", "--set=precision=fp32"],
 }  # fmt: skip
 """What a command would do at length if nothing is said."""
 
@@ -80,6 +86,8 @@ def shorten(arguments: list[str]) -> list[str]:
         elif word == "--set":
             rest[place + 1] = re.sub(r"^width=\d+$", "width=8", rest[place + 1])
     unsaid = [option for option in UNSAID.get(verb, []) if option.partition("=")[0] not in rest]
+    if "--competition" in rest:  # its file has the limits
+        unsaid = [option for option in unsaid if "sandbox" in option]
     if verb == "train" and {"paper", "two"} & {*rest}:
         unsaid += LIGHT
     if verb == "train" and "--model" in rest:
@@ -131,7 +139,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_files()
     for page in PAGES:  # a recipe that a page shows, and names in its first line
         for name, text in re.findall(r"^```yaml\n# (\S+\.yaml)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-            Path(name).write_text(text)
+            Path(name).write_text(re.sub(r"(?m)^(\w+): \d+$", lambda found: SMALL_KEYS.get(found[1], found[0]), text))
     if RUNTIME is not None:
         Path("node_modules").mkdir()
         Path("node_modules/onnxruntime-web").symlink_to(RUNTIME)
@@ -156,13 +164,15 @@ def typed() -> dict[str, Path]:
 
 @pytest.fixture
 def short_processes(warm_processes: None, warm_python: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that train start warm, trials are copies, the measurements of `bench` are few."""
+    """Processes that train start warm, trials are copies, the measurements of `bench` and the judge are few."""
     start = Guarded.__init__
 
     def start_shortened(self: Guarded, command: list[str], *rest: object, **options: object) -> None:
         start(self, shortened(command, trained, warm_python), *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Guarded, "__init__", start_shortened)
+    monkeypatch.setattr(speed, "measure", lambda cpus: 1.0)
+    monkeypatch.setattr(sandbox_check, "PACKAGES", ("numpy",))
 
 
 def shortened(command: list[str], trained: Path, address: str) -> list[str]:
@@ -366,6 +376,16 @@ def check_verify(options: SimpleNamespace, new: list[Path], printed: str) -> Non
     assert printed.rstrip().endswith("every rule is kept")
 
 
+def check_competition(options: SimpleNamespace, new: list[Path], printed: str) -> None:
+    if options.action == "new":
+        assert yaml.safe_load(Path(options.path, "competition.yaml").read_text())["data"]
+    elif options.action == "check":
+        assert "price: 40 entrants" in printed
+    else:
+        with zipfile.ZipFile(options.out) as kit:
+            assert {"RULES.html", "competition.yaml", "data/train.npz"} <= set(kit.namelist())
+
+
 def check_board(options: SimpleNamespace, new: list[Path], printed: str) -> None:
     """Every entrant is honest, and has learned something."""
     out = Path(options.out)
@@ -397,6 +417,7 @@ CHECKS: dict[str, Callable[[SimpleNamespace, list[Path], str], None]] = {
     "verify": check_verify,
     "judge": check_board,
     "board": check_board,
+    "competition": check_competition,
 }
 """What each command must leave behind."""
 

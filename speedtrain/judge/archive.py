@@ -1,6 +1,7 @@
 """Reads a stranger's zip without trusting it, and checks the rules that need no run."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -10,24 +11,24 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from speedtrain.errors import UserError
 from speedtrain.judge.inspection import inspect
-from speedtrain.judge.settings import in_bytes
+from speedtrain.judge.settings import ZipRules, in_bytes
 from speedtrain.submission.package import INTERFACE
 
 MOST_FILES = 1000
-MOST_BYTES = 16 << 20
+LITTER = ("__MACOSX", ".DS_Store")
+"""What macOS adds to a zip: it is left out."""
 NOTED_BYTES, NOTED_SHARE = 2048, 0.55
 """Files of so many bytes that compress to more than this share are noted: Python and prose compress to a third or so,
 base64 and base85 to more than 0.75."""
 MOST_MARKS = 2  # combining ones, on a letter
 BLANK = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and signs that show nothing: fillers of Hangul, and an empty pattern of Braille."""
-LARGEST_FILE = 1 << 20
 WEIGHTS_SUFFIX = re.compile(
     r"\.(bin|ckpt|gguf|h5|hdf5|joblib|keras|msgpack|np[yz]|onnx|pb|pickle|pkl|pt|pth|safetensors|tflite|parquet"
     r"|tar|tgz|gz|bz2|xz|zst|7z|zip|whl|png|jpe?g|webp|so|pyd|dll)(\.[^.]*)?$",
@@ -70,6 +71,7 @@ class Submission:
         files: path → content; empty if the zip is not safe to unpack.
         rules: the rules that need no run.
         notes: lines for a human judge.
+        content: the zip; empty if it is too large.
     """
 
     sha256: str
@@ -81,6 +83,7 @@ class Submission:
     files: dict[str, bytes]
     rules: tuple[Rule, ...]
     notes: tuple[str, ...]
+    content: bytes = field(default=b"", repr=False)
 
     @property
     def refused(self) -> str | None:
@@ -102,11 +105,12 @@ class _Unsafe(Exception):
     """The archive must not be unpacked."""
 
 
-def read_submission(path: Path, *, inspected: bool = True) -> Submission:
+def read_submission(path: Path, allowed: ZipRules | None = None, *, inspected: bool = True) -> Submission:
     """Reads and checks a submission.
 
     Args:
         path: the zip.
+        allowed: what it may hold. Default: as `ZipRules` has it.
         inspected: whether its source is looked through for notes, which takes up to `inspection.ALL_SECONDS`. Default:
             yes.
 
@@ -116,23 +120,27 @@ def read_submission(path: Path, *, inspected: bool = True) -> Submission:
     Raises:
         UserError: the file is missing or cannot be read.
     """
+    allowed = allowed or ZipRules()
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             # of one that is too large the beginning is enough to know it again
-            sha256 = hashlib.sha256(file.read(MOST_BYTES)).hexdigest()
+            content = file.read(allowed.largest_zip)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    sha256 = hashlib.sha256(content).hexdigest()
     try:
-        if size > MOST_BYTES:
-            raise _Unsafe(f"{size >> 20} MiB; a submission has {MOST_BYTES >> 20} at most")
-        files = _read_zip(path)
+        if size > allowed.largest_zip:
+            raise _Unsafe(f"{in_bytes(size)}; a submission has {in_bytes(allowed.largest_zip)} at most")
+        files, folder = _read_zip(content, allowed.largest_zip)
     except _Unsafe as error:
         return _refused(path, sha256, str(error))
     except Exception as error:  # zipfile and zlib raise many kinds of errors for a damaged file
         return _refused(path, sha256, f"not a whole zip ({_cut(error, 100)})")
     try:
-        return _checked(path, sha256, files, inspected)
+        checked = _checked(path, sha256, files, allowed, inspected)
+        note = [f"its files lie in a folder {_cut(folder, 80)}: this folder was taken as its root"] if folder else []
+        return replace(checked, notes=(*note, *checked.notes), content=content)
     except Exception as error:  # what a stranger can think of must not end the reading of the others
         return _refused(path, sha256, f"its files cannot be checked ({type(error).__name__}: {_cut(error, 100)})")
 
@@ -144,10 +152,10 @@ def _refused(path: Path, sha256: str, problem: str) -> Submission:
     )
 
 
-def _checked(path: Path, sha256: str, files: dict[str, bytes], inspected: bool) -> Submission:
+def _checked(path: Path, sha256: str, files: dict[str, bytes], allowed: ZipRules, inspected: bool) -> Submission:
     """A submission by its files, with all rules looked at."""
     manifest, manifest_problem = _read_manifest(files)
-    rules = [Rule("a whole and safe zip", True), *_check(files, manifest, manifest_problem)]
+    rules = [Rule("a whole and safe zip", True), *_check(files, manifest, manifest_problem, allowed)]
     given = {**manifest, "licence": _licence(manifest)}
     texts = {key: _cut(given.get(key) or "", 200) for key in ("name", "authors", "version", "licence")}
     return Submission(
@@ -184,11 +192,12 @@ def _licence(manifest: Mapping[str, Any]) -> Any:
     return manifest.get("licence") or manifest.get("license")
 
 
-def _read_zip(path: Path) -> dict[str, bytes]:
+def _read_zip(zipped: bytes, most: int) -> tuple[dict[str, bytes], str]:
+    """Its files, without the litter of macOS; and the folder that holds all of them, empty if they lie at the root."""
     files: dict[str, bytes] = {}
     folded: set[str] = set()
     total = 0
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
         entries = archive.infolist()
         if len(entries) > MOST_FILES:
             raise _Unsafe(f"{len(entries)} files; {MOST_FILES} at most")
@@ -210,7 +219,7 @@ def _read_zip(path: Path) -> dict[str, bytes]:
                 raise _Unsafe(f"the path {name!r} leads out of the folder, or is not portable")
             if len(parts) > 20:
                 raise _Unsafe(f"{name}: more than 20 folders deep")
-            if entry.is_dir():
+            if entry.is_dir() or parts[0] in LITTER or parts[-1] in LITTER:
                 continue
             key = str(PurePosixPath(*parts))
             if key.casefold() in folded:
@@ -218,15 +227,19 @@ def _read_zip(path: Path) -> dict[str, bytes]:
             folded.add(key.casefold())
             # the declared size may be a lie, so never unpack more than is allowed
             with archive.open(entry) as file:
-                content = file.read(MOST_BYTES - total + 1)
+                content = file.read(most - total + 1)
             total += len(content)
-            if total > MOST_BYTES:
-                raise _Unsafe(f"unpacks to more than {MOST_BYTES >> 20} MiB")
+            if total > most:
+                raise _Unsafe(f"unpacks to more than {in_bytes(most)}")
             files[key] = content
     for name in files:
         if any(str(parent) in files for parent in PurePosixPath(name).parents):
             raise _Unsafe(f"{_cut(name, 80)} lies in a folder that is also a file")
-    return files
+    tops = {PurePosixPath(name).parts[0] for name in files}
+    if len(tops) == 1 and files.keys().isdisjoint(tops):  # a folder was zipped, and not what is in it
+        (folder,) = tops
+        return {name.removeprefix(f"{folder}/"): content for name, content in files.items()}, folder
+    return files, ""
 
 
 def _read_manifest(files: dict[str, bytes]) -> tuple[dict[str, Any], str]:
@@ -246,7 +259,9 @@ def _read_manifest(files: dict[str, bytes]) -> tuple[dict[str, Any], str]:
     return manifest, ""
 
 
-def _check(files: dict[str, bytes], manifest: dict[str, Any], manifest_problem: str) -> Iterator[Rule]:
+def _check(
+    files: dict[str, bytes], manifest: dict[str, Any], manifest_problem: str, allowed: ZipRules
+) -> Iterator[Rule]:
     missing = [name for name in ("training.py", "test.py") if name not in files]
     yield Rule("training.py and test.py", not missing, f"{' and '.join(missing)} not at its root" if missing else "")
     yield Rule("a manifest", not manifest_problem, manifest_problem)
@@ -263,11 +278,17 @@ def _check(files: dict[str, bytes], manifest: dict[str, Any], manifest_problem: 
     else:
         wrong, detail = ["files"], '"files" must map paths to SHA-256'
     yield Rule("files as in the manifest", not wrong, detail)
-    licence = _licence(manifest)
-    declared = isinstance(licence, str) and bool(_cut(licence, 80))
-    yield Rule("a declared licence", declared, "" if declared else "none")
-    carried = [_cut(name, 80) for name, content in sorted(files.items()) if _may_hold_weights(name, content)]
-    detail = f"{carried[0]} could hold some ({len(carried)} such files)" if carried else ""
+    if allowed.licence:
+        licence = _licence(manifest)
+        declared = isinstance(licence, str) and bool(_cut(licence, 80))
+        yield Rule("a declared licence", declared, "" if declared else "none")
+    large = [name for name, content in sorted(files.items()) if len(content) > allowed.largest_file]
+    if allowed.pretrained_weights:
+        detail = f"{_cut(large[0], 80)} has {in_bytes(len(files[large[0]]))}" if large else ""
+        yield Rule(f"no file over {in_bytes(allowed.largest_file)}", not large, detail)
+        return
+    carried = [name for name, content in sorted(files.items()) if name in large or _may_hold_weights(name, content)]
+    detail = f"{_cut(carried[0], 80)} could hold some ({len(carried)} such files)" if carried else ""
     yield Rule("no weights and no data", not carried, detail)
     recipe = re.sub(rb"(?m)^[ \t]*#.*", b"", files.get("recipe.yaml", b""))
     given = STARTS_FROM_WEIGHTS.search(recipe)
@@ -276,7 +297,7 @@ def _check(files: dict[str, bytes], manifest: dict[str, Any], manifest_problem: 
 
 
 def _may_hold_weights(name: str, content: bytes) -> bool:
-    return len(content) > LARGEST_FILE or bool(WEIGHTS_SUFFIX.search(name) or WEIGHTS_BEGINNING.match(content))
+    return bool(WEIGHTS_SUFFIX.search(name) or WEIGHTS_BEGINNING.match(content))
 
 
 def _notes(files: dict[str, bytes]) -> Iterator[str]:

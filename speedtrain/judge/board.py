@@ -1,10 +1,9 @@
 """Scores a judging from its stored predictions, and writes the board. Nothing of a submission is run."""
 
-import csv
-import io
 import json
+import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,25 @@ import numpy as np
 
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
+from speedtrain.judge.controls import compare_controls
 from speedtrain.judge.journal import Entry, Journal
 from speedtrain.judge.page import render
-from speedtrain.judge.ranking import METHOD, rank, score
-from speedtrain.judge.verdict import summarize
-from speedtrain.view import markdown
+from speedtrain.judge.ranking import TimeToTarget, Value, make_measure, method, points, rank
+from speedtrain.judge.scores import Scored
+from speedtrain.judge.settings import Score
+from speedtrain.judge.tables import as_csv, as_markdown
 
-SCHEMA = 1
+SCHEMA = 2
 
 Board = dict[str, Any]
 
 
-def write_board(out: Path, labels: np.ndarray) -> Board:
+def write_board(out: Path, labels: Mapping[str, np.ndarray]) -> Board:
     """Scores what was judged in `out`, and writes leaderboard.json, .csv, .md and index.html there.
 
     Args:
         out: folder of the board.
-        labels: labels of the test images, int64 [N].
+        labels: name of the training set → labels of its test images, int64 [N]. A single one has no name.
 
     Returns:
         The content of leaderboard.json.
@@ -38,56 +39,146 @@ def write_board(out: Path, labels: np.ndarray) -> Board:
     """
     journal = Journal(out / "private" / "journal.jsonl")
     try:
-        board = _score(out, journal, labels)
+        board = _whole_board(out, journal, labels)
     finally:
         journal.close()
     write_atomic(out / "leaderboard.json", (json.dumps(board, indent=2, ensure_ascii=False) + "\n").encode())
-    write_atomic(out / "leaderboard.csv", _as_csv(board).encode())
-    write_atomic(out / "leaderboard.md", _as_markdown(board).encode())
+    write_atomic(out / "leaderboard.csv", as_csv(board).encode())
+    write_atomic(out / "leaderboard.md", as_markdown(board).encode())
     write_atomic(out / "index.html", render(board).encode())
     return board
+
+
+def _whole_board(out: Path, journal: Journal, labels: Mapping[str, np.ndarray]) -> Board:
+    """The board of one training set; or of several, with a board each, and the points over all."""
+    header = journal.header
+    score = Score(**header["settings"].get("score", {}))
+    boards = {name: _score(out, journal, name, labels[name], score) for name in journal.regimes}
+    about = {"schema": SCHEMA, "name": header.get("name", ""), "began": header["began"], "speed": header["speed"]}
+    about |= {"settings": header["settings"], "score": {"kind": score.kind, "t0": score.t0, "target": score.target}}
+    if list(boards) == [""]:
+        return {**about, **boards[""], "method": method(score)}
+    entries = _by_points(boards)
+    how = (
+        f"{method(score)} The final rank is by points: rank r on a training set gives 11 - r points, at least 0, as in "
+        "the IJCAI 2022 challenge on noisy labels; a submission without a run that can be scored gets none. Equal "
+        "points share a rank."
+    )
+    return {**about, "regimes": boards, "entries": entries, "method": how}
+
+
+def _by_points(boards: Mapping[str, Board]) -> list[Board]:
+    """The submissions by their points over all training sets."""
+    by_key: dict[str, Board] = {}
+    for name, board in boards.items():
+        for entry in board["entries"]:
+            facts = ("id", "name", "authors", "version", "licence", "sha256", "refused", "withdrawn", "description")
+            whole = by_key.setdefault(
+                entry["id"], {"rank": None, **{key: entry[key] for key in facts}, "points": 0, "regimes": {}}
+            )
+            given = points(entry["rank"], any(_counts(run) for run in entry["runs"]))
+            whole["points"] += given
+            whole["regimes"][name] = {"rank": entry["rank"], "points": given, "score": entry["score"]}
+    entries = sorted(
+        by_key.values(),
+        key=lambda entry: (_unranked(entry), -entry["points"], entry["id"]),
+    )
+    for entry in entries:
+        if not _unranked(entry):
+            better = sum(other["points"] > entry["points"] for other in entries if not _unranked(other))
+            entry["rank"] = better + 1
+    return entries
+
+
+def _unranked(entry: Mapping[str, Any]) -> bool:
+    return all(regime["rank"] is None for regime in entry["regimes"].values())
+
+
+def _counts(run: Mapping[str, Any]) -> bool:
+    """Whether a run has anything that was scored."""
+    return not run["failed"] or any(point["accuracy"] is not None for point in run.get("curve", []))
+
+
+def _score(out: Path, journal: Journal, regime: str, labels: np.ndarray, score: Score) -> Board:
+    """The board of one training set."""
+    facts_of_regime, settings = journal.regimes[regime], journal.header["settings"]
+    if len(labels) != facts_of_regime["num_test_images"]:
+        raise UserError(f"{len(labels)} test images; this board was judged on {facts_of_regime['num_test_images']}")
+    measure = make_measure(score, labels, settings["budget"])
+    withdrawn = {event["submission"]: event["reason"] for event in journal.events("withdrawn")}
+    late = {event["submission"]: event for event in journal.events("added")}
+    entries: list[Board] = []
+    scored: dict[str, list[Scored]] = {}
+    for key, submission in journal.submissions.items():
+        runs = _last_attempts(journal, key, regime)
+        rows = [_scored(out, run, labels, settings["budget"]) for run in runs]
+        facts = {
+            name: submission[name] for name in ("name", "authors", "version", "licence", "sha256", "rules", "notes")
+        }
+        entry: Board = {"rank": None, "id": key, **facts, "refused": submission["refused"]}
+        entry |= {"withdrawn": withdrawn.get(key), "score": None, "score_interval": None}
+        entry |= {"accuracy": 0.0, "interval": [0.0, 0.0], "per_class": [], "versus_leader": None}
+        entry |= {"description": _description(out, key)}
+        entry["runs"] = [_describe(run, row) for run, row in zip(runs, rows, strict=True)]
+        entry["complete"] = bool(submission["refused"]) or len(runs) == settings["runs"]
+        if key in late:
+            entry["added"] = late[key]["added"]
+            entry["control"] = compare_controls(out, journal, late[key], regime, labels)
+        entries.append(entry)
+        if rows:
+            if key not in withdrawn:
+                scored[key] = rows
+            _add_score(entry, rows, measure.value(rows), labels, score, settings["budget"], facts_of_regime["classes"])
+            if isinstance(measure, TimeToTarget):
+                for run, row in zip(entry["runs"], rows, strict=True):
+                    reached = measure.reached(row)
+                    run["target_reached"] = {"seconds": _finite(reached.seconds), "after": reached.after}
+    _tell_twins_apart(entries)
+
+    def order(entry: Board) -> tuple[bool, float, str]:
+        value = math.inf if entry["score"] is None else entry["score"]
+        return entry["id"] not in scored, -value if measure.larger_is_better else value, entry["id"]
+
+    entries.sort(key=order)
+    placed = [entry for entry in entries if entry["id"] in scored]
+    for entry, (place, comparison) in zip(placed, rank([scored[e["id"]] for e in placed], measure), strict=True):
+        entry["rank"] = place
+        entry["versus_leader"] = comparison and {
+            key: _finite(value) if isinstance(value, float) else value for key, value in comparison.as_dict().items()
+        }
+    return {**{key: facts_of_regime[key] for key in ("data", "classes", "num_test_images")}, "entries": entries}
+
+
+def _add_score(
+    entry: Board,
+    rows: Sequence[Scored],
+    value: Value,
+    labels: np.ndarray,
+    score: Score,
+    budget: float,
+    classes: Sequence[str],
+) -> None:
+    """Adds the score that decides, and the accuracy at the end of the runs with its interval."""
+    accuracy = value if score.kind == "accuracy" else make_measure(Score(), labels, budget).value(rows)
+    entry |= {"accuracy": accuracy.value, "interval": list(accuracy.interval)}
+    entry |= {"score": _finite(value.value), "score_interval": [_finite(bound) for bound in value.interval]}
+    per_image = np.mean([row.correct for row in rows], 0)
+    entry["per_class"] = [
+        float(per_image[labels == label].mean()) if (labels == label).any() else None for label in range(len(classes))
+    ]
+    for run, number in zip(entry["runs"], value.runs, strict=True):
+        run["score"] = _finite(number)
+
+
+def _finite(value: float) -> float | None:
+    """For JSON, which has no infinity: a target that is never reached."""
+    return value if math.isfinite(value) else None
 
 
 def _description(out: Path, key: str) -> str:
     """Where a submission's description lies in the board; boards of before have it as Markdown."""
     name = f"descriptions/{key}.txt"
     return name if (out / name).exists() else f"descriptions/{key}.md"
-
-
-def _score(out: Path, journal: Journal, labels: np.ndarray) -> Board:
-    header = journal.header
-    if len(labels) != header["num_test_images"]:
-        raise UserError(f"{len(labels)} test images; this board was judged on {header['num_test_images']}")
-    entries: list[Board] = []
-    correct: dict[str, np.ndarray] = {}
-    for key, submission in header["submissions"].items():
-        runs = _last_attempts(journal, key)
-        rows = [_correct_images(out, run, labels) for run in runs]
-        facts = {
-            name: submission[name] for name in ("name", "authors", "version", "licence", "sha256", "rules", "notes")
-        }
-        entry = {"rank": None, "id": key, **facts, "refused": submission["refused"]}
-        entry |= {"accuracy": 0.0, "interval": [0.0, 0.0], "per_class": [], "versus_leader": None}
-        entry |= {"description": _description(out, key)}
-        entry["runs"] = [_describe(run, row) for run, row in zip(runs, rows, strict=True)]
-        entry["complete"] = bool(submission["refused"]) or len(runs) == header["settings"]["runs"]
-        entries.append(entry)
-        if rows:
-            correct[key] = np.stack(rows)
-            scored = score(correct[key], labels, len(header["classes"]))
-            entry |= {"accuracy": scored.accuracy, "interval": list(scored.interval), "per_class": scored.per_class}
-    _tell_twins_apart(entries)
-    entries.sort(key=lambda entry: (entry["id"] not in correct, -entry["accuracy"], entry["id"]))
-    placed = [entry for entry in entries if entry["id"] in correct]
-    for entry, (place, comparison) in zip(placed, rank([correct[entry["id"]] for entry in placed]), strict=True):
-        entry["rank"] = place
-        entry["versus_leader"] = comparison and comparison.as_dict()
-    return {
-        "schema": SCHEMA,
-        **{key: header[key] for key in ("began", "settings", "data", "classes", "num_test_images", "speed")},
-        "method": METHOD,
-        "entries": entries,
-    }
 
 
 def _tell_twins_apart(entries: Sequence[Board]) -> None:
@@ -98,20 +189,45 @@ def _tell_twins_apart(entries: Sequence[Board]) -> None:
             entry["name"] = f"{entry['name']} ({entry['sha256'][:8]})"
 
 
-def _last_attempts(journal: Journal, key: str) -> list[Entry]:
+def _last_attempts(journal: Journal, key: str, regime: str) -> list[Entry]:
     """The last attempt at each finished run, with the number of its attempts."""
     latest: dict[int, Entry] = {}
     for entry in journal.runs:
-        if entry["submission"] == key:
+        if entry["submission"] == key and entry.get("regime", "") == regime and "control_for" not in entry:
             latest[entry["run"]] = {**entry, "attempts": latest.get(entry["run"], {"attempts": 0})["attempts"] + 1}
     return [latest[run] for run in sorted(latest) if not latest[run]["repeat"]]
 
 
-def _correct_images(out: Path, run: Entry, labels: np.ndarray) -> np.ndarray:
-    """Which images a run predicted correctly, bool [N]; none if the run failed."""
-    if run["failed"]:
-        return np.zeros(len(labels), dtype=bool)
-    path = out / "private" / "predictions" / run["predictions"]
+def _scored(out: Path, run: Entry, labels: np.ndarray, budget: float) -> Scored:
+    """A run with the labels known."""
+    training = run["training"] or {}
+    correct = np.zeros(len(labels), dtype=bool) if run["failed"] else correct_images(out, run["predictions"], labels)
+    copies = [
+        (copy["seconds"], correct_images(out, copy["predictions"], labels))
+        for copy in run.get("copies", [])
+        if copy["predictions"] is not None
+    ]
+    return Scored(
+        correct,
+        copies,
+        min(training.get("wall_seconds") or budget, budget),
+        run["failed"],
+        bool(training.get("limit")),
+    )
+
+
+def correct_images(out: Path, name: str, labels: np.ndarray) -> np.ndarray:
+    """Which images stored predictions are right about, bool [N].
+
+    Args:
+        out: folder of the board.
+        name: of the file with the predictions.
+        labels: int64 [N].
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = out / "private" / "predictions" / name
     try:
         predicted = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -119,11 +235,12 @@ def _correct_images(out: Path, run: Entry, labels: np.ndarray) -> np.ndarray:
     return predicted == labels
 
 
-def _describe(run: Entry, correct: np.ndarray) -> Board:
+def _describe(run: Entry, row: Scored) -> Board:
     training, testing = run["training"] or {}, run["testing"] or {}
+    curve = [{"seconds": seconds, "accuracy": float(correct.mean())} for seconds, correct in row.curve]
     return {
         "run": run["run"],
-        "accuracy": float(correct.mean()),
+        "accuracy": float(row.correct.mean()),
         "failed": run["failed"],
         "verdict": run["verdict"],
         "training_seconds": training.get("wall_seconds"),
@@ -135,51 +252,11 @@ def _describe(run: Entry, correct: np.ndarray) -> Board:
         "drifted": run["drifted"],
         "attempts": run["attempts"],
         "log": run["log"],
+        **({"curve": curve, "copies": _told(run)} if "copies" in run else {}),
     }
 
 
-def _as_csv(board: Board) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    head = ["rank", "team", "authors", "accuracy", "low", "high", "runs", "failed", "mean_training_seconds", "refused"]
-    rows.writerow([*head, *(f"run_{number}" for number in range(1, board["settings"]["runs"] + 1)), "sha256"])
-    for entry in board["entries"]:
-        runs = {run["run"]: run for run in entry["runs"]}
-        seconds = [run["training_seconds"] for run in entry["runs"] if run["training_seconds"] is not None]
-        row = [entry["rank"] or "", _no_formula(entry["name"]), _no_formula(entry["authors"])]
-        row += [f"{value:.5f}" for value in (entry["accuracy"], *entry["interval"])]
-        row += [len(runs), sum(run["failed"] for run in entry["runs"])]
-        row += [f"{np.mean(seconds):.2f}" if seconds else "", _no_formula(entry["refused"] or "")]
-        for number in range(1, board["settings"]["runs"] + 1):
-            row.append(f"{runs[number]['accuracy']:.5f}" if number in runs else "")
-        rows.writerow([*row, entry["sha256"]])
-    return text.getvalue()
-
-
-def _no_formula(text: str) -> str:
-    """Text that a spreadsheet shows as text, and does not compute as a formula, full-width signs included."""
-    begins = unicodedata.normalize("NFKC", text).lstrip()[:1]
-    return f"'{text}" if begins in ("=", "+", "-", "@", "\N{MINUS SIGN}") else text
-
-
-def _as_markdown(board: Board) -> str:
-    settings = board["settings"]
-    head = ["rank", "team", "accuracy", "95 % interval", "runs", "verdict"]
-    rows = []
-    for entry in board["entries"]:
-        low, high = entry["interval"]
-        runs = ", ".join("failed" if run["failed"] else f"{run['accuracy']:.2%}" for run in entry["runs"])
-        rows.append(
-            [
-                str(entry["rank"] or "–"),
-                f"[{markdown.escape(entry['name'])}]({entry['description']})",
-                f"{entry['accuracy']:.2%}",
-                f"{low:.2%} to {high:.2%}" if entry["runs"] else "–",
-                runs or "–",
-                markdown.escape(str(summarize(entry))),
-            ]
-        )
-    lines = ["# Leaderboard", ""]
-    lines += [f"{settings['runs']} runs of {settings['budget']:g} s each; {board['num_test_images']} test images.", ""]
-    lines += markdown.table(head, rows, align=["right", "left", "right", "left", "left", "left"])
-    return "\n".join([*lines, "", board["method"], ""])
+def _told(run: Entry) -> Board:
+    """What became of a run's copies."""
+    problems = [copy["problem"] for copy in run["copies"] if copy["problem"]]
+    return {"taken": len(run["copies"]), "left_out": run.get("copies_left_out", 0), "problems": problems}

@@ -11,7 +11,8 @@ event is sent, and none can take it back or send another.
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,11 +102,18 @@ class NotStarted(UserError):
         )
 
 
-def run(step: Step, limits: Limits, kind: Kind, log: Path) -> Outcome:
+def run(
+    step: Step,
+    limits: Limits,
+    kind: Kind,
+    log: Path,
+    beside: Callable[[Guarded], AbstractContextManager[object]] | None = None,
+) -> Outcome:
     """Runs a step to its end, whichever that is.
 
     Args:
         log: file for what the step prints, complete up to the moment of a kill.
+        beside: what goes on for as long as the step runs, given its process. Default: nothing.
 
     Raises:
         NotStarted: the sandbox failed before the first instruction of the script.
@@ -124,7 +132,8 @@ def run(step: Step, limits: Limits, kind: Kind, log: Path) -> Outcome:
             )
     except OSError as error:
         raise _not_started(step, log, _last_line(log) or str(error)) from None
-    with job, Watch(job, step.scratch, log, limits, lambda: bool(events)) as watch:
+    others = beside(job) if beside else nullcontext()
+    with job, Watch(job, step.scratch, log, limits, lambda: bool(events)) as watch, others:
         exit_status = job.wait()
     if not events:
         raise _not_started(step, log, watch.limit or _last_line(log))

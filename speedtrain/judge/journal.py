@@ -14,7 +14,8 @@ Entry = dict[str, Any]
 class Journal:
     """An open journal, which no other process can open meanwhile.
 
-    Its first line is the header: what is judged, and how. Every other line is one attempt at a run.
+    Its first line is the header: what is judged, and how. Every other line is one attempt at a run, or an event: a
+    submission that was added late, or withdrawn.
 
     Args:
         path: the file.
@@ -22,7 +23,7 @@ class Journal:
 
     Attributes:
         header: the first line.
-        runs: the other lines, in order.
+        runs: the attempts, in order.
 
     Raises:
         UserError: the file is missing, empty or damaged, or another process has it open.
@@ -50,7 +51,8 @@ class Journal:
             self.append(create)
             lines = [create]
         self.header: Entry = lines[0]
-        self.runs: list[Entry] = lines[1:]
+        self.runs: list[Entry] = [line for line in lines[1:] if "event" not in line]
+        self._events: list[Entry] = [line for line in lines[1:] if "event" in line]
 
     def append(self, entry: Entry) -> None:
         """Writes a line. It is on the disk when this returns."""
@@ -63,10 +65,43 @@ class Journal:
         self.append(run)
         self.runs.append(run)
 
-    def attempts(self, submission: str, run: int) -> list[Entry]:
+    def attempts(self, submission: str, run: int, regime: str = "", control_for: str = "") -> list[Entry]:
         """The finished attempts at one run. The last attempt counts, unless its key `repeat` is true."""
-        return [entry for entry in self.runs if (entry["submission"], entry["run"]) == (submission, run)]
+        wanted = (submission, run, regime, control_for)
+        return [entry for entry in self.runs if _identity(entry) == wanted]
+
+    def add_event(self, event: Entry) -> None:
+        """Writes an event: `event` (added or withdrawn), `submission`, and what belongs to it."""
+        self.append(event)
+        self._events.append(event)
+
+    def events(self, kind: str) -> list[Entry]:
+        """The events of a kind, in order."""
+        return [event for event in self._events if event["event"] == kind]
+
+    @property
+    def submissions(self) -> dict[str, Entry]:
+        """Name on the board → facts of each submission, the late ones included."""
+        late = {event["submission"]: event["facts"] for event in self.events("added")}
+        return {**self.header["submissions"], **late}
+
+    @property
+    def regimes(self) -> dict[str, Entry]:
+        """Name → facts of each training set: `data`, `classes`, `num_test_images`, `test_images_sha256`, `side`.
+
+        A board of schema 1 has one, whose facts are in the header itself.
+        """
+        regimes: dict[str, Entry] | None = self.header.get("regimes")
+        if regimes is None:
+            keys = ("data", "classes", "num_test_images", "test_images_sha256")
+            return {"": {**{key: self.header[key] for key in keys}, "side": 32}}
+        return regimes
 
     def close(self) -> None:
         """Lets other processes open the journal."""
         self._file.close()
+
+
+def _identity(entry: Entry) -> tuple[str, int, str, str]:
+    """Which run an attempt is of."""
+    return entry["submission"], entry["run"], entry.get("regime", ""), entry.get("control_for", "")

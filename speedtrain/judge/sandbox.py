@@ -6,20 +6,25 @@ one folder is the size of all that was written. The sandbox has a loopback but n
 and no home.
 """
 
+import importlib.util
 import os
 import resource
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from speedtrain.errors import UserError
-from speedtrain.judge.settings import Kind, Limits
+from speedtrain.judge.settings import Kind, Limits, gpu_devices
 from timing.command import EVENTS_VARIABLE
 
 NOBODY = 65534
 """The user that submissions run as where the judge is root: the kernel does not limit the processes of root."""
+
+PACKAGES = ("torch", "torchvision", "numpy", "timm", "lightning")
+"""What every submission may import."""
 
 MOST_OPEN_FILES = 4096
 """Of each process."""
@@ -128,7 +133,7 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
         else:
             wrap += ["--ro-bind", str(path), str(path)]
     wrap += ["--proc", "/proc", "--dev", "/dev", "--ro-bind-try", "/sys", "/sys"]
-    for device in sorted(Path("/dev").glob("nvidia*")):
+    for device in _devices(limits.gpus):
         wrap += ["--dev-bind", str(device), str(device)]
     wrap += ["--dir", "/etc", "--dir", "/inputs"]
     etc = step.scratch.with_name("etc")
@@ -160,13 +165,37 @@ def environment(step: Step, limits: Limits, kind: Kind) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",  # so that a kill loses nothing that was printed
         "PYTHONFAULTHANDLER": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        **({"PYTHONPATH": os.pathsep.join(map(str, package_folders()))} if package_folders() else {}),
     }
+
+
+def _devices(gpus: int | None) -> list[Path]:
+    """The device files for so many GPUs, or for all: those of the GPUs, and those that control them."""
+    if gpus == 0:
+        return []
+    given = gpu_devices()[:gpus]
+    return [path for path in sorted(Path("/dev").glob("nvidia*")) if path not in gpu_devices() or path in given]
+
+
+@cache
+def package_folders() -> tuple[Path, ...]:
+    """Where packages lie that every submission may import, outside of this Python's own folders: such as the folder of
+    packages that a user has installed for himself."""
+    own = [Path("/usr"), Path(sys.prefix), Path(sys.base_prefix)]
+    found: list[Path] = []
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        for folder in map(Path, (spec.submodule_search_locations or []) if spec else []):
+            if folder.parent not in found and not any(folder.is_relative_to(path) for path in own):
+                found.append(folder.parent)
+    return tuple(found)
 
 
 def visible() -> list[Path]:
     """What of this machine a submission can read: the system's programs and libraries, and this Python."""
     system = [Path("/usr"), Path("/bin"), Path("/sbin"), Path("/lib"), Path("/lib32"), Path("/lib64")]
     python = {Path(sys.prefix), Path(sys.base_prefix)}
+    python |= set(package_folders())
     outside = sorted(path for path in python if not path.is_relative_to("/usr"))
     return [path for path in system if path.exists()] + outside
 

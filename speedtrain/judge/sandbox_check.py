@@ -8,11 +8,11 @@ from pathlib import Path
 
 from speedtrain.errors import UserError
 from speedtrain.judge import confine
-from speedtrain.judge.sandbox import Step, find_tool, prepare, visible
+from speedtrain.judge.sandbox import PACKAGES, Step, find_tool, prepare, visible
 from speedtrain.judge.settings import Kind, Limits
 
-AMPLE = Limits(seconds=60, memory=1 << 30, disk=1 << 30)
-"""Limits within which Python starts on any machine."""
+AMPLE = Limits(seconds=120, memory=8 << 30, disk=1 << 30)
+"""Limits within which Python starts on any machine, and imports any package."""
 
 
 def check(kind: Kind, limits: Limits, secret: Mapping[str, Path]) -> None:
@@ -23,7 +23,7 @@ def check(kind: Kind, limits: Limits, secret: Mapping[str, Path]) -> None:
         secret: option → path that no submission may read.
 
     Raises:
-        UserError: one of the three does not hold.
+        UserError: one of these does not hold.
     """
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         raise UserError("judging needs Linux with /proc, and a kernel that lists the children of a process there")
@@ -50,6 +50,19 @@ def check(kind: Kind, limits: Limits, secret: Mapping[str, Path]) -> None:
         raise UserError(f"Python does not start under taskset and prlimit here ({problem})")
 
 
+def check_packages(kind: Kind) -> None:
+    """Makes sure that submissions can import every package that they may use.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if problem := _problem(kind, AMPLE, f"import {', '.join(PACKAGES)}"):
+        raise UserError(
+            f"submissions may use {', '.join(PACKAGES)}, but cannot import them all in their sandbox ({problem}): "
+            "install what is missing for this Python"
+        )
+
+
 def works() -> bool:
     """Whether bubblewrap can be used here."""
     try:
@@ -59,14 +72,14 @@ def works() -> bool:
     return True
 
 
-def _problem(kind: Kind, limits: Limits) -> str | None:
-    """Why a script that imports a few modules does not run to its end; None if it does."""
+def _problem(kind: Kind, limits: Limits, program: str = "import json, math, zlib") -> str | None:
+    """Why a script does not run to its end; None if it does."""
     with tempfile.TemporaryDirectory(prefix="speedtrain-") as name:
         folder = Path(name).resolve()
         step = Step(folder / "source", "check.py", [], [], folder / "scratch", seed=0)
         step.source.mkdir()
         step.source.chmod(0o755)
-        (step.source / "check.py").write_text("import json, math, zlib")
+        (step.source / "check.py").write_text(program)
         (step.source / "check.py").chmod(0o644)
         prepare(step.scratch)
         try:

@@ -1,5 +1,6 @@
 """The rules of a judging, and the limits of each step that follow from them."""
 
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ class Limits:
         processes: processes and threads alive at the same time.
         log: bytes printed.
         cpus: numbers of the cores that it may use.
+        gpus: number of GPUs that it may use; None for all.
     """
 
     seconds: float
@@ -31,6 +33,50 @@ class Limits:
     processes: int = 1024
     log: int = 8 << 20
     cpus: tuple[int, ...] = field(default_factory=lambda: tuple(core_numbers()))
+    gpus: int | None = None
+
+
+ScoreKind = Literal["accuracy", "balanced_accuracy", "worst_class", "anytime", "time_to_target"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What decides.
+
+    Attributes:
+        kind: accuracy, balanced accuracy or accuracy of the worst class at the end of the budget; the area under the
+            curve of accuracy over log(1 + t/t0); or the seconds until an accuracy is reached for good.
+        t0: seconds; sets the scale of time, and the instants of copies.
+        target: accuracy to be reached; None for other kinds.
+        copies: how many instants of a run are looked at, its end among them.
+    """
+
+    kind: ScoreKind = "accuracy"
+    t0: float = 30.0
+    target: float | None = None
+    copies: int = 20
+
+    @property
+    def over_time(self) -> bool:
+        """Whether it needs copies of the weights while a run trains."""
+        return self.kind in ("anytime", "time_to_target")
+
+
+@dataclass(frozen=True)
+class ZipRules:
+    """What a submission may hold.
+
+    Attributes:
+        pretrained_weights: whether it may bring weights and data.
+        largest_file: bytes of a file.
+        largest_zip: bytes of the zip, and of all its files.
+        licence: whether its manifest must declare a licence.
+    """
+
+    pretrained_weights: bool = False
+    largest_file: int = 1 << 20
+    largest_zip: int = 16 << 20
+    licence: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,9 +89,12 @@ class Settings:
         runs: runs of each submission.
         memory, disk, processes: as in `Limits`.
         cpus: number of cores.
+        gpus: number of GPUs; None for all.
         sandbox: how submissions are confined.
         drift: a run is repeated if the machine's speed differs from the speed at the beginning by more than this
             part of it. If it is infinite, the speed is not measured.
+        score: what decides.
+        rules: what a submission may hold.
     """
 
     budget: float
@@ -57,11 +106,14 @@ class Settings:
     cpus: int
     sandbox: Kind
     drift: float
+    score: Score = Score()
+    rules: ZipRules = ZipRules()
+    gpus: int | None = None
 
     def limits(self, seconds: float) -> Limits:
         """The limits of one step that may take `seconds`."""
         cores = tuple(core_numbers()[: self.cpus])
-        return Limits(seconds, self.memory, self.disk, self.processes, cpus=cores)
+        return Limits(seconds, self.memory, self.disk, self.processes, cpus=cores, gpus=self.gpus)
 
     def check(self, out: Path) -> None:
         """Makes sure that this machine has what the settings promise to each submission.
@@ -79,8 +131,41 @@ class Settings:
         if self.memory > memory:
             raise UserError(f"--memory {in_bytes(self.memory)}: there are {in_bytes(memory)} here")
         free = shutil.disk_usage(next(path for path in (out, *out.parents) if path.exists())).free
-        if 2 * self.disk > free:  # for the scratch folder, and for the copy of the weights
-            raise UserError(f"--disk {in_bytes(self.disk)}: twice as much must be free, but {out} has {in_bytes(free)}")
+        # for the scratch folder, for the copy of the weights, and for all copies during a run
+        times = 3 if self.score.over_time else 2
+        if times * self.disk > free:
+            words = f"{times} times as much must be free"
+            raise UserError(f"--disk {in_bytes(self.disk)}: {words}, but {out} has {in_bytes(free)}")
+        if self.gpus and self.gpus > len(gpu_devices()):
+            raise UserError(f"GPUs: {self.gpus} per run were asked for, but this machine has {len(gpu_devices())}")
+
+
+def gpu_devices() -> list[Path]:
+    """The device files of this machine's NVIDIA GPUs, in order."""
+    found = (path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
+    return sorted(found, key=lambda path: int(path.name.removeprefix("nvidia")))
+
+
+def default_memory() -> int:
+    """Bytes that a submission may use where nothing is said: 12 GiB, at most three quarters of the machine."""
+    return min(12 << 30, total_memory() // 4 * 3)
+
+
+def bytes_of(name: str, text: str, least: int = 1 << 20) -> int:
+    """Bytes from 500M, 2G, 1.5GiB, 4096.
+
+    Args:
+        name: what is read, for messages.
+        least: smallest size allowed.
+
+    Raises:
+        UserError: it is not a size, or too small.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", text.strip(), re.IGNORECASE)
+    number = float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0
+    if number < least:
+        raise UserError(f"{name} must be a size of at least {in_bytes(least)}, such as 2G, got {text!r}")
+    return int(number)
 
 
 def in_bytes(number: int) -> str:

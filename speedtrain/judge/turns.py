@@ -2,11 +2,11 @@
 
 import io
 import math
-import re
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,37 @@ import numpy as np
 from speedtrain.data import Data
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
-from speedtrain.judge import confine, outputs, sandbox, speed
+from speedtrain.judge import outputs, speed
 from speedtrain.judge.archive import Submission
+from speedtrain.judge.attempt import Task, run_attempt
 from speedtrain.judge.journal import Journal
-from speedtrain.judge.sandbox import Step
 from speedtrain.judge.settings import Settings
 
 MOST_REPEATS = 2
 """How often a run is repeated because the machine drifted. After that the last attempt counts, and is marked."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One run.
+
+    Attributes:
+        submission: its name on the board.
+        run: number of the run, from 1.
+        regime: name of the training set; empty where there is only one.
+        control_for: a late submission whose runs this one is compared with by the clock; empty for a run that counts.
+    """
+
+    submission: str
+    run: int
+    regime: str = ""
+    control_for: str = ""
+
+    @property
+    def stem(self) -> str:
+        """Name of its files in the folder of its submission."""
+        control = f"control-for-{self.control_for}" if self.control_for else ""
+        return "-".join(filter(None, (control, self.regime, f"run-{self.run}")))
 
 
 class Turns:
@@ -30,8 +53,8 @@ class Turns:
 
     Args:
         submissions: name on the board → submission.
-        data: training and test images.
-        out: folder of the board, an absolute path. `private/inputs/train.npz` in it holds the training images.
+        regimes: name → training and test images.
+        out: folder of the board, an absolute path. `train_file` tells where it holds the training images.
         settings: the rules of the judging.
         journal: where finished runs are recorded.
         report: called with each line for a person.
@@ -40,26 +63,37 @@ class Turns:
     def __init__(
         self,
         submissions: Mapping[str, Submission],
-        data: Data,
+        regimes: Mapping[str, Data],
         out: Path,
         settings: Settings,
         journal: Journal,
         report: Callable[[str], None],
     ) -> None:
-        self.submissions, self.data, self.out, self.settings = submissions, data, out, settings
+        self.submissions, self.regimes, self.out, self.settings = submissions, regimes, out, settings
         self.journal, self.report = journal, report
         self.private = out / "private"
         self.cpus = settings.limits(1).cpus
 
     @property
-    def left(self) -> list[tuple[str, int]]:
-        """The runs that are not finished, as name on the board and number of the run, in order."""
-        return [
-            (key, run)
-            for run in range(1, self.settings.runs + 1)
-            for key, submission in self.submissions.items()
-            if not submission.refused and not self._finished(key, run)
-        ]
+    def all(self) -> list[Turn]:
+        """Every run, in order. A late submission takes turns with one that was there before."""
+        late = {event["submission"]: event["control"] for event in self.journal.events("added")}
+        in_time = [key for key in self.submissions if key not in late]
+        runs = range(1, self.settings.runs + 1)
+        turns = [Turn(key, run, regime) for run in runs for regime in self.regimes for key in in_time]
+        for key, control in late.items():
+            for run in runs:
+                for regime in self.regimes:
+                    turns += [Turn(control, run, regime, key)] if control else []
+                    turns.append(Turn(key, run, regime))
+        withdrawn = {event["submission"] for event in self.journal.events("withdrawn")}
+        gone = withdrawn | {key for key, submission in self.submissions.items() if submission.refused}
+        return [turn for turn in turns if turn.submission not in gone and turn.control_for not in gone]
+
+    @property
+    def left(self) -> list[Turn]:
+        """The runs that are not finished, in order."""
+        return [turn for turn in self.all if not self._finished(turn)]
 
     def run_all(self) -> None:
         """Runs A B C A B C …
@@ -70,24 +104,26 @@ class Turns:
         """
         left = self.left
         failed: dict[str, str] = {}
-        total = self.settings.runs * sum(not submission.refused for submission in self.submissions.values())
+        total = len(self.all)
         num_finished = total - len(left)
         if num_finished:
             self.report(f"{num_finished} of {total} runs were judged before")
-        for index, (key, run) in enumerate(left):
-            if key in failed:
+        for index, turn in enumerate(left):
+            if turn.submission in failed:
                 continue
-            name, remaining = self.submissions[key].name, self._remaining_time(left[index:])
-            number = num_finished + index + 1
-            self.report(f"run {number} of {total}: {name}, its run {run}; about {remaining} left")
-            while not self._finished(key, run):
+            name, remaining = self.submissions[turn.submission].name, self._remaining_time(left[index:])
+            what = f"its run {turn.run}" + (f" on {turn.regime}" if turn.regime else "")
+            if turn.control_for:
+                what = f"again, to compare the machine with that of its {what.removeprefix('its ')}"
+            self.report(f"run {num_finished + index + 1} of {total}: {name}, {what}; about {remaining} left")
+            while not self._finished(turn):
                 try:
-                    entry = self._run(key, run)
+                    entry = self._run(turn)
                 except UserError:
                     raise
                 except Exception as error:  # a fault of the judge's own is never an entrant's, nor another's loss
-                    failed[key] = f"{type(error).__name__}: {error}"
-                    self.report(f"  the judge itself failed ({failed[key]}); going on with the others")
+                    failed[turn.submission] = f"{type(error).__name__}: {error}"
+                    self.report(f"  the judge itself failed ({failed[turn.submission]}); going on with the others")
                     self._keep_traceback()
                     break
                 self.journal.add(entry)
@@ -105,40 +141,43 @@ class Turns:
         with suppress(OSError), open(self.private / "judge-error.txt", "a", errors="backslashreplace") as file:
             file.write(traceback.format_exc())
 
-    def _finished(self, key: str, run: int) -> bool:
-        attempts = self.journal.attempts(key, run)
+    def _finished(self, turn: Turn) -> bool:
+        attempts = self._attempts(turn)
         return bool(attempts) and not attempts[-1]["repeat"]
 
-    def _remaining_time(self, left: Sequence[tuple[str, int]]) -> str:
+    def _attempts(self, turn: Turn) -> list[dict[str, Any]]:
+        return self.journal.attempts(turn.submission, turn.run, turn.regime, turn.control_for)
+
+    def _remaining_time(self, left: Sequence[Turn]) -> str:
         """An estimate from the earlier runs of each submission, or from the budget where there are none."""
         seconds = 0.0
-        for key, _ in left:
-            earlier = [entry["seconds"] for entry in self.journal.runs if entry["submission"] == key]
+        for turn in left:
+            earlier = [entry["seconds"] for entry in self.journal.runs if entry["submission"] == turn.submission]
             seconds += sum(earlier) / len(earlier) if earlier else self.settings.budget + 10
-        if seconds < 90:
-            return f"{seconds:.0f} s"
-        return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
+        return in_time(seconds)
 
-    def _run(self, key: str, run: int) -> dict[str, Any]:
+    def _run(self, turn: Turn) -> dict[str, Any]:
         """One attempt at a run, as a line of the journal."""
         started = time.monotonic()
         work = self.private / "work"
         outputs.clear(work)
         work.mkdir(mode=0o700)
         before = self._speed()
-        facts = self._train_and_test(key, run, work)
+        facts = self._attempt(turn, work)
         outputs.clear(work)
         after = self._speed()
         reference = self.journal.header["speed"]
         drifted = any(now is not None and abs(now / reference - 1) > self.settings.drift for now in (before, after))
         return {
-            "submission": key,
-            "run": run,
+            "submission": turn.submission,
+            "run": turn.run,
+            **({"regime": turn.regime} if turn.regime else {}),
+            **({"control_for": turn.control_for} if turn.control_for else {}),
             **facts,
             "speed_before": before,
             "speed_after": after,
             "drifted": drifted,
-            "repeat": drifted and len(self.journal.attempts(key, run)) < MOST_REPEATS,
+            "repeat": drifted and len(self._attempts(turn)) < MOST_REPEATS,
             "seconds": round(time.monotonic() - started, 3),
         }
 
@@ -146,88 +185,49 @@ class Turns:
         """The machine's speed at the moment; None where any drift is allowed."""
         return speed.measure(self.cpus) if math.isfinite(self.settings.drift) else None
 
-    def _train_and_test(self, key: str, run: int, work: Path) -> dict[str, Any]:
-        source, seed = work / "submission", (self.journal.header["seed"] + run) % (1 << 31)
-        self.submissions[key].unpack(source)
-        facts: dict[str, Any] = {"seed": seed, "training": None, "testing": None, "predictions": None}
-        facts["log"] = f"logs/{key}/run-{run}.txt"
-        log = self.out / facts["log"]
+    def _attempt(self, turn: Turn, work: Path) -> dict[str, Any]:
+        """Runs a submission; keeps its logs and predictions. Returns the facts for the journal."""
+        data = self.regimes[turn.regime]
+        log = self.out / "logs" / turn.submission / f"{turn.stem}.txt"
+        test_log = self.private / "test-logs" / f"{turn.submission}-{turn.stem}.txt"
+        predictions = self.private / "predictions"
         log.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            trained = self._train(source, work / "training", seed, log)
-            facts["training"] = trained.as_dict()
-            facts["images_seen"] = _images_seen(log)
-            if trained.limit:
-                raise outputs.BadOutput(trained.limit)
-            weights = work / "weights"
-            try:
-                outputs.take(work / "training", "weights", weights, self.settings.disk)
-            except outputs.BadOutput as error:
-                raise outputs.BadOutput(f"{trained.in_words()}; {error}") from None
-            outputs.clear(work / "training")
-            predicted, tested = self._predict(key, run, work, weights, seed)
-            facts["testing"] = tested.as_dict()
-            if isinstance(predicted, str):
-                raise outputs.BadOutput(f"test.py: {predicted}")
-        except outputs.BadOutput as error:
-            return {**facts, "failed": True, "verdict": f"failed: {error}"}
-        file = self.private / "predictions" / f"{key}-run-{run}.npy"
-        file.parent.mkdir(exist_ok=True)
-        content = io.BytesIO()
-        np.save(content, predicted)
-        write_atomic(file, content.getvalue())
-        facts["predictions"] = file.name
-        return {**facts, "failed": False, "verdict": f"training {trained.in_words()}; predictions taken"}
-
-    def _train(self, source: Path, scratch: Path, seed: int, log: Path) -> confine.Outcome:
-        """Runs training.py, which saves `weights` in the scratch folder."""
-        images = self.private / "inputs" / "train.npz"
-        budget = self.settings.budget
-        sandbox.prepare(scratch)
-        arguments: list[str | Path] = ["--data", images, "--net_sav", scratch / "weights", "--budget", f"{budget:g}"]
-        step = Step(source, "training.py", arguments, [images], scratch, seed)
-        return confine.run(step, self.settings.limits(budget), self.settings.sandbox, log)
-
-    def _predict(
-        self, key: str, run: int, work: Path, weights: Path, seed: int
-    ) -> tuple[np.ndarray | str, confine.Outcome]:
-        """Runs test.py on the test images.
-
-        Returns:
-            The predictions int64 [N] in the order of the test set, or why there are none; and how the step ended.
-        """
-        # the order of a test set may reveal its labels, so each run gets another order
-        order = np.random.default_rng().permutation(len(self.data.test.images))
-        images = work / "images.npz"
-        np.savez(images, images=self.data.test.images[order])
-        images.chmod(0o644)
-        scratch = work / "testing"
-        sandbox.prepare(scratch)
-        arguments: list[str | Path] = [
-            "--data",
-            images,
-            "--net_sav",
-            weights,
-            "--predictions",
-            scratch / "predictions.npy",
-        ]
-        step = Step(work / "submission", "test.py", arguments, [images, weights], scratch, seed)
-        # the script has seen the test images and may print them, so its log is not published
-        log = self.private / "test-logs" / f"{key}-run-{run}.txt"
-        log.parent.mkdir(exist_ok=True)
-        tested = confine.run(step, self.settings.limits(self.settings.test_budget), self.settings.sandbox, log)
-        if tested.limit:
-            return tested.limit, tested
-        try:
-            found = outputs.read_predictions(scratch, "predictions.npy", len(order), len(self.data.train.classes))
-        except outputs.BadOutput as error:
-            return f"{tested.in_words()}; {error}", tested
-        predicted = np.empty_like(found)
-        predicted[order] = found
-        return predicted, tested
+        test_log.parent.mkdir(exist_ok=True)
+        task = Task(
+            self.submissions[turn.submission],
+            train_file(self.out, turn.regime),
+            data.test.images,
+            len(data.train.classes),
+            self.settings,
+            (self.journal.header["seed"] + turn.run) % (1 << 31),
+        )
+        outcome = run_attempt(task, work, log, test_log)
+        name = f"{turn.submission}-{turn.stem}"
+        facts = {**outcome.facts, "log": str(log.relative_to(self.out))}
+        facts["predictions"] = _keep(outcome.predictions, predictions / f"{name}.npy")
+        for number, (copy, predicted) in enumerate(zip(facts.get("copies", []), outcome.copies, strict=True), 1):
+            copy["predictions"] = _keep(predicted, predictions / f"{name}-copy-{number:03}.npy")
+        return facts
 
 
-def _images_seen(log: Path) -> int | None:
-    """The number in the last line `images_seen: N` of a log; None if it has no such line."""
-    found = re.findall(rb"^images_seen: (\d{1,15})\s*$", log.read_bytes(), re.MULTILINE)
-    return int(found[-1]) if found else None
+def train_file(out: Path, regime: str) -> Path:
+    """Where a board's folder holds the training images of a regime, for submissions to read."""
+    return out / "private" / "inputs" / (f"{regime}.npz" if regime else "train.npz")
+
+
+def in_time(seconds: float) -> str:
+    """Seconds as a person writes them: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
+
+
+def _keep(predicted: np.ndarray | None, path: Path) -> str | None:
+    """Stores predictions; returns the name of the file, None where there are none."""
+    if predicted is None:
+        return None
+    path.parent.mkdir(exist_ok=True)
+    content = io.BytesIO()
+    np.save(content, predicted)
+    write_atomic(path, content.getvalue())
+    return path.name

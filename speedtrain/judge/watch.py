@@ -83,7 +83,7 @@ class Watch:
             wait = max(min(LONGEST_WAIT, 2 * wait), pause)
 
     def _check_processes(self) -> None:
-        pids = _descendants(self._job.pid)
+        pids = descendants(self._job.pid)
         memory = threads = 0
         started = self._started()
         for pid in pids:
@@ -145,7 +145,7 @@ class Watch:
         self.network_attempts = attempts
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """A process and all its living descendants."""
     found = [pid]
     for parent in found:

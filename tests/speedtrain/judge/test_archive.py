@@ -14,7 +14,8 @@ import pytest
 
 from speedtrain.errors import UserError
 from speedtrain.judge import inspection
-from speedtrain.judge.archive import MOST_BYTES, read_submission
+from speedtrain.judge.archive import read_submission
+from speedtrain.judge.settings import ZipRules
 
 from .conftest import submission
 
@@ -72,7 +73,7 @@ def test_a_bomb_is_refused_without_being_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         for number in range(40):
             archive.writestr(f"{number}.py", bytes(10 << 20))
-    assert path.stat().st_size < MOST_BYTES
+    assert path.stat().st_size < ZipRules().largest_zip
     assert "unpacks to more than" in (read_submission(path).refused or "")
 
 
@@ -104,7 +105,7 @@ def test_what_unpacks_before_it_can_be_bounded_is_refused(method: int, tmp_path:
     path = submission(tmp_path / "a.zip")
     with zipfile.ZipFile(path, "a", method) as archive:
         archive.writestr("large.py", bytes(64 << 20))
-    assert path.stat().st_size < MOST_BYTES
+    assert path.stat().st_size < ZipRules().largest_zip
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "compressed in a way" in (read_submission(path).refused or "")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10  # KiB
@@ -113,9 +114,9 @@ def test_what_unpacks_before_it_can_be_bounded_is_refused(method: int, tmp_path:
 def test_one_that_is_too_large_is_refused_and_not_read(tmp_path: Path) -> None:
     path = submission(tmp_path / "a.zip")
     with open(path, "ab") as file:
-        file.truncate(MOST_BYTES + (1 << 20))
+        file.truncate(ZipRules().largest_zip + (1 << 20))
     found = read_submission(path)
-    assert "17 MiB; a submission has 16 at most" in (found.refused or "")
+    assert "17 MiB; a submission has 16 MiB at most" in (found.refused or "")
     assert found.name == "a"
 
 

@@ -73,10 +73,14 @@ def test_submissions_take_turns_each_run_with_a_seed_of_its_own(judged: SimpleNa
 def test_accuracies_are_those_of_the_stored_predictions(judged: SimpleNamespace, data: SimpleNamespace) -> None:
     with np.load(data.test) as stored:
         labels = stored["labels"]
+    right: dict[str, list[np.ndarray]] = {entry["id"]: [] for entry in judged.board["entries"]}
     for entry in judged.board["entries"]:
         for run in entry["runs"]:
             predicted = np.load(judged.out / "private" / "predictions" / f"{entry['id']}-run-{run['run']}.npy")
+            right[entry["id"]].append(predicted == labels)
             assert run["accuracy"] == pytest.approx((predicted == labels).mean())
+        per_class = [[run[labels == label].mean() for run in right[entry["id"]]] for label in range(4)]
+        assert entry["per_class"] == pytest.approx(np.mean(per_class, 1)) if entry["runs"] else not entry["per_class"]
     best = judged.board["by_name"]["Ångström & sons"]
     assert best["rank"] == 1
     assert best["accuracy"] == pytest.approx(np.mean([run["accuracy"] for run in best["runs"]]))

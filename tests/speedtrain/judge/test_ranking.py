@@ -4,30 +4,46 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from speedtrain.judge.ranking import compare, rank, score
+from speedtrain.judge import ranking
+from speedtrain.judge.ranking import Comparison, Value, make_measure
+from speedtrain.judge.scores import Scored
+from speedtrain.judge.settings import Score
 
 
 def runs_of(accuracy: float, runs: int, images: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random((runs, images)) < accuracy
 
 
+def accuracy_of(images: int) -> ranking.Measure:
+    return make_measure(Score(), np.zeros(images, np.int64), 60.0)
+
+
+def scored(correct: np.ndarray) -> list[Scored]:
+    return [Scored(row) for row in correct]
+
+
+def score(correct: np.ndarray) -> Value:
+    return accuracy_of(correct.shape[1]).value(scored(correct))
+
+
+def compare(correct: np.ndarray, better: np.ndarray) -> Comparison:
+    return accuracy_of(correct.shape[1]).compare(scored(correct), scored(better))
+
+
+def rank(correct: list[np.ndarray]) -> list[tuple[int, Comparison | None]]:
+    return ranking.rank([scored(each) for each in correct], accuracy_of(correct[0].shape[1]))
+
+
 def test_an_accuracy_is_the_mean_and_its_interval_covers_it_as_often_as_it_says() -> None:
-    labels = np.arange(400) % 4
     covered = 0
     for seed in range(200):
-        found = score(runs_of(0.8, 3, 400, seed), labels, 4)
+        found = score(runs_of(0.8, 3, 400, seed))
         covered += found.interval[0] <= 0.8 <= found.interval[1]
     assert covered >= 185  # 190 expected; it errs to the safe side
 
 
-def test_per_class_accuracies_are_those_of_the_classes() -> None:
-    labels = np.array([0, 0, 1, 1])
-    correct = np.array([[True, True, False, False], [True, False, False, True]])
-    assert score(correct, labels, 2).per_class == [0.75, 0.25]
-
-
 def test_a_perfect_score_is_not_certain() -> None:
-    low, high = score(np.ones((1, 50), bool), np.zeros(50, int), 1).interval
+    low, high = score(np.ones((1, 50), bool)).interval
     assert high == 1
     assert low == pytest.approx(stats.binomtest(50, 50).proportion_ci(method="wilson").low)
 
