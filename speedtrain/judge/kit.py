@@ -18,7 +18,7 @@ from speedtrain.files import write_atomic
 from speedtrain.judge.competition import FILE, Competition, Regime
 from speedtrain.judge.competition_check import load_regime
 from speedtrain.judge.ranking import method
-from speedtrain.judge.settings import Settings, in_bytes
+from speedtrain.judge.settings import Settings, bytes_of, in_bytes
 from speedtrain.judge.verdict import count
 from speedtrain.view.html import Html, bullets, definitions, page, section, tag
 
@@ -100,20 +100,34 @@ def _public_file(competition: Competition, sections: list[dict[str, Any]]) -> st
     given |= {"budget": settings.budget, "test_budget": settings.test_budget, "runs": settings.runs}
     given |= {"side": competition.side or "auto", "fit": competition.fit, "drift": settings.drift}
     given |= {"data": sections[0]} if len(sections) == 1 else {"regimes": sections}
-    limits = {"memory": str(settings.memory), "disk": str(settings.disk), "cpus": settings.cpus}
-    given["limits"] = limits | {"gpus": settings.gpus, "processes": settings.processes}
-    given["rules"] = {
-        "pretrained_weights": rules.pretrained_weights,
-        "largest_file": str(rules.largest_file),
-        "largest_zip": str(rules.largest_zip),
-        "licence": rules.licence,
-    }
+    given["limits"] = {"memory": _size(settings.memory), "disk": _size(settings.disk), "cpus": settings.cpus}
+    given["limits"] |= {"gpus": settings.gpus, "processes": settings.processes}
+    given["rules"] = {"pretrained_weights": rules.pretrained_weights, "licence": rules.licence}
+    given["rules"] |= {"largest_file": _size(rules.largest_file), "largest_zip": _size(rules.largest_zip)}
     given["score"] = {"kind": score.kind}
     if score.over_time:
         given["score"] |= {"t0": score.t0, "target": score.target, "copies": score.copies}
-    if competition.opens or competition.closes:
-        given["dates"] = {"opens": competition.opens, "closes": competition.closes}
-    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=100)
+    given["dates"] = {"opens": competition.opens, "closes": competition.closes}
+    return yaml.safe_dump(_without_blanks(given), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _without_blanks(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that have a value; whole numbers as such."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = _without_blanks(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if value is not None and value != {}:
+            found[key] = value
+    return found
+
+
+def _size(number: int) -> str:
+    """A size as a person writes it, where that is exact."""
+    text = in_bytes(number).replace(" ", "").removesuffix("bytes")
+    return text if bytes_of("", text, least=0) == number else str(number)
 
 
 COMMANDS = f"""python -m zipfile -c submission.zip {EXAMPLE}/

@@ -204,8 +204,11 @@ def _comparison(compared: Mapping[str, Any], kind: str) -> str:
         seconds = compared["difference"]
         difference = "Never at the target, unlike" if seconds is None else f"{seconds:+.1f} s from"
     else:
-        low, high = (100 * bound for bound in compared["interval"])
-        difference = f"{100 * compared['difference']:+.2f} points ({low:+.2f} to {high:+.2f}) from"
+        scale, digits, unit = (1, 4, "") if kind == "anytime" else (100, 2, " points")
+        middle, low, high = (
+            f"{scale * value:+.{digits}f}" for value in (compared["difference"], *compared["interval"])
+        )
+        difference = f"{middle}{unit} ({low} to {high}) from"
     return f"{difference} the first submission of the group above{p_runs}: {significant}."
 
 
@@ -266,7 +269,7 @@ h2 { font-size: 1.4rem } article h3 { margin: 0; font-size: 1.1rem } h4 { margin
 .board th, .board td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; white-space: nowrap }
 .board tbody th { min-width: 9rem; max-width: 22rem; white-space: normal; overflow-wrap: anywhere }
-.board tbody th span { display: block; font-weight: 400 }
+.board tbody th .faint { display: block; font-weight: 400 }
 .board thead th { font-size: .875rem; vertical-align: bottom }
 [id$="board"] td:last-child { white-space: normal; min-width: 8rem }
 article td:nth-child(6) { white-space: normal; min-width: 16rem; overflow-wrap: anywhere }
