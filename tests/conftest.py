@@ -34,6 +34,7 @@ BESIDE_THEM = (
     "speedtrain/run/test_annotated_run",
     "speedtrain/ablation/test_ray_engine",
     "speedtrain/judge/test_attacks",
+    "speedtrain/judge/test_cluster",
     "speedtrain/judge/test_competition",
     "speedtrain/judge/test_copies",
     "speedtrain/judge/test_judging",

@@ -12,7 +12,7 @@ PACKAGES = ("speedtrain", "tricks", "timing")
 
 FOUNDATION = (
     *("checked_types", "chosen_tricks", "config", "device", "errors", "files", "machine", "member_configs"),
-    *("starting_point", "thread_controller", "view"),
+    *("ray_cluster", "starting_point", "thread_controller", "view"),
 )
 """Rooms and modules of speedtrain that all the others may use."""
 

@@ -3,8 +3,6 @@
 Images and results travel through Ray; the nodes need no shared disk.
 """
 
-import logging
-import socket
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -19,6 +17,7 @@ from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
+from speedtrain.ray_cluster import connect, living_nodes
 from speedtrain.run.plan import measure_plan
 
 GPUS_PER_TRIAL = 1
@@ -26,9 +25,6 @@ GPUS_PER_TRIAL = 1
 
 MAX_RETRIES = 5
 """How often Ray starts a trial again on another node because its node was lost."""
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds to wait for the cluster's address to answer."""
 
 
 class RayEngine:
@@ -43,20 +39,8 @@ class RayEngine:
     """
 
     def __init__(self, config: Config, address: str | None = None) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise UserError('--engine ray: Ray is not installed; pip install "speedtrain[ray]"') from None
-        self._ray: Any = ray
-        self._started_here = not ray.is_initialized()
-        if self._started_here:
-            try:
-                _check_address(address)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
-                reason = str(error).partition("\n")[0]
-                raise UserError(f"--address {address}: no Ray cluster can be reached there ({reason})") from None
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        self._ray, self._started_here = connect(address)
+        nodes = [node["Resources"] for node in living_nodes(self._ray)]
         gpu_nodes = [node for node in nodes if node.get("GPU", 0) >= GPUS_PER_TRIAL]
         if config.device.startswith("cuda") and not gpu_nodes:
             raise UserError(f"--device {config.device}: no node of the Ray cluster has a GPU")
@@ -130,13 +114,6 @@ class RayEngine:
     ) -> None:
         if self._started_here:
             self._ray.shutdown()
-
-
-def _check_address(address: str | None) -> None:
-    """Raises OSError where nothing listens at the address. Ray itself would go on trying for a quarter of an hour."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT).close()
 
 
 def _plan_on_node(settings: Mapping[str, Any], train: Images) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Task:
         num_classes: number of classes.
         settings: the rules of the judging.
         seed: value of the environment variable SEED.
+        place: number of the place on its host, where several runs go on at the same time.
     """
 
     submission: Submission
@@ -39,6 +40,7 @@ class Task:
     num_classes: int
     settings: Settings
     seed: int
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class _Attempt:
         arguments: list[str | Path] = ["--data", images, "--net_sav", scratch / "weights"]
         arguments += ["--budget", f"{settings.budget:g}"]
         step = Step(self._source, "training.py", arguments, [images], scratch, self._task.seed)
-        limits, score = settings.limits(settings.budget), settings.score
+        limits, score = settings.limits(settings.budget, self._task.place), settings.score
         if not score.over_time:
             return confine.run(step, limits, settings.sandbox, self._log), []
         at = instants(settings.budget, score.t0, score.copies)
@@ -165,7 +167,7 @@ class _Attempt:
         arguments += ["--predictions", scratch / "predictions.npy"]
         step = Step(self._source, "test.py", arguments, [images, weights], scratch, self._task.seed)
         # the script has seen the test images and may print them, so its log is not published
-        tested = confine.run(step, settings.limits(settings.test_budget), settings.sandbox, log)
+        tested = confine.run(step, settings.limits(settings.test_budget, self._task.place), settings.sandbox, log)
         if tested.limit:
             return tested.limit, tested
         try:

@@ -252,6 +252,7 @@ def _describe(run: Entry, row: Scored) -> Board:
         "drifted": run["drifted"],
         "attempts": run["attempts"],
         "log": run["log"],
+        **({"node": run["node"]} if "node" in run else {}),
         **({"curve": curve, "copies": _told(run)} if "copies" in run else {}),
     }
 

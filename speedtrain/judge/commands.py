@@ -17,6 +17,7 @@ from speedtrain.errors import UserError
 if TYPE_CHECKING:
     from speedtrain.data import Data
     from speedtrain.judge.competition import Competition
+    from speedtrain.judge.judging import Engine
     from speedtrain.judge.settings import Kind, Settings
 
 VERBS = {
@@ -61,6 +62,13 @@ def add_options(parsers: Mapping[str, ArgumentParser]) -> None:
         help="repeat a run when the machine's speed differs by more than this part from the speed at the beginning "
         "(default: 0.15)",
     )
+    judge.add_argument(
+        "--engine",
+        metavar="local|ray",
+        default="local",
+        help="this machine, or a Ray cluster (default: local)",
+    )
+    judge.add_argument("--address", metavar="HOST:PORT", help="of the cluster (default: $RAY_ADDRESS, or a new one)")
     for parser in (verify, judge):
         add = parser.add_argument
         add(
@@ -194,11 +202,21 @@ def _judge(options: Namespace) -> int:
         name=name,
         resume=options.resume,
         late=bool(options.add),
+        engine=_engine(options),
+        address=options.address,
         report=_report,
     )
     _print_board(write_board(out, {name: data.test.labels for name, data in regimes.items()}))
     print(f"the board is {out / 'index.html'}; publish all of {out} but its folder private/")
     return 0
+
+
+def _engine(options: Namespace) -> "Engine":
+    if options.engine not in ("local", "ray"):
+        raise UserError(f"--engine {options.engine}: no such engine{nearest(options.engine, ('local', 'ray'))}")
+    if options.engine == "local" and options.address is not None:
+        raise UserError("--address is of a Ray cluster; say --engine ray too")
+    return "ray" if options.engine == "ray" else "local"
 
 
 def _by_options(options: Namespace, sandbox: "Kind") -> tuple["Settings", dict[str, "Data"], dict[str, Path | None]]:
@@ -306,7 +324,8 @@ def _rehearsed(options: Namespace, sandbox: "Kind") -> tuple["Settings", dict[st
 
 def _board(options: Namespace) -> int:
     from speedtrain.judge.board import write_board
-    from speedtrain.judge.judging import read_labels, withdraw
+    from speedtrain.judge.contest_rules import read_labels
+    from speedtrain.judge.late import withdraw
 
     out = _path(options.out)
     if (options.test is None) == (options.competition is None):

@@ -243,7 +243,8 @@ def _detail(detail: str) -> str:
 
 
 def _remarks(run: Entry) -> str:
-    remarks = ["the machine drifted"] if run["drifted"] else []
+    remarks = [f"on {run['node']}"] if run.get("node") else []
+    remarks += ["the machine drifted"] if run["drifted"] else []
     remarks += [f"{run['attempts']} attempts"] if run["attempts"] > 1 else []
     if copies := run.get("copies"):
         remarks += [f"{copies['taken']} copies of the weights"]

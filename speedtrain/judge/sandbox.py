@@ -169,11 +169,11 @@ def environment(step: Step, limits: Limits, kind: Kind) -> dict[str, str]:
     }
 
 
-def _devices(gpus: int | None) -> list[Path]:
-    """The device files for so many GPUs, or for all: those of the GPUs, and those that control them."""
-    if gpus == 0:
+def _devices(gpus: tuple[int, ...] | None) -> list[Path]:
+    """The device files for these GPUs, or for all: those of the GPUs, and those that control them."""
+    if gpus == ():
         return []
-    given = gpu_devices()[:gpus]
+    given = [path for number, path in enumerate(gpu_devices()) if gpus is None or number in gpus]
     return [path for path in sorted(Path("/dev").glob("nvidia*")) if path not in gpu_devices() or path in given]
 
 

@@ -24,7 +24,7 @@ class Limits:
         processes: processes and threads alive at the same time.
         log: bytes printed.
         cpus: numbers of the cores that it may use.
-        gpus: number of GPUs that it may use; None for all.
+        gpus: numbers of the GPUs that it may use; None for all.
     """
 
     seconds: float
@@ -33,7 +33,7 @@ class Limits:
     processes: int = 1024
     log: int = 8 << 20
     cpus: tuple[int, ...] = field(default_factory=lambda: tuple(core_numbers()))
-    gpus: int | None = None
+    gpus: tuple[int, ...] | None = None
 
 
 ScoreKind = Literal["accuracy", "balanced_accuracy", "worst_class", "anytime", "time_to_target"]
@@ -110,25 +110,32 @@ class Settings:
     rules: ZipRules = ZipRules()
     gpus: int | None = None
 
-    def limits(self, seconds: float) -> Limits:
-        """The limits of one step that may take `seconds`."""
-        cores = tuple(core_numbers()[: self.cpus])
-        return Limits(seconds, self.memory, self.disk, self.processes, cpus=cores, gpus=self.gpus)
+    def limits(self, seconds: float, place: int = 0) -> Limits:
+        """The limits of one step that may take `seconds`.
 
-    def check(self, out: Path) -> None:
+        Args:
+            place: number of the run among those that go on at the same time on this machine. Default: it is alone.
+        """
+        cores = tuple(core_numbers()[place * self.cpus : (place + 1) * self.cpus])
+        gpus = None if self.gpus is None else tuple(range(place * self.gpus, (place + 1) * self.gpus))
+        return Limits(seconds, self.memory, self.disk, self.processes, cpus=cores, gpus=gpus)
+
+    def check(self, out: Path, place: int = 0) -> None:
         """Makes sure that this machine has what the settings promise to each submission.
 
         Args:
             out: folder of the board, which may not exist yet.
+            place: as in `limits`.
 
         Raises:
             UserError: it has not.
         """
         cores = available_cores()
-        if self.cpus > cores:
-            raise UserError(f"--cpus {self.cpus}: this machine gives {cores}")
+        if (place + 1) * self.cpus > cores:
+            runs = f" for each of {place + 1} runs at the same time" if place else ""
+            raise UserError(f"--cpus {self.cpus}{runs}: this machine gives {cores}")
         memory = total_memory()
-        if self.memory > memory:
+        if (place + 1) * self.memory > memory:
             raise UserError(f"--memory {in_bytes(self.memory)}: there are {in_bytes(memory)} here")
         free = shutil.disk_usage(next(path for path in (out, *out.parents) if path.exists())).free
         # for the scratch folder, for the copy of the weights, and for all copies during a run
@@ -136,7 +143,7 @@ class Settings:
         if times * self.disk > free:
             words = f"{times} times as much must be free"
             raise UserError(f"--disk {in_bytes(self.disk)}: {words}, but {out} has {in_bytes(free)}")
-        if self.gpus and self.gpus > len(gpu_devices()):
+        if self.gpus and (place + 1) * self.gpus > len(gpu_devices()):
             raise UserError(f"GPUs: {self.gpus} per run were asked for, but this machine has {len(gpu_devices())}")
 
 

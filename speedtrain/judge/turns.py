@@ -17,7 +17,8 @@ from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.judge import outputs, speed
 from speedtrain.judge.archive import Submission
-from speedtrain.judge.attempt import Task, run_attempt
+from speedtrain.judge.attempt import Outcome, Task, run_attempt
+from speedtrain.judge.board_folder import train_file
 from speedtrain.judge.journal import Journal
 from speedtrain.judge.settings import Settings
 
@@ -163,37 +164,61 @@ class Turns:
         outputs.clear(work)
         work.mkdir(mode=0o700)
         before = self._speed()
-        facts = self._attempt(turn, work)
+        log, test_log = self.log_files(turn)
+        outcome = run_attempt(self.task(turn), work, log, test_log)
         outputs.clear(work)
         after = self._speed()
-        reference = self.journal.header["speed"]
-        drifted = any(now is not None and abs(now / reference - 1) > self.settings.drift for now in (before, after))
+        seconds = round(time.monotonic() - started, 3)
+        return self.entry(turn, outcome, (before, after), self.journal.header["speed"], seconds)
+
+    def entry(
+        self,
+        turn: Turn,
+        outcome: Outcome,
+        speeds: tuple[float | None, float | None],
+        reference: float | None,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """Keeps the predictions of an attempt; returns the line of the journal.
+
+        Args:
+            turn: the run.
+            outcome: what came of it.
+            speeds: of the machine, before and after it; None where any drift is allowed.
+            reference: the speed of the machine at the beginning.
+            seconds: that it took, with everything.
+        """
+        name = f"{turn.submission}-{turn.stem}"
+        predictions = self.private / "predictions"
+        log, _ = self.log_files(turn)
+        facts = {**outcome.facts, "log": str(log.relative_to(self.out))}
+        facts["predictions"] = _keep(outcome.predictions, predictions / f"{name}.npy")
+        for number, (copy, predicted) in enumerate(zip(facts.get("copies", []), outcome.copies, strict=True), 1):
+            copy["predictions"] = _keep(predicted, predictions / f"{name}-copy-{number:03}.npy")
+        drifted = reference is not None and any(
+            now is not None and abs(now / reference - 1) > self.settings.drift for now in speeds
+        )
         return {
             "submission": turn.submission,
             "run": turn.run,
             **({"regime": turn.regime} if turn.regime else {}),
             **({"control_for": turn.control_for} if turn.control_for else {}),
             **facts,
-            "speed_before": before,
-            "speed_after": after,
+            "speed_before": speeds[0],
+            "speed_after": speeds[1],
             "drifted": drifted,
             "repeat": drifted and len(self._attempts(turn)) < MOST_REPEATS,
-            "seconds": round(time.monotonic() - started, 3),
+            "seconds": seconds,
         }
 
     def _speed(self) -> float | None:
         """The machine's speed at the moment; None where any drift is allowed."""
         return speed.measure(self.cpus) if math.isfinite(self.settings.drift) else None
 
-    def _attempt(self, turn: Turn, work: Path) -> dict[str, Any]:
-        """Runs a submission; keeps its logs and predictions. Returns the facts for the journal."""
+    def task(self, turn: Turn) -> Task:
+        """What is run in a turn."""
         data = self.regimes[turn.regime]
-        log = self.out / "logs" / turn.submission / f"{turn.stem}.txt"
-        test_log = self.private / "test-logs" / f"{turn.submission}-{turn.stem}.txt"
-        predictions = self.private / "predictions"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        test_log.parent.mkdir(exist_ok=True)
-        task = Task(
+        return Task(
             self.submissions[turn.submission],
             train_file(self.out, turn.regime),
             data.test.images,
@@ -201,18 +226,14 @@ class Turns:
             self.settings,
             (self.journal.header["seed"] + turn.run) % (1 << 31),
         )
-        outcome = run_attempt(task, work, log, test_log)
-        name = f"{turn.submission}-{turn.stem}"
-        facts = {**outcome.facts, "log": str(log.relative_to(self.out))}
-        facts["predictions"] = _keep(outcome.predictions, predictions / f"{name}.npy")
-        for number, (copy, predicted) in enumerate(zip(facts.get("copies", []), outcome.copies, strict=True), 1):
-            copy["predictions"] = _keep(predicted, predictions / f"{name}-copy-{number:03}.npy")
-        return facts
 
-
-def train_file(out: Path, regime: str) -> Path:
-    """Where a board's folder holds the training images of a regime, for submissions to read."""
-    return out / "private" / "inputs" / (f"{regime}.npz" if regime else "train.npz")
+    def log_files(self, turn: Turn) -> tuple[Path, Path]:
+        """The files for what training prints, which is published, and for what predicting prints."""
+        log = self.out / "logs" / turn.submission / f"{turn.stem}.txt"
+        test_log = self.private / "test-logs" / f"{turn.submission}-{turn.stem}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        test_log.parent.mkdir(exist_ok=True)
+        return log, test_log
 
 
 def in_time(seconds: float) -> str:
