@@ -125,7 +125,7 @@ def read_submission(path: Path, allowed: ZipRules | None = None, *, inspected: b
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             # of one that is too large the beginning is enough to know it again
-            content = file.read(allowed.largest_zip)
+            content = file.read(min(size, allowed.largest_zip))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     sha256 = hashlib.sha256(content).hexdigest()

@@ -127,7 +127,7 @@ class _Attempt:
         copiers: list[Copier] = []
 
         def beside(job: Any) -> Copier:
-            copiers.append(Copier(job, scratch / "weights", self._work / "copies", at, settings.disk))
+            copiers.append(Copier(job, scratch / "weights", self._work / "copies", at, settings.budget, settings.disk))
             return copiers[0]
 
         trained = confine.run(step, limits, settings.sandbox, self._log, beside)
@@ -141,11 +141,12 @@ class _Attempt:
             # under the name that the weights of the end have too: a submission must not know which it is given
             weights = copy.path.with_name("weights")
             copy.path.replace(weights)
-            log = self._test_log.with_name(f"{self._test_log.stem}-{copy.path.name}.txt")
-            predicted, _ = self._predict(weights, log)
+            # one log for all of them: thousands of logs would fill the disk
+            log = self._test_log.with_name(f"{self._test_log.stem}-copies.txt")
+            predicted, tested = self._predict(weights, log)
             weights.unlink()
             problem = predicted if isinstance(predicted, str) else None
-            facts.append({"seconds": copy.seconds, "problem": problem})
+            facts.append({"seconds": copy.seconds, "problem": problem, "predicted_in": tested.wall_seconds})
             self._copies.append(None if isinstance(predicted, str) else predicted)
 
     def _predict(self, weights: Path, log: Path) -> tuple[np.ndarray | str, confine.Outcome]:
@@ -173,7 +174,8 @@ class _Attempt:
         try:
             found = outputs.read_predictions(scratch, "predictions.npy", len(order), self._task.num_classes)
         except outputs.BadOutput as error:
-            return f"{tested.in_words()}; {error}", tested
+            # not in its own words: it has seen the secret images
+            return f"{tested.in_words(quoting=False)}; {error}", tested
         predicted = np.empty_like(found)
         predicted[order] = found
         return predicted, tested

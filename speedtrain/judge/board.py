@@ -105,8 +105,7 @@ def _score(out: Path, journal: Journal, regime: str, labels: np.ndarray, score: 
     if len(labels) != facts_of_regime["num_test_images"]:
         raise UserError(f"{len(labels)} test images; this board was judged on {facts_of_regime['num_test_images']}")
     measure = make_measure(score, labels, settings["budget"])
-    withdrawn = {event["submission"]: event["reason"] for event in journal.events("withdrawn")}
-    late = {event["submission"]: event for event in journal.events("added")}
+    withdrawn, late = journal.withdrawn, journal.late
     entries: list[Board] = []
     scored: dict[str, list[Scored]] = {}
     for key, submission in journal.submissions.items():
@@ -123,7 +122,10 @@ def _score(out: Path, journal: Journal, regime: str, labels: np.ndarray, score: 
         entry["complete"] = bool(submission["refused"]) or len(runs) == settings["runs"]
         if key in late:
             entry["added"] = late[key]["added"]
-            entry["control"] = compare_controls(out, journal, late[key], regime, labels)
+            control = late[key]["control"] or ""
+            pairs = (_last_attempts(journal, control, regime, control_for) for control_for in ("", key))
+            before, beside = ([_scored(out, run, labels, settings["budget"]) for run in each] for each in pairs)
+            entry["control"] = compare_controls(control, before, beside, measure)
         entries.append(entry)
         if rows:
             if key not in withdrawn:
@@ -189,11 +191,19 @@ def _tell_twins_apart(entries: Sequence[Board]) -> None:
             entry["name"] = f"{entry['name']} ({entry['sha256'][:8]})"
 
 
-def _last_attempts(journal: Journal, key: str, regime: str) -> list[Entry]:
-    """The last attempt at each finished run, with the number of its attempts."""
+def _last_attempts(journal: Journal, key: str, regime: str, control_for: str = "") -> list[Entry]:
+    """The last attempt at each finished run, with the number of its attempts.
+
+    Args:
+        control_for: a late submission; then the runs beside it.
+    """
     latest: dict[int, Entry] = {}
     for entry in journal.runs:
-        if entry["submission"] == key and entry.get("regime", "") == regime and "control_for" not in entry:
+        if (
+            entry["submission"] == key
+            and entry.get("regime", "") == regime
+            and entry.get("control_for", "") == control_for
+        ):
             latest[entry["run"]] = {**entry, "attempts": latest.get(entry["run"], {"attempts": 0})["attempts"] + 1}
     return [latest[run] for run in sorted(latest) if not latest[run]["repeat"]]
 
@@ -202,15 +212,17 @@ def _scored(out: Path, run: Entry, labels: np.ndarray, budget: float) -> Scored:
     """A run with the labels known."""
     training = run["training"] or {}
     correct = np.zeros(len(labels), dtype=bool) if run["failed"] else correct_images(out, run["predictions"], labels)
+    end = min(training.get("wall_seconds") or budget, budget)
+    # the last one may have been begun a moment after the end
     copies = [
-        (copy["seconds"], correct_images(out, copy["predictions"], labels))
+        (min(copy["seconds"], end), correct_images(out, copy["predictions"], labels))
         for copy in run.get("copies", [])
         if copy["predictions"] is not None
     ]
     return Scored(
         correct,
         copies,
-        min(training.get("wall_seconds") or budget, budget),
+        end,
         run["failed"],
         bool(training.get("limit")),
     )

@@ -46,10 +46,15 @@ def board_key(number: int, submission: Submission) -> str:
 
 def keep_zip(private: Path, key: str, submission: Submission) -> None:
     """Keeps a submission's zip, by which it is run again beside a late one."""
-    folder = private / "submissions"
-    folder.mkdir(exist_ok=True)
-    if submission.content and not (folder / f"{key}.zip").exists():
-        write_atomic(folder / f"{key}.zip", submission.content)
+    path = zip_file(private, key)
+    path.parent.mkdir(exist_ok=True)
+    if submission.content and not (path.exists() and path.read_bytes() == submission.content):
+        write_atomic(path, submission.content)
+
+
+def zip_file(private: Path, key: str) -> Path:
+    """Where a board keeps the zip of a submission."""
+    return private / "submissions" / f"{key}.zip"
 
 
 def write_descriptions(out: Path, submissions: Mapping[str, Submission]) -> None:

@@ -16,6 +16,7 @@ from speedtrain.errors import UserError
 
 if TYPE_CHECKING:
     from speedtrain.data import Data
+    from speedtrain.data.photograph import Fit
     from speedtrain.judge.competition import Competition
     from speedtrain.judge.judging import Engine
     from speedtrain.judge.settings import Kind, Settings
@@ -76,7 +77,11 @@ def add_options(parsers: Mapping[str, ArgumentParser]) -> None:
             metavar="FILE",
             help="the competition's file, in place of options for images and limits",
         )
-        add("--test-budget", metavar="SECONDS", help="time for predicting (default: 120)")
+        add(
+            "--test-budget",
+            metavar="SECONDS",
+            help="time for predicting (default: 20, and 1 per 100 images)",
+        )
         add("--memory", metavar="SIZE", help="memory for all processes (default: 12G, at most 3/4 of the machine)")
         add("--disk", metavar="SIZE", help="disk space for all that is written (default: 2G)")
         add("--cpus", metavar="N", help="number of cores (default: all)")
@@ -112,14 +117,14 @@ def _number(option: str, text: str, whole: bool = False) -> float:
     return value
 
 
-def _settings(options: Namespace, sandbox: "Kind", *, budget: str, runs: int, drift: float) -> "Settings":
+def _settings(options: Namespace, sandbox: "Kind", data: "Data", *, budget: str, runs: int, drift: float) -> "Settings":
     """The settings that options give, with the defaults."""
-    from speedtrain.judge.settings import Settings, bytes_of, default_memory
+    from speedtrain.judge.settings import Settings, bytes_of, default_memory, default_test_budget
     from speedtrain.machine import available_cores
 
     return Settings(
         budget=_number("--budget", options.budget or budget),
-        test_budget=_number("--test-budget", options.test_budget or "120"),
+        test_budget=_number("--test-budget", options.test_budget or str(default_test_budget(len(data.test.labels)))),
         runs=runs,
         memory=bytes_of("--memory", options.memory) if options.memory else default_memory(),
         disk=bytes_of("--disk", options.disk or "2G"),
@@ -182,24 +187,23 @@ def _judge(options: Namespace) -> int:
     if options.add and options.submissions:
         raise UserError("--add: give late submissions by --add alone, without the others")
     name = ""
+    fit: Fit = "crop"
     if options.competition is not None:
-        from speedtrain.judge.competition_check import load_regimes
+        from speedtrain.judge.competition_check import load_competition
 
         _refuse(options, ("budget", *IN_THE_FILE), f"{options.competition} says it; change it there")
-        competition = _read(options.competition, sandbox)
-        settings, regimes, name = competition.settings, load_regimes(competition, _report), competition.name
-        secret = {f"secret_test of {regime.name or 'data'}": regime.secret_test for regime in competition.regimes}
-        secret |= {f"train of {regime.name or 'data'}": regime.train for regime in competition.regimes}
+        competition, regimes = load_competition(_path(options.competition), sandbox, _report)
+        settings, name, fit, secret = competition.settings, competition.name, competition.fit, competition.secret
     else:
         settings, regimes, secret = _by_options(options, sandbox)
-    known = {role: path for role, path in secret.items() if path is not None}
     judge(
         _archives(given),
         regimes,
         out,
         settings,
-        secret=known,
+        secret=secret,
         name=name,
+        fit=fit,
         resume=options.resume,
         late=bool(options.add),
         engine=_engine(options),
@@ -219,7 +223,7 @@ def _engine(options: Namespace) -> "Engine":
     return "ray" if options.engine == "ray" else "local"
 
 
-def _by_options(options: Namespace, sandbox: "Kind") -> tuple["Settings", dict[str, "Data"], dict[str, Path | None]]:
+def _by_options(options: Namespace, sandbox: "Kind") -> tuple["Settings", dict[str, "Data"], dict[str, Path]]:
     """What is judged, and how, by options in place of a competition's file."""
     from speedtrain.data import load_data
     from speedtrain.judge.competition_check import refuse_several_labels
@@ -229,10 +233,10 @@ def _by_options(options: Namespace, sandbox: "Kind") -> tuple["Settings", dict[s
             raise UserError(f"--{name} is missing: name the images, or give --competition FILE")
     runs = int(_number("--runs", options.runs or "5", whole=True))
     drift = _number("--drift", options.drift or "0.15")
-    settings = _settings(options, sandbox, budget="600", runs=runs, drift=drift)
     train, test = _path(options.train), _path(options.test)
     data = load_data(train, test, per_class="all")
     refuse_several_labels(data)
+    settings = _settings(options, sandbox, data, budget="600", runs=runs, drift=drift)
     return settings, {"": data}, {"--train": train, "--test": test}
 
 
@@ -283,9 +287,9 @@ def _verify(options: Namespace) -> int:
         from speedtrain.data import load_data
         from speedtrain.judge.competition_check import refuse_several_labels
 
-        settings = _settings(options, sandbox, budget="60", runs=1, drift=math.inf)
         data = load_data(options.data or "digits")  # a name, or a path that only this process reads
         refuse_several_labels(data)
+        settings = _settings(options, sandbox, data, budget="60", runs=1, drift=math.inf)
         regimes = {"": data}
     rehearsal = verify(_path(options.submission), regimes, settings, _report)
     rules = rehearsal.rules
@@ -304,7 +308,8 @@ def _rehearsed(options: Namespace, sandbox: "Kind") -> tuple["Settings", dict[st
     from dataclasses import replace
 
     from speedtrain.data import load_data
-    from speedtrain.judge.competition_check import load_regime
+    from speedtrain.judge.competition_check import load_regime, refuse_several_labels, with_test_budget
+    from speedtrain.machine import available_cores, total_memory
 
     _refuse(options, IN_THE_FILE, f"{options.competition} says it; leave it out")
     competition = _read(options.competition, sandbox)
@@ -315,11 +320,19 @@ def _rehearsed(options: Namespace, sandbox: "Kind") -> tuple["Settings", dict[st
         else:
             side, fit = competition.side, competition.fit
             regimes[regime.name] = load_data(regime.train, per_class="all", side=side, fit=fit)
+            refuse_several_labels(regimes[regime.name])
             _report(f"{regime.train.name}: no public test images; a fifth of the training images takes their place")
-    settings = replace(competition.settings, drift=math.inf)
+    settings = replace(with_test_budget(competition, regimes).settings, drift=math.inf)
     if options.budget:
         settings = replace(settings, budget=_number("--budget", options.budget))
-    return settings, regimes
+    less = replace(
+        settings, cpus=min(settings.cpus, available_cores()), memory=min(settings.memory, total_memory() // 4 * 3)
+    )
+    if less != settings:
+        _report(
+            "note: this machine has fewer cores or less memory than the competition gives; it is rehearsed with less"
+        )
+    return less, regimes
 
 
 def _board(options: Namespace) -> int:
@@ -333,7 +346,7 @@ def _board(options: Namespace) -> int:
     if options.competition is not None:
         competition = _read(options.competition, "bwrap")
         tests = {each.name: each.secret_test for each in competition.regimes if each.secret_test is not None}
-        labels = read_labels(out, tests, side=competition.side, fit=competition.fit)
+        labels = read_labels(out, tests)
     else:
         labels = read_labels(out, {"": _path(options.test)})
     if options.withdraw is not None:
@@ -354,18 +367,18 @@ def _competition(options: Namespace) -> int:
 
         print(f"{write_template(path)}: name your images in it, then: python -m speedtrain competition check {path}")
         return 0
-    from speedtrain.judge.competition_check import check_competition, load_regimes
+    from speedtrain.judge.competition_check import check_competition, load_competition
 
-    competition = _read(options.path, _sandbox(options.sandbox))
+    entrants = int(_number("--entrants", options.entrants or "10", whole=True))
+    competition, regimes = load_competition(path, _sandbox(options.sandbox), _report)
     if options.action == "check":
-        entrants = int(_number("--entrants", options.entrants or "10", whole=True))
-        check_competition(competition, path.parent, entrants, print)
+        check_competition(competition, regimes, path.parent, entrants, print)
         print("the competition is sound")
         return 0
     from speedtrain.judge.kit import write_kit
 
-    out = _path(options.out) if options.out else path.with_name("kit.zip")
-    write_kit(competition, load_regimes(competition, _report), out)
+    out = _path(options.out) if options.out else (path if path.is_dir() else path.parent) / "kit.zip"
+    write_kit(competition, regimes, out)
     print(f"{out}: for entrants; it holds nothing of the secret test images")
     return 0
 

@@ -5,6 +5,9 @@ and `template()` as a file to begin with.
 """
 
 import datetime
+import math
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -20,6 +23,9 @@ from speedtrain.machine import available_cores
 
 FILE = "competition.yaml"
 """Its usual name."""
+MOST_SECONDS = 30 * 24 * 3600
+MOST_ZIP = 2 << 30
+"""Bytes of a zip: each is read as a whole."""
 
 
 def key(meaning: str, default: Any = MISSING) -> Any:
@@ -46,8 +52,8 @@ class DataSection:
 class LimitsSection:
     """`limits`: what every step of a submission may use."""
 
-    memory: str | None = key("memory for all processes together; default: 12G, at most 3/4 of the machine", None)
-    disk: str = key("disk space for all that is written", "2G")
+    memory: str | int | None = key("memory for all processes together; default: 12G, at most 3/4 of the machine", None)
+    disk: str | int = key("disk space for all that is written", "2G")
     cpus: int | None = key("number of cores; default: all of the machine", None)
     gpus: int | None = key("number of GPUs; default: all of the machine", None)
     processes: int = key("processes and threads at the same time", 1024)
@@ -58,8 +64,8 @@ class RulesSection:
     """`rules`: what a submission may hold."""
 
     pretrained_weights: bool = key("whether a submission may bring weights and data", False)
-    largest_file: str = key("largest file in a zip", "1M")
-    largest_zip: str = key("largest zip, also unpacked", "16M")
+    largest_file: str | int = key("largest file in a zip", "1M")
+    largest_zip: str | int = key("largest zip, also unpacked", "16M")
     licence: bool = key("whether its manifest must declare a licence", True)
 
 
@@ -92,7 +98,11 @@ class CompetitionFile:
     name: str = key("name of the competition")
     description: str = key("what it is about, in a few sentences", "")
     budget: float = key("seconds of each training, from the start of its process to its kill", 600.0)
-    test_budget: float = key("seconds for predicting the test images", 120.0)
+    test_budget: float | None = key(
+        "seconds for predicting the test images, enough to predict and too few to train; default: 20 and 1 per 100 "
+        "images, rounded up to half minutes",
+        None,
+    )
     runs: int = key("runs of each submission", 5)
     side: int | Literal["auto"] = key("pixels a side of all images; auto: by the size of the training images", 32)
     fit: Literal["crop", "pad", "squash"] = key("what becomes of images that are not square", "crop")
@@ -133,7 +143,8 @@ class Competition:
 
     Attributes:
         name, description: for people.
-        settings: the rules of the judging.
+        settings: the rules of the judging. `test_budget` is not a number until the images are known, where the file
+            does not give it.
         regimes: the training sets, each with its test set.
         side: pixels a side of all images; None for the natural side of each training set.
         fit: what becomes of images that are not square.
@@ -149,6 +160,17 @@ class Competition:
     opens: datetime.date | None = None
     closes: datetime.date | None = None
 
+    @property
+    def secret(self) -> dict[str, Path]:
+        """Name → path that no submission may read."""
+        found: dict[str, Path] = {}
+        for regime in self.regimes:
+            of = f" of {regime.name}" if regime.name else ""
+            found[f"train{of}"] = regime.train
+            if regime.secret_test is not None:
+                found[f"secret_test{of}"] = regime.secret_test
+        return found
+
 
 def read_competition(path: Path, sandbox: Kind = "bwrap") -> Competition:
     """Reads and checks a file. No image is read.
@@ -160,15 +182,16 @@ def read_competition(path: Path, sandbox: Kind = "bwrap") -> Competition:
     Raises:
         UserError: the file cannot be read, or a key is missing, unknown or wrong.
     """
+    path = path / FILE if path.is_dir() else path
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UserError(f"{path}: cannot be read ({reason})") from None
     try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        given = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # impossible dates and endless numbers among them
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())[:300]})") from None
     if not isinstance(given, Mapping):
         raise UserError(f"{path}: must hold keys and values; python -m speedtrain competition new writes an example")
     try:
@@ -177,15 +200,32 @@ def read_competition(path: Path, sandbox: Kind = "bwrap") -> Competition:
         raise UserError(f"{path}: {error}") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"the key {twice} is given twice")
+        return super().construct_mapping(node, deep)
+
+
 def _competition(given: Mapping[str, Any], folder: Path, sandbox: Kind) -> Competition:
     top = [entry.name for entry in fields(CompetitionFile)]
     _refuse_unknown(given, (*top, *SECTIONS, "regimes"), "")
     whole = _section(CompetitionFile, {name: given[name] for name in top if name in given}, "")
     sections = {name: _given_section(name, given) for name in ("limits", "rules", "score", "dates")}
-    for name in ("budget", "test_budget", "runs", "drift"):
-        _positive(whole[name], name)
+    for name, most in (("budget", MOST_SECONDS), ("test_budget", MOST_SECONDS), ("runs", 1000), ("drift", 1e9)):
+        if whole[name] is not None:
+            _between(whole[name], name, 0, most)
+    for name in ("name", "description"):
+        try:
+            whole[name].encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{name} holds characters that no file can hold") from None
     if whole["side"] != "auto":
-        _positive(whole["side"], "side")
+        _between(whole["side"], "side", 7, 1024)
     dates = sections["dates"]
     if dates["opens"] and dates["closes"] and dates["closes"] < dates["opens"]:
         raise UserError(f"dates.closes ({dates['closes']}) is before dates.opens ({dates['opens']})")
@@ -205,15 +245,15 @@ def _settings(whole: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]
     limits, rules = sections["limits"], sections["rules"]
     for name in ("cpus", "processes"):
         if limits[name] is not None:
-            _positive(limits[name], f"limits.{name}")
-    if limits["gpus"] is not None and limits["gpus"] < 0:
-        raise UserError(f"limits.gpus must be 0 or more, got {limits['gpus']}")
+            _between(limits[name], f"limits.{name}", 0, 1 << 20)
+    if limits["gpus"] is not None:
+        _between(limits["gpus"], "limits.gpus", -1, 1024)
     return Settings(
         budget=whole["budget"],
-        test_budget=whole["test_budget"],
+        test_budget=math.nan if whole["test_budget"] is None else whole["test_budget"],
         runs=whole["runs"],
-        memory=bytes_of("limits.memory", limits["memory"]) if limits["memory"] else default_memory(),
-        disk=bytes_of("limits.disk", limits["disk"]),
+        memory=bytes_of("limits.memory", str(limits["memory"])) if limits["memory"] else default_memory(),
+        disk=bytes_of("limits.disk", str(limits["disk"])),
         processes=limits["processes"],
         cpus=limits["cpus"] or available_cores(),
         gpus=limits["gpus"],
@@ -222,8 +262,8 @@ def _settings(whole: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]
         score=_score(sections["score"], whole["budget"]),
         rules=ZipRules(
             rules["pretrained_weights"],
-            bytes_of("rules.largest_file", rules["largest_file"], least=1 << 10),
-            bytes_of("rules.largest_zip", rules["largest_zip"], least=1 << 10),
+            bytes_of("rules.largest_file", str(rules["largest_file"]), 1 << 10, MOST_ZIP),
+            bytes_of("rules.largest_zip", str(rules["largest_zip"]), 1 << 10, MOST_ZIP),
             rules["licence"],
         ),
     )
@@ -238,7 +278,7 @@ def _score(given: Mapping[str, Any], budget: float) -> Score:
     if target is not None and not 0 < target < 1:
         raise UserError(f"score.target must be an accuracy between 0 and 1, got {target:g}")
     if given["t0"] is not None:
-        _positive(given["t0"], "score.t0")
+        _between(given["t0"], "score.t0", 1e-3, MOST_SECONDS)
         if kind not in ("anytime", "time_to_target"):
             raise UserError(f"score.t0 belongs to anytime and time_to_target, not to {kind}: leave it out")
     if not 2 <= given["copies"] <= 1000:
@@ -261,8 +301,8 @@ def _regimes(given: Mapping[str, Any], folder: Path) -> tuple[Regime, ...]:
         where = f"regimes[{number}]"
         entry = dict(_mapping(entry, where))
         name = entry.pop("name", None)
-        if not isinstance(name, str) or not name.replace("-", "").isalnum() or not name.isascii():
-            raise UserError(f"{where}.name must be a name of letters, digits and hyphens, got {name!r}")
+        if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9][A-Za-z0-9-]{0,39}", name):
+            raise UserError(f"{where}.name must be a name of at most 40 letters, digits and hyphens, got {name!r}")
         if name.lower() in [other.name.lower() for other in found]:
             raise UserError(f"{where}.name: {name} is the name of another regime too")
         found.append(_regime(name, entry, folder, f"{where}."))
@@ -276,8 +316,8 @@ def _regime(name: str, given: Mapping[str, Any], folder: Path, prefix: str) -> R
     for role in ("train", "secret_test", "public_test"):
         paths[role] = None if values[role] is None else folder / values[role]
         found = paths[role]
-        if found is not None and not found.exists():
-            raise UserError(f"{prefix}{role}: {found} does not exist")
+        if found is not None and (not values[role] or not os.path.exists(found)):
+            raise UserError(f"{prefix}{role}: {str(found)[:300]} does not exist")
     assert paths["train"] is not None
     return Regime(
         name, paths["train"], paths["secret_test"], paths["public_test"], values["how_to_get"], values["near_copies"]
@@ -321,6 +361,6 @@ def _refuse_unknown(given: Mapping[str, Any], known: Any, prefix: str) -> None:
             raise UserError(f"no key {prefix}{name}{nearest(str(name), known)}")
 
 
-def _positive(value: float, name: str) -> None:
-    if not 0 < value < float("inf"):
-        raise UserError(f"{name} must be a positive number, got {value:g}")
+def _between(value: float, name: str, above: float, most: float) -> None:
+    if not above < value <= most:
+        raise UserError(f"{name} must be a number above {above:g}, at most {most:,.10g}, got {str(value)[:40]}")

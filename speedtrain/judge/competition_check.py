@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,8 @@ from speedtrain.data import Data, Images, load_data
 from speedtrain.data.likeness import notes_on_near_copies
 from speedtrain.errors import UserError
 from speedtrain.judge import sandbox_check, speed
-from speedtrain.judge.competition import Competition, Regime
-from speedtrain.judge.settings import Settings
+from speedtrain.judge.competition import Competition, Regime, read_competition
+from speedtrain.judge.settings import Kind, Settings, default_test_budget
 from speedtrain.judge.turns import in_time
 
 FEWEST_RUNS = 4
@@ -38,46 +38,67 @@ def refuse_several_labels(data: Data) -> None:
             raise UserError(f"{images.name}: labels of several people; a contest needs one label an image")
 
 
-def load_regimes(competition: Competition, report: Callable[[str], None]) -> dict[str, Data]:
-    """Training and secret test images of every regime, checked against each other and against the public ones.
+def load_competition(path: Path, sandbox: Kind, report: Callable[[str], None]) -> tuple[Competition, dict[str, Data]]:
+    """Reads a competition's file, and the training and secret test images of every regime.
+
+    Every secret test set is compared with all training images and with all public test images.
 
     Args:
-        competition: the competition.
+        path: the file, or its folder.
+        sandbox: how submissions are confined.
         report: called with each line for a person.
 
+    Returns:
+        The competition, complete, and the images by the name of their regime.
+
     Raises:
-        UserError: images are missing or unusable, or secret test images are among the others.
+        UserError: the file is wrong, images are missing or unusable, or secret test images are among the others.
     """
-    found = {}
+    competition = read_competition(path, sandbox)
+    found: dict[str, Data] = {}
+    known: dict[str, Images] = {}
     for regime in competition.regimes:
-        where = f"regime {regime.name}: " if regime.name else ""
+        where = f"{regime.name}: " if regime.name else ""
         if regime.secret_test is None:
             raise UserError(f"{where}secret_test is missing: this is the file for entrants, by which nobody is judged")
         found[regime.name] = load_regime(competition, regime, regime.secret_test)
-        known = {"train": found[regime.name].train}
+        known[f"{where}train"] = found[regime.name].train
         if regime.public_test is not None:
-            known["public_test"] = load_regime(competition, regime, regime.public_test).test
+            known[f"{where}public_test"] = load_regime(competition, regime, regime.public_test).test
+    for regime in competition.regimes:
+        secret = f"{regime.name}: secret_test" if regime.name else "secret_test"
         for role, images in known.items():
-            near = _refuse_known(where, found[regime.name].test, role, images)
+            near = _refuse_known(secret, found[regime.name].test, role, images)
             if near and regime.near_copies == "refused":
                 raise UserError(f"{near}; remove them from one of the two, or set near_copies: told")
             if near:
                 report(f"note: {near}")
-    return found
+    return with_test_budget(competition, found), found
+
+
+def with_test_budget(competition: Competition, regimes: Mapping[str, Data]) -> Competition:
+    """The competition with a time for predicting, by the largest test set, where its file gives none."""
+    settings = competition.settings
+    if math.isnan(settings.test_budget):
+        seconds = max(default_test_budget(len(data.test.labels)) for data in regimes.values())
+        settings = replace(settings, test_budget=seconds)
+    return replace(competition, settings=settings)
 
 
 def _refuse_known(where: str, secret: Images, role: str, known: Images) -> str | None:
     """Raises UserError where secret test images are among other images. Tells where they nearly are."""
+    if known.images.shape[1:] != secret.images.shape[1:]:  # of another side, by itself
+        return None
     theirs = set(_hashes(known.images))
     same = [place for place, digest in enumerate(_hashes(secret.images)) if digest in theirs]
     if same:
         raise UserError(
-            f"{where}{len(same)} of {len(secret.images)} images of secret_test are in {role} too (the first is number "
-            f"{same[0]}): remove them from one of the two"
+            f"{len(same)} of {len(secret.images)} images of {where} are in {role} too (the first is number {same[0]}): "
+            "remove them from one of the two"
         )
     for note in notes_on_near_copies(known, secret):
         counted = note.partition(":")[0].replace("a training image", f"an image of {role}")
-        return f"{where}secret_test and {role}: {counted}"
+        return f"{where} and {role}: {counted}"
     return None
 
 
@@ -109,24 +130,20 @@ def price(settings: Settings, num_regimes: int, entrants: int) -> Price:
 
 
 def check_competition(
-    competition: Competition, folder: Path, entrants: int, report: Callable[[str], None]
-) -> Mapping[str, Data]:
-    """Checks all that can be checked before anybody is judged, and tells what was found.
+    competition: Competition, regimes: Mapping[str, Data], folder: Path, entrants: int, report: Callable[[str], None]
+) -> None:
+    """Checks what can be checked before anybody is judged, and tells what was found.
 
     Args:
-        competition: the competition.
+        competition, regimes: as `load_competition` gives them.
         folder: where a board would be, for the disk space.
         entrants: number of submissions that are expected.
         report: called with each line for a person.
-
-    Returns:
-        The images of every regime.
 
     Raises:
         UserError: something does not hold.
     """
     settings = competition.settings
-    regimes = load_regimes(competition, report)
     for name, data in regimes.items():
         counts = np.bincount(data.train.labels)
         report(
@@ -135,8 +152,7 @@ def check_competition(
             f"{data.side} pixels a side"
         )
     settings.check(folder)
-    secret = {each.name or "secret_test": each.secret_test for each in competition.regimes if each.secret_test}
-    sandbox_check.check(settings.sandbox, settings.limits(60), secret)
+    sandbox_check.check(settings.sandbox, settings.limits(60), competition.secret)
     sandbox_check.check_packages(settings.sandbox)
     report("sandbox: works, with every package that a submission may use")
     if math.isfinite(settings.drift):
@@ -149,8 +165,7 @@ def check_competition(
     copies = f" and up to {cost.most_copies} copies" if cost.most_copies else ""
     on = f" on each of {len(regimes)} training sets" if len(regimes) > 1 else ""
     report(
-        f"price: {entrants} entrants × {settings.runs} runs{on}: at most {in_time(cost.seconds)} on this machine, "
+        f"price: {entrants} entrants × {settings.runs} runs{on}: {in_time(cost.seconds)} on this machine, "
         f"{in_time(cost.seconds / 4)} on 4 such (training {settings.budget:g} s, predicting the end{copies} "
-        f"{settings.test_budget:g} s each)"
+        f"{settings.test_budget:g} s each, if all take their time)"
     )
-    return regimes

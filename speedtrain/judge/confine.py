@@ -53,8 +53,12 @@ class Outcome:
         """For JSON."""
         return asdict(self)
 
-    def in_words(self) -> str:
-        """One line for people."""
+    def in_words(self, *, quoting: bool = True) -> str:
+        """One line for people.
+
+        Args:
+            quoting: whether it may quote the log. Default: yes.
+        """
         if self.limit:
             return self.limit
         if self.reason == "deadline":
@@ -66,7 +70,7 @@ class Outcome:
             how = f"died of {name}"
         else:
             how = f"ended with exit code {self.returncode}" + (f" ({name}, if a signal ended it)" if name else "")
-        return f"{how}; the last line of its log: {quoted(self.last_words)}" if self.last_words else how
+        return f"{how}; the last line of its log: {quoted(self.last_words)}" if quoting and self.last_words else how
 
 
 def quoted(words: str) -> str:

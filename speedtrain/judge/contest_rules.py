@@ -20,12 +20,20 @@ EARLIER = {"score": asdict(Score()), "rules": asdict(ZipRules()), "gpus": None}
 """Settings that boards of schema 1 do not name."""
 
 
-def rules_of(name: str, regimes: Mapping[str, Data], settings: Settings) -> dict[str, Any]:
-    """What is judged, and how. A judging is resumed only if all of it is the same."""
+def rules_of(name: str, regimes: Mapping[str, Data], settings: Settings, fit: Fit) -> dict[str, Any]:
+    """What is judged, and how. A judging is resumed only if all of it is the same.
+
+    Args:
+        name: of the competition.
+        regimes: name → training and test images.
+        settings: the rules of the judging.
+        fit: what became of images that are not square.
+    """
     return {
         "schema": SCHEMA,
         "name": name,
         "settings": asdict(settings),
+        "fit": fit,
         "regimes": {
             regime: {
                 "data": {
@@ -60,6 +68,7 @@ def refuse_other_rules(journal: Journal, rules: Mapping[str, Any], out: Path) ->
     begun = {
         "settings": {**EARLIER, **journal.header["settings"]},
         "regimes": journal.regimes,
+        "fit": journal.header.get("fit", rules["fit"]),
         "name": journal.header.get("name", rules["name"]),
     }
     for key, value in begun.items():
@@ -68,12 +77,12 @@ def refuse_other_rules(journal: Journal, rules: Mapping[str, Any], out: Path) ->
 
 
 def refuse_other_submissions(journal: Journal, submissions: Mapping[str, Submission], out: Path) -> None:
-    """Raises UserError unless the submissions are those with which a board was begun."""
+    """Raises UserError unless the submissions are those with which a board was begun.
 
-    def without_notes(facts: Mapping[str, Any]) -> dict[str, Any]:  # a resumed judging does not write them again
-        return {key: {**each, "notes": None} for key, each in facts.items()}
-
-    if without_notes(journal.header["submissions"]) != without_notes(facts_of(submissions)):
+    Whether one was refused is decided once, at the beginning.
+    """
+    begun = {key: facts["sha256"] for key, facts in journal.header["submissions"].items()}
+    if begun != {key: submission.sha256 for key, submission in submissions.items()}:
         raise UserError(f"--resume: submissions is not what it was when {out} was begun; judge into a new folder")
 
 
@@ -82,15 +91,12 @@ def images_sha256(images: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
 
 
-def read_labels(
-    out: Path, tests: Mapping[str, Path], *, side: int | None = 32, fit: Fit = "crop"
-) -> dict[str, np.ndarray]:
+def read_labels(out: Path, tests: Mapping[str, Path]) -> dict[str, np.ndarray]:
     """Reads the test images of a judged board again; returns the labels int64 [N] per training set.
 
     Args:
         out: folder of the board.
         tests: name of the training set → its test images, of which only the labels may have changed.
-        side, fit: as the competition has them.
 
     Raises:
         UserError: these are not the images that the submissions were judged on.
@@ -100,11 +106,12 @@ def read_labels(
     if tests.keys() != journal.regimes.keys():
         names = ", ".join(filter(None, journal.regimes)) or "a single one"
         raise UserError(f"{out} was judged on other training sets ({names}): give its --competition")
-    return {name: _labels(out, test, journal.regimes[name], side, fit) for name, test in tests.items()}
+    fit = journal.header.get("fit", "crop")
+    return {name: _labels(out, test, journal.regimes[name], fit) for name, test in tests.items()}
 
 
-def _labels(out: Path, test: Path, regime: Mapping[str, Any], side: int | None, fit: Fit) -> np.ndarray:
-    images, labels, names = load_images(test, need_labels=True, side=side or regime["side"], fit=fit)
+def _labels(out: Path, test: Path, regime: Mapping[str, Any], fit: Fit) -> np.ndarray:
+    images, labels, names = load_images(test, need_labels=True, side=regime["side"], fit=fit)
     assert labels is not None
     if images_sha256(images) != regime["test_images_sha256"]:
         raise UserError(f"{test}: these are not the images that {out} was judged on")

@@ -1,59 +1,31 @@
 """Has the machine changed between a judging and a late submission? A submission of before is run again beside it."""
 
-from pathlib import Path
+import math
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from speedtrain.judge.journal import Entry, Journal
+from speedtrain.judge.ranking import Measure
+from speedtrain.judge.scores import Scored
 
 
 def compare_controls(
-    out: Path, journal: Journal, event: Entry, regime: str, labels: np.ndarray
+    control: str, before: Sequence[Scored], beside: Sequence[Scored], measure: Measure
 ) -> dict[str, Any] | None:
     """Compares the runs of a submission of before with its runs beside a late one.
 
     Args:
-        out: folder of the board.
-        journal: of the board.
-        event: the late submission's line.
-        regime: the training set.
-        labels: labels of the test images, int64 [N].
+        control: its name on the board.
+        before: its runs that count.
+        beside: its runs beside the late submission.
+        measure: what decides in the competition.
 
     Returns:
-        `submission`, the mean `accuracy_before` and `accuracy_beside`, and `p`, of Welch's t-test over the runs (None
-        with fewer than two runs on a side). None where nothing was run again.
+        `submission`; the score `before` and `beside` (None for a target that is never reached); and `p`, of the test
+        over the runs (None with fewer than two runs on a side). None where nothing was run again.
     """
-    from scipy import stats
-
-    control = event["control"]
-    if not control:
-        return None
-    before: dict[int, float] = {}
-    beside: dict[int, float] = {}
-    for run in journal.runs:
-        if run["submission"] != control or run.get("regime", "") != regime or run["repeat"]:
-            continue
-        accuracy = 0.0
-        if not run["failed"]:
-            predicted = np.load(out / "private" / "predictions" / run["predictions"], allow_pickle=False)
-            accuracy = float((predicted == labels).mean())
-        if run.get("control_for") == event["submission"]:
-            beside[run["run"]] = accuracy
-        elif "control_for" not in run:
-            before[run["run"]] = accuracy
     if not before or not beside:
         return None
-    one, other = np.array(list(before.values())), np.array(list(beside.values()))
-    p = None
-    if min(len(one), len(other)) > 1:
-        if np.ptp(one) == np.ptp(other) == 0:
-            p = float(one[0] == other[0])
-        else:
-            p = float(stats.ttest_ind(one, other, equal_var=False).pvalue)
-    return {
-        "submission": control,
-        "accuracy_before": float(one.mean()),
-        "accuracy_beside": float(other.mean()),
-        "p": p,
-    }
+    scores = [measure.value(runs).value for runs in (before, beside)]
+    one, other = (score if math.isfinite(score) else None for score in scores)
+    p = measure.compare(beside, before).p_runs
+    return {"submission": control, "before": one, "beside": other, "p": p}

@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +53,11 @@ class Copier:
         file: the file, in a folder that the process writes to.
         folder: where the copies go; made here.
         at: the instants, in seconds since the start.
+        end: the budget; nothing is looked at afterwards.
         most: bytes of all copies together.
 
     Raises:
-        OSError: at the end of the block, if a copy could not be written.
+        Exception: at the end of the block, whatever kept the copies from being taken.
 
     Attributes:
         copies: what was copied, in order.
@@ -64,9 +65,10 @@ class Copier:
             or the copies became too large.
     """
 
-    def __init__(self, job: Any, file: Path, folder: Path, at: Sequence[float], most: int) -> None:
+    def __init__(self, job: Any, file: Path, folder: Path, at: Sequence[float], end: float, most: int) -> None:
         self._job, self._file, self._folder, self._at, self._left = job, file, folder, list(at), most
-        self._error: OSError | None = None
+        self._end = end
+        self._error: Exception | None = None
         self._known: tuple[int, ...] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -76,14 +78,14 @@ class Copier:
     def _work(self) -> None:
         try:
             self._copy_all()
-        except OSError as error:  # a full disk, such as: the judge's own fault
+        except Exception as error:  # of the judge's own, such as a full disk: told by the thread that waits
             self._error = error
 
     def _copy_all(self) -> None:
         for number, instant in enumerate(self._at):
             if self._ended.wait(max(0.0, self._job.started + instant - time.monotonic())):
                 return
-            until = self._at[number + 1] if number + 1 < len(self._at) else math.inf
+            until = [*self._at, self._end][number + 1]
             while (outcome := self._try()) is None:  # it is being written
                 if self._ended.wait(RETRY_SECONDS):
                     return
@@ -152,10 +154,6 @@ class Copier:
         self._thread.join()
         if self._error is not None and error is None:
             raise self._error
-
-
-Taking = Callable[[Any], Copier]
-"""Makes the copier of a process."""
 
 
 def _identity(found: os.stat_result) -> tuple[int, ...]:

@@ -80,9 +80,19 @@ class Journal:
         return [event for event in self._events if event["event"] == kind]
 
     @property
+    def withdrawn(self) -> dict[str, str]:
+        """Name on the board → why it was withdrawn."""
+        return {event["submission"]: event["reason"] for event in self.events("withdrawn")}
+
+    @property
+    def late(self) -> dict[str, Entry]:
+        """Name on the board of each late submission → its event: `control`, `added`, `facts`."""
+        return {event["submission"]: event for event in self.events("added")}
+
+    @property
     def submissions(self) -> dict[str, Entry]:
         """Name on the board → facts of each submission, the late ones included."""
-        late = {event["submission"]: event["facts"] for event in self.events("added")}
+        late = {key: event["facts"] for key, event in self.late.items()}
         return {**self.header["submissions"], **late}
 
     @property

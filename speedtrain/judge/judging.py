@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from speedtrain.data import Data
+from speedtrain.data.photograph import Fit
 from speedtrain.errors import UserError
 from speedtrain.judge import outputs
 from speedtrain.judge.archive import Rule, Submission, read_submission
@@ -40,6 +41,7 @@ def judge(
     *,
     secret: Mapping[str, Path],
     name: str = "",
+    fit: Fit = "crop",
     resume: bool = False,
     late: bool = False,
     engine: Engine = "local",
@@ -55,6 +57,7 @@ def judge(
         settings: the rules of the judging.
         secret: option → path that no submission may read; `out` is always among these paths.
         name: of the competition. Default: none.
+        fit: what became of images that are not square. Default: crop.
         resume: go on where an interrupted judging with the same arguments stopped.
         late: the zips join a board that was judged before, under the same rules; each takes turns with a submission
             that was there, so that a machine that has changed is seen.
@@ -77,7 +80,7 @@ def judge(
             report(f"{out}: nothing was judged here yet; beginning now")
         if settings.sandbox == "none":
             report("warning: --sandbox none: the submissions can read and write whatever you can, and use the network")
-        rules = rules_of(name, regimes, settings)
+        rules = rules_of(name, regimes, settings, fit)
         if begun:
             journal = Journal(private / "journal.jsonl")
         else:
@@ -88,20 +91,20 @@ def judge(
         try:
             refuse_other_rules(journal, rules, out)
             if late:
-                submissions = add_late(journal, private, submissions, settings)
-            elif begun:
+                run = add_late(journal, private, submissions, settings, report)
+            else:
                 refuse_other_submissions(journal, submissions, out)
-                submissions |= stored_submissions(journal, private, settings)
-            for key, submission in submissions.items():
-                keep_zip(private, key, submission)
-            write_descriptions(out, submissions)
+                for key, submission in submissions.items():
+                    keep_zip(private, key, submission)
+                write_descriptions(out, submissions)
+                run = stored_submissions(journal, private, settings, submissions)
             write_training_images(out, regimes)
             for note in (note for data in regimes.values() for note in data.notes):
                 report(note)
-            for submission in submissions.values():
-                if submission.refused:
-                    report(f"{submission.name}: refused ({submission.refused})")
-            turns = Turns(submissions, regimes, out, settings, journal, report)
+            for facts in journal.submissions.values():
+                if facts["refused"]:
+                    report(f"{facts['name']}: refused ({facts['refused']})")
+            turns = Turns(run, regimes, out, settings, journal, report)
             if turns.left:
                 ready.prepare(turns)
             ready.run_all(turns)

@@ -141,8 +141,9 @@ def _readme(competition: Competition) -> str:
     paragraphs += ["The rules are in `RULES.html`."]
     for regime in competition.regimes:
         if regime.how_to_get is not None:
-            file = _file(regime, "train")
-            paragraphs.append(f"Images: {regime.how_to_get.strip()} Save them as `data/{file}`.")
+            roles = ["train", *(["public_test"] if regime.public_test is not None else [])]
+            files = " and ".join(f"`data/{_file(regime, role)}`" for role in roles)
+            paragraphs.append(f"Images: {regime.how_to_get.strip()} Save them as {files}.")
     paragraphs += [
         "A submission is a zip with two programs and a manifest. Install speedtrain, then make one from the example "
         "and rehearse the judging:",
@@ -210,14 +211,15 @@ def _interface(settings: Settings) -> list[Html]:
         tag(
             "p",
             "test.py --data IMAGES.npz --net_sav CKPT --predictions OUT.npy predicts images without labels, and writes "
-            "an int64 array [N] of class indices by numpy.save.",
+            "an int64 array [N] of class indices by numpy.save. It predicts; it must not train.",
         ),
         *(
             [
                 tag(
                     "p",
                     "The judge copies CKPT at set instants while training.py runs, whenever it has changed, and scores "
-                    "the copies by test.py after the run. A file that is being written is not copied.",
+                    "the copies by test.py after the run. A file that is being written is not copied. All copies of a "
+                    f"run together may have {in_bytes(settings.disk)}; later ones are left out.",
                 )
             ]
             if settings.score.over_time

@@ -1,59 +1,89 @@
 """What happens to a board after its judging: late submissions, and submissions that are withdrawn."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from speedtrain.errors import UserError
 from speedtrain.judge.archive import Submission, read_submission
-from speedtrain.judge.board_folder import board_key, keep_zip
+from speedtrain.judge.board_folder import board_key, keep_zip, write_descriptions, zip_file
 from speedtrain.judge.contest_rules import facts_of
 from speedtrain.judge.journal import Journal
 from speedtrain.judge.settings import Settings
 
 
 def add_late(
-    journal: Journal, private: Path, submissions: Mapping[str, Submission], settings: Settings
+    journal: Journal, private: Path, given: Mapping[str, Submission], settings: Settings, report: Callable[[str], None]
 ) -> dict[str, Submission]:
-    """Records late submissions, those that are not there yet; returns all submissions of the board."""
-    there = {facts["sha256"]: key for key, facts in journal.submissions.items()}
-    for submission in submissions.values():
-        if submission.sha256 in there:
-            if there[submission.sha256] not in {event["submission"] for event in journal.events("added")}:
-                raise UserError(f"--add: {submission.name} is on the board already, as {there[submission.sha256]}")
-            continue  # its judging was interrupted
+    """Records late submissions; returns all submissions of the board that are run.
+
+    One that is on the board already is passed over, so that an interrupted command can be typed again.
+
+    Args:
+        journal: of the board.
+        private: the board's folder for what is not published.
+        given: the late submissions.
+        settings: the rules of the judging.
+        report: called with each line for a person.
+
+    Raises:
+        UserError: a submission of before was not kept, so that nothing can be compared.
+    """
+    stored_submissions(journal, private, settings)  # before anything is recorded
+    for submission in given.values():
+        there = {facts["sha256"]: key for key, facts in journal.submissions.items()}
+        if key := there.get(submission.sha256):
+            report(f"{submission.name}: is on the board already, as {key}")
+            continue
         key = board_key(len(journal.submissions) + 1, submission)
-        control = None if submission.refused else _control(journal)
+        control = None if submission.refused else _control(journal, settings)
         keep_zip(private, key, submission)
+        write_descriptions(private.parent, {key: submission})
         facts = facts_of({key: submission})[key]
         added = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         journal.add_event({"event": "added", "submission": key, "control": control, "added": added, "facts": facts})
     return stored_submissions(journal, private, settings)
 
 
-def _control(journal: Journal) -> str | None:
+def _control(journal: Journal, settings: Settings) -> str | None:
     """The first submission whose runs are all done and none failed, to be run again; None where there is none."""
-    gone = {event["submission"] for event in journal.events("withdrawn")}
+    wanted = settings.runs * len(journal.regimes)
     for key, facts in journal.header["submissions"].items():
-        runs = [run for run in journal.runs if run["submission"] == key and not run["repeat"]]
-        if not facts["refused"] and key not in gone and runs and not any(run["failed"] for run in runs):
+        runs = [run for run in journal.runs if run["submission"] == key and "control_for" not in run]
+        done = [run for run in runs if not run["repeat"]]
+        sound = len(done) == wanted and not any(run["failed"] for run in done)
+        if sound and not facts["refused"] and key not in journal.withdrawn:
             return str(key)
     return None
 
 
-def stored_submissions(journal: Journal, private: Path, settings: Settings) -> dict[str, Submission]:
-    """All submissions of a board, as they were kept."""
+def stored_submissions(
+    journal: Journal, private: Path, settings: Settings, given: Mapping[str, Submission] | None = None
+) -> dict[str, Submission]:
+    """The submissions of a board that are run, as they were kept.
+
+    Args:
+        journal: of the board.
+        private: the board's folder for what is not published.
+        settings: the rules of the judging.
+        given: submissions that are at hand, by their names on the board. Default: none.
+
+    Raises:
+        UserError: one was not kept, or is not what was judged.
+    """
     found = {}
     for key, facts in journal.submissions.items():
-        path = private / "submissions" / f"{key}.zip"
-        if path.exists():
-            found[key] = read_submission(path, settings.rules, inspected=False)
-            if found[key].sha256 != facts["sha256"]:
-                raise UserError(f"{path}: is not the submission that was judged")
-        elif not facts["refused"]:
-            raise UserError(f"{path}: is missing: a board judged by an earlier version cannot be added to")
-        if facts["refused"] and key in found and not found[key].refused:  # given twice
-            del found[key]
+        if facts["refused"]:
+            continue
+        if given and key in given:
+            found[key] = given[key]
+            continue
+        path = zip_file(private, key)
+        if not path.exists():
+            raise UserError(f"{path}: is missing; judge --resume with all submissions keeps them again")
+        found[key] = read_submission(path, settings.rules, inspected=False)
+        if found[key].sha256 != facts["sha256"]:
+            raise UserError(f"{path}: is not the submission that was judged")
     return found
 
 

@@ -9,6 +9,9 @@ from typing import IO
 
 import numpy as np
 
+MOST_DIMENSIONS, MOST_SIZE = 4, 9_999_999
+"""Of a shape that is told."""
+
 
 class BadOutput(Exception):
     """An output is not what the interface asks for; the message says why."""
@@ -97,12 +100,13 @@ def read_predictions(scratch: Path, name: str, count: int, num_classes: int) -> 
     return predicted
 
 
-def _in_words(value: object) -> str:
-    """A value of a stranger's, cut to size."""
-    try:
-        return str(value)[:40]
-    except ValueError:  # a number of thousands of digits
-        return "with a number too long to be written"
+def _in_words(value: np.dtype | tuple[int, ...]) -> str:
+    """A type or a shape; in few words where it could hold a message: its program has seen the secret images."""
+    if isinstance(value, np.dtype):
+        return value.name if value.isbuiltin == 1 else "another type"
+    if len(value) > MOST_DIMENSIONS:
+        return f"with {len(value)} dimensions"
+    return str(value) if all(size <= MOST_SIZE for size in value) else "with a number too long to be written"
 
 
 def clear(folder: Path) -> None:

@@ -179,7 +179,7 @@ def _details(entry: Entry, kind: str, regime: str) -> Html:
     if compared := entry["versus_leader"]:
         parts.append(tag("p", _comparison(compared, kind)))
     if control := entry.get("control"):
-        parts.append(tag("p", _control(entry, control)))
+        parts.append(tag("p", _control(entry, control, kind)))
     if entry["runs"]:
         parts.append(_runs(entry))
     rules = (
@@ -212,12 +212,13 @@ def _comparison(compared: Mapping[str, Any], kind: str) -> str:
     return f"{difference} the first submission of the group above{p_runs}: {significant}."
 
 
-def _control(entry: Entry, control: Mapping[str, Any]) -> str:
+def _control(entry: Entry, control: Mapping[str, Any], kind: str) -> str:
     """What the submission that took turns with a late one shows of the machine."""
-    p = "" if control["p"] is None else f"; Welch's test over the runs: p = {control['p']:.3g}"
+    p = "" if control["p"] is None else f"; test over the runs: p = {control['p']:.3g}"
+    before, beside = (score_in_words(control[key], kind) for key in ("before", "beside"))
     return (
-        f"Added on {entry['added']}. Submission {control['submission']} was run again beside it: "
-        f"{_percent(control['accuracy_beside'])}, before {_percent(control['accuracy_before'])}{p}."
+        f"Added on {entry['added']}. Submission {control['submission']} was run again beside it, to see whether the "
+        f"machine has changed: {SCORE_NAMES[kind].lower()} {beside}, before {before}{p}."
     )
 
 

@@ -231,10 +231,11 @@ class TimeToTarget:
         one, other = self._per_run(runs), self._per_run(better)
         mine, theirs = self.value(runs).value, self.value(better).value
         difference = mine - theirs if math.isfinite(mine) or math.isfinite(theirs) else 0.0
-        p_runs = None
+        p_runs, later = None, False
         if min(len(one), len(other)) > 1:
-            p_runs = float(stats.mannwhitneyu(one, other).pvalue)
-        return Comparison(difference, None, p_runs, p_runs is not None and p_runs < LEVEL)
+            found = stats.mannwhitneyu(one, other)
+            p_runs, later = float(found.pvalue), found.statistic > len(one) * len(other) / 2
+        return Comparison(difference, None, p_runs, p_runs is not None and p_runs < LEVEL and later)
 
 
 def _with_interval(per_run: np.ndarray, below: float, above: float) -> Value:

@@ -165,8 +165,16 @@ def environment(step: Step, limits: Limits, kind: Kind) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",  # so that a kill loses nothing that was printed
         "PYTHONFAULTHANDLER": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        **_visible_gpus(limits, kind),
         **({"PYTHONPATH": os.pathsep.join(map(str, package_folders()))} if package_folders() else {}),
     }
+
+
+def _visible_gpus(limits: Limits, kind: Kind) -> dict[str, str]:
+    """Without a sandbox the devices of all GPUs are there: this variable hides the others."""
+    if kind == "bwrap" or limits.gpus is None:
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, limits.gpus))}
 
 
 def _devices(gpus: tuple[int, ...] | None) -> list[Path]:

@@ -1,5 +1,6 @@
 """The rules of a judging, and the limits of each step that follow from them."""
 
+import math
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -147,6 +148,14 @@ class Settings:
             raise UserError(f"GPUs: {self.gpus} per run were asked for, but this machine has {len(gpu_devices())}")
 
 
+def default_test_budget(num_images: int) -> float:
+    """Seconds for predicting so many images where nothing is said: enough to predict, and too few to train.
+
+    Rounded up to half minutes, so that it does not tell how many secret images there are.
+    """
+    return 30.0 * math.ceil((20 + num_images / 100) / 30)
+
+
 def gpu_devices() -> list[Path]:
     """The device files of this machine's NVIDIA GPUs, in order."""
     found = (path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
@@ -158,20 +167,22 @@ def default_memory() -> int:
     return min(12 << 30, total_memory() // 4 * 3)
 
 
-def bytes_of(name: str, text: str, least: int = 1 << 20) -> int:
+def bytes_of(name: str, text: str, least: int = 1 << 20, most: int = 1 << 50) -> int:
     """Bytes from 500M, 2G, 1.5GiB, 4096.
 
     Args:
         name: what is read, for messages.
-        least: smallest size allowed.
+        least, most: smallest and largest size allowed.
 
     Raises:
-        UserError: it is not a size, or too small.
+        UserError: it is not a size, or too small or too large.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,20}(?:\.\d{1,9})?)\s*([KMGT]?)(?:iB|B)?", text.strip(), re.IGNORECASE)
     number = float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0
     if number < least:
-        raise UserError(f"{name} must be a size of at least {in_bytes(least)}, such as 2G, got {text!r}")
+        raise UserError(f"{name} must be a size of at least {in_bytes(least)}, such as 2G, got {text[:40]!r}")
+    if number > most:
+        raise UserError(f"{name} must be a size of at most {in_bytes(most)}, got {text[:40]!r}")
     return int(number)
 
 

@@ -78,17 +78,16 @@ class Turns:
     @property
     def all(self) -> list[Turn]:
         """Every run, in order. A late submission takes turns with one that was there before."""
-        late = {event["submission"]: event["control"] for event in self.journal.events("added")}
-        in_time = [key for key in self.submissions if key not in late]
+        facts, late = self.journal.submissions, self.journal.late
+        gone = {key for key in facts if facts[key]["refused"] or key in self.journal.withdrawn}
+        in_time = [key for key in facts if key not in late]
         runs = range(1, self.settings.runs + 1)
         turns = [Turn(key, run, regime) for run in runs for regime in self.regimes for key in in_time]
-        for key, control in late.items():
+        for key, event in late.items():
             for run in runs:
                 for regime in self.regimes:
-                    turns += [Turn(control, run, regime, key)] if control else []
+                    turns += [Turn(event["control"], run, regime, key)] if event["control"] else []
                     turns.append(Turn(key, run, regime))
-        withdrawn = {event["submission"] for event in self.journal.events("withdrawn")}
-        gone = withdrawn | {key for key, submission in self.submissions.items() if submission.refused}
         return [turn for turn in turns if turn.submission not in gone and turn.control_for not in gone]
 
     @property

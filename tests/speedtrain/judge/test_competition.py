@@ -68,7 +68,7 @@ def test_a_new_file_needs_only_the_names_of_images(tmp_path: Path, capsys: pytes
         read_competition(path)
     for name in ("train.npz", "secret_test.npz"):
         (path.parent / name).touch()
-    competition = read_competition(path)
+    competition = read_competition(path.parent)  # as the command prints it
     assert competition.settings.budget == 600
     assert competition.settings.score.kind == "accuracy"
     assert main(["competition", "new", str(tmp_path / "contest")]) == 2
@@ -84,12 +84,26 @@ BAD = {
     "score: {kind: accuracy, target: 0.5}": "score.target belongs to time_to_target",
     "score: {kind: accuracy, t0: 5}": "score.t0 belongs to",
     "score: {kind: anytime, copies: 1}": "score.copies must be a whole number from 2 to 1000, got 1",
-    "runs: 0": "runs must be a positive number, got 0",
+    "runs: 0": "runs must be a number above 0, at most 1,000, got 0",
     "runs: many": "runs must be a whole number, got 'many'",
-    "budget: -3": "budget must be a positive number, got -3",
-    "budget: .inf": "budget must be a positive number",
+    "budget: -3": "budget must be a number above 0, at most 2,592,000, got -3",
+    "budget: .inf": "budget must be a number above 0",
     "limits: {memory: lots}": "limits.memory must be a size",
-    "limits: {gpus: -1}": "limits.gpus must be 0 or more",
+    "limits: {gpus: -1}": "limits.gpus must be a number above -1, at most 1,024, got -1",
+    "limits: {memory: 900000T}": "limits.memory must be a size of at most 1024 TiB",
+    "limits: {disk: 9}": "limits.disk must be a size of at least 1 MiB, such as 2G, got '9'",
+    "rules: {largest_zip: 64G}": "rules.largest_zip must be a size of at most 2 GiB",
+    "budget: 1.0e+308": "budget must be a number above 0, at most",
+    "side: 100000000": "side must be a number above 7, at most 1,024",
+    f"runs: {'9' * 400}": "runs must be a number above 0, at most 1,000",
+    "score: {kind: anytime, t0: 1.0e-308}": "score.t0 must be a number above 0.001",
+    f"name: {'9' * 5000}": "not YAML",
+    "dates: {opens: 2027-13-45}": "not YAML (month must be in 1..12",
+    '{"name": "\\uD800", "data": {"train": "train.npz"}}': "name holds characters that no file can hold",
+    "{name: a, name: b, data: {train: train.npz}}": "the key name is given twice",
+    "[" * 3000: "not YAML",
+    "data: {train: ''}": "does not exist",
+    f"data: {{train: {'a' * 300}}}": "does not exist",
     "rules: {licence: perhaps}": "rules.licence must be true or false, got 'perhaps'",
     "dates: {opens: soon}": "dates.opens must be a date like 2027-01-31, got 'soon'",
     "dates: {opens: 2027-02-01, closes: 2027-01-01}": "is before dates.opens",
@@ -110,13 +124,12 @@ def test_a_wrong_key_gets_one_clear_line(
     text: str, data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path, data)
-    try:
-        change = yaml.safe_load(text)
-    except yaml.YAMLError:
-        change = None
-    path.write_text(
-        yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}) if isinstance(change, dict) else text
-    )
+    given = yaml.safe_load(path.read_text())
+    name = text.partition(":")[0]
+    if text[0] in "[{:-":
+        path.write_text(text)
+    else:  # one key in place of another
+        path.write_text(yaml.safe_dump({key: value for key, value in given.items() if key != name}) + text)
     assert main(["competition", "check", str(path)]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1, message
@@ -125,7 +138,7 @@ def test_a_wrong_key_gets_one_clear_line(
 
 
 REGIMES = {
-    "name: a/b": "regimes[1].name must be a name of letters, digits and hyphens, got 'a/b'",
+    "name: a/b": "regimes[1].name must be a name of at most 40 letters, digits and hyphens, got 'a/b'",
     "name: two": "regimes[2].name: two is the name of another regime too",
     "trian: train.npz": "no key regimes[1].trian; did you mean 'train'?",
 }
@@ -167,6 +180,22 @@ def test_secret_images_that_are_known_are_refused(
     assert message.count("\n") == 1
 
 
+def test_secret_images_that_another_training_set_has_are_refused(
+    data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = [
+        {"name": "one", "train": "train.npz", "secret_test": "test.npz"},
+        {"name": "two", "train": "both.npz", "secret_test": "train.npz"},
+    ]
+    path = write(tmp_path, data, data=None, regimes=sets)
+    with np.load(data.train) as train, np.load(data.test) as test:
+        both = {key: np.concatenate([train[key][:40], test[key]]) for key in ("images", "labels")}
+    np.savez(tmp_path / "both.npz", **both)
+    assert main(["competition", "kit", str(path)]) == 2
+    assert "60 of 60 images of one: secret_test are in two: train too" in capsys.readouterr().err
+    assert not (tmp_path / "kit.zip").exists()
+
+
 def test_check_tells_what_it_costs(data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = {"score": {"kind": "time_to_target", "target": 0.9, "copies": 4}}
     path = write(tmp_path, data, drift=1000, **more)
@@ -175,7 +204,7 @@ def test_check_tells_what_it_costs(data: SimpleNamespace, tmp_path: Path, capsys
     assert "data: 80 training images of 4 classes" in said
     assert "with fewer than 4 runs, no difference of times is significant" in said
     # 40 entrants of 2 runs, each of 5 s and 4 times 4 s
-    assert "price: 40 entrants × 2 runs: at most 28 min on this machine, 7 min on 4 such" in said
+    assert "price: 40 entrants × 2 runs: 28 min on this machine, 7 min on 4 such" in said
     settings = read_competition(path).settings
     assert price(settings, 3, 40).seconds == 40 * 2 * 3 * (5 + 4 * 4)
 
@@ -219,6 +248,18 @@ def test_the_kit_holds_all_that_an_entrant_needs_and_nothing_secret(data: Simple
     rules = files["RULES.html"].decode()
     assert "log(1 + t/2 s)" in rules
     assert "600 MiB" in rules
+
+
+def test_a_kit_without_images_says_where_they_are(data: SimpleNamespace, tmp_path: Path) -> None:
+    shutil.copy(data.test, tmp_path / "public.npz")
+    with np.load(data.test) as stored:
+        np.savez(tmp_path / "secret.npz", images=255 - stored["images"], labels=stored["labels"])
+    sets = {"train": "train.npz", "secret_test": "secret.npz", "public_test": "public.npz", "how_to_get": "Ask us."}
+    assert main(["competition", "kit", str(write(tmp_path, data, data=sets))]) == 0
+    with zipfile.ZipFile(tmp_path / "kit.zip") as kit:
+        readme = kit.read("README.md").decode()
+        assert not [name for name in kit.namelist() if name.startswith("data/")]
+    assert "Ask us. Save them as `data/train.npz` and `data/public_test.npz`." in readme
 
 
 # ---- judged ----
@@ -345,14 +386,25 @@ def test_a_late_submission_takes_turns_with_one_that_was_there(
     assert board["late"]["rank"] == 1
     assert len(board["sound"]["runs"]) == 2  # the runs beside the late one do not count
     control = board["late"]["control"]
-    assert (control["submission"], control["accuracy_before"]) == ("02-sound", board["sound"]["accuracy"])
+    assert (control["submission"], control["before"]) == ("02-sound", board["sound"]["accuracy"])
+    assert control["beside"] == control["before"]
     assert "Submission 02-sound was run again beside it" in (out / "index.html").read_text()
     before = (out / "private" / "journal.jsonl").read_bytes()
     assert main(["judge", "--add", str(late), *more]) == 0  # nothing is left to run
     assert (out / "private" / "journal.jsonl").read_bytes() == before
     capsys.readouterr()
-    assert main(["judge", "--add", str(tmp_path / "gone.zip"), *more]) == 2
+    assert main(["judge", "--add", str(tmp_path / "gone.zip"), *more]) == 0
     assert "on the board already, as 02-sound" in capsys.readouterr().err
+    assert (out / "private" / "journal.jsonl").read_bytes() == before
+
+    # refused ones, one of them damaged, and one given twice; then the judge goes on with what it has
+    (tmp_path / "bad.zip").write_bytes(b"no zip")
+    refused = submission(tmp_path / "refused.zip", name="refused", licence="")
+    adding = [word for path in (tmp_path / "bad.zip", refused, refused) for word in ("--add", str(path))]
+    assert main(["judge", *adding, *more]) == 0
+    assert {entry["id"] for entry in board_of(out)["entries"] if entry["refused"]} == {"04-bad", "05-refused"}
+    assert main(["judge", str(crashes), str(tmp_path / "gone.zip"), "--resume", *more]) == 0
+    assert len(board_of(out)["entries"]) == 5
 
     # and out of the ranking again, but not off the board
     assert main(["board", "--out", str(out), "--competition", str(path), "--withdraw", "3"]) == 2

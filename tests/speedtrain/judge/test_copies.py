@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speedtrain.judge import copies
 from speedtrain.judge.copies import Copier, instants
 from timing import Guarded
 
@@ -24,7 +25,7 @@ def copy_while(program: str, folder: Path, at: list[float], seconds: float = 3.0
     script.write_text("import os, time\nstarted = time.monotonic()\n" + textwrap.dedent(program))
     with open(folder / "log", "wb") as log:
         job = Guarded([sys.executable, "-I", "-S", str(script)], seconds, grace=0, cwd=scratch, output=log)
-        with job, Copier(job, scratch / "weights", folder / "copies", at, most) as copier:
+        with job, Copier(job, scratch / "weights", folder / "copies", at, seconds, most) as copier:
             job.wait()
     assert (folder / "log").read_bytes() == b""
     return copier
@@ -122,6 +123,15 @@ def test_a_flood_of_renames_and_hard_links_costs_no_more_than_the_instants(tmp_p
     assert 0 < len(copier.copies) <= 4
     assert all(copy.path.read_bytes() in (b"a" * 1000, b"b" * 1000) for copy in copier.copies)
     assert all(copy.path.stat().st_nlink == 1 for copy in copier.copies)
+
+
+def test_a_fault_of_the_judges_own_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(copies, "_send", fail)
+    with pytest.raises(MemoryError, match="no memory"):
+        copy_while("open('weights', 'w').write('x')\ntime.sleep(0.5)", tmp_path, [0.2])
 
 
 def test_copies_are_bounded_together(tmp_path: Path) -> None:

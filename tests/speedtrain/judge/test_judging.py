@@ -181,6 +181,7 @@ def test_what_may_be_published_names_no_label_and_no_test_log(judged: SimpleName
 
 def test_a_finished_judging_is_resumed_without_running_anything(judged: SimpleNamespace, data: SimpleNamespace) -> None:
     before = (judged.out / "private" / "journal.jsonl").read_bytes()
+    shutil.rmtree(judged.out / "private" / "submissions")  # as if it was killed before it had kept them
     done = judge(data, judged.out, *judged.zips, more=(*judged.more, "--resume"))
     assert done.returncode == 0, done.stderr
     assert "4 of 4 runs were judged before" in done.stderr

@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, stats
 from sklearn.metrics import balanced_accuracy_score
 
-from speedtrain.judge.curves import mean_curve
+from speedtrain.judge.curves import curves_figure, mean_curve
 from speedtrain.judge.ranking import TimeToTarget, make_measure, points, rank
 from speedtrain.judge.scores import Reached, Scored, curve_weights, shares, time_to_target, worst_class
 from speedtrain.judge.settings import Score
@@ -127,6 +127,15 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(kind: str) -> None
         low, high = measure.value(runs).interval
         covered += low <= truth <= high
     assert covered >= 35
+
+
+def test_a_copy_begun_a_moment_after_the_end_counts_from_the_end() -> None:
+    weights = curve_weights([9.0, 10.0, 10.0], 10.0, 1.0)
+    assert (weights >= 0).all()
+    assert weights.sum() == pytest.approx(1 - np.log1p(9) / np.log1p(10))
+    late = {"id": "01", "name": "a", "runs": [{"curve": [{"seconds": 10.0, "accuracy": 0.5}]}]}
+    assert "Accuracy against time" in curves_figure([late], 1.0, 10.0, "h2")
+    assert curves_figure([{**late, "runs": [{"curve": []}]}], 1.0, 10.0, "h2") == ""
 
 
 def test_points_are_those_of_the_ranks() -> None:
