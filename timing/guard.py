@@ -64,6 +64,12 @@ def kill_all(group: int) -> None:
         time.sleep(0.001)
 
 
+def tell(message: dict[str, object]) -> None:
+    """One line for the process that started the guard; nothing if that is dead already: then the input ends too."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
+
+
 def guard(seconds: float, grace: float, descriptor: int, command: list[str]) -> None:
     """Runs `command` for at most `seconds`; see the module's text for the protocol."""
     prctl = ctypes.CDLL(None).prctl if LINUX else None
@@ -91,7 +97,7 @@ def guard(seconds: float, grace: float, descriptor: int, command: list[str]) -> 
     )
     if descriptor >= 0:
         os.close(descriptor)
-    print(json.dumps({"pid": child.pid, "started": started}), flush=True)
+    tell({"pid": child.pid, "started": started})
 
     deadline, reason = started + seconds, "exited"
     listening = [wake, sys.stdin.fileno()]
@@ -120,11 +126,7 @@ def guard(seconds: float, grace: float, descriptor: int, command: list[str]) -> 
         child.wait()
     died = time.monotonic()
     kill_all(child.pid)
-    with contextlib.suppress(BrokenPipeError):
-        print(
-            json.dumps({"reason": reason, "returncode": child.returncode, "wall_seconds": died - started}),
-            flush=True,
-        )
+    tell({"reason": reason, "returncode": child.returncode, "wall_seconds": died - started})
 
 
 if __name__ == "__main__":

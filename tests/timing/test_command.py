@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import timing
 from timing import ExitStatus, Guarded
 
 
@@ -191,3 +192,26 @@ def test_a_reader_that_sleeps_does_not_block_the_command() -> None:
 def test_a_command_that_does_not_exist_says_so() -> None:
     with pytest.raises(OSError, match="could not start"):
         Guarded(["/no/such/program"], 5)
+
+
+def test_a_starter_that_dies_before_it_hears_of_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Nobody reads what the guard says; its input ends later, as when the starter is dead."""
+    pids = tmp_path / "pids"
+    code = f"""
+        import os, subprocess, time
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        with open("{pids}.part", "w") as file:
+            file.write(f"{{os.getpid()}} {{child.pid}}")
+        os.rename("{pids}.part", "{pids}")
+        time.sleep(600)
+    """
+    program = str(Path(timing.__file__).with_name("guard.py"))
+    command = [sys.executable, "-I", "-S", program, "600", "0", "-1", *python(code)]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert guard.stdin is not None
+    assert guard.stdout is not None
+    guard.stdout.close()
+    wait_until(pids.exists)
+    guard.stdin.close()
+    assert guard.wait(20) == 0
+    assert not any(map(alive, map(int, pids.read_text().split())))
