@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from speedtrain.cli import main
-from speedtrain.judge import speed
+from speedtrain.errors import UserError
+from speedtrain.judge import sandbox, sandbox_check, speed
 from speedtrain.judge.confine import Outcome
 
 from .conftest import SANDBOX, board_of, command, judge, needs_bwrap, submission
@@ -358,6 +359,27 @@ def test_images_that_submissions_could_read_are_refused(
     words = ["judge", str(submission(tmp_path / "a.zip")), "--train", str(data.train), "--test", str(data.test)]
     assert main([*words, "--out", str(tmp_path / "board")]) == 2
     assert "submissions can read all of" in capsys.readouterr().err
+
+
+def test_packages_are_tried_in_the_sandbox_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One lies in a folder of its own, as with `pip install --user`; another is not there at all."""
+    package = tmp_path / "own" / "of_a_user"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import json")
+    for path in (package.parent, package):
+        path.chmod(0o755)
+    (package / "__init__.py").chmod(0o644)
+    monkeypatch.setattr(sandbox, "PACKAGES", ("numpy", "of_a_user"))
+    monkeypatch.setattr(sandbox_check, "PACKAGES", ("numpy", "of_a_user"))
+    sandbox.package_folders.cache_clear()
+    with pytest.raises(UserError, match=r"cannot import them all in their sandbox .*No module named 'of_a_user'"):
+        sandbox_check.check_packages(SANDBOX)
+    monkeypatch.syspath_prepend(str(package.parent))
+    sandbox.package_folders.cache_clear()
+    try:
+        sandbox_check.check_packages(SANDBOX)
+    finally:
+        sandbox.package_folders.cache_clear()
 
 
 def test_without_a_sandbox_it_warns_and_still_keeps_the_time(

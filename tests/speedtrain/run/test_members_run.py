@@ -106,7 +106,7 @@ def test_one_file_is_enough(finished: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_exported_as_one_program(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["export", "--run", str(finished), "--format", "onnx", "--augmented", "--out", str(tmp_path / "m.onnx")]
+    command = ["export", "--run", str(finished), "--format", "onnx", "--out", str(tmp_path / "m.onnx")]
     assert main(command) == 0, capsys.readouterr()
 
 
