@@ -30,11 +30,15 @@ def load(path: str | Path, *, device: str = "auto") -> TrainedModel:
         device: where it predicts: auto, cpu, cuda or cuda:N. Default: auto, a GPU that can be used, or else the CPU.
 
     Raises:
-        UserError: there is no such file, it is not the weights of a run, or the device cannot be used.
+        UserError: there is no such file, it is not the weights of a run, they are not finite, or the device cannot be
+            used.
     """
     path = weights_file(path)
     state, stored = load_weights(path)
     facts: dict[str, Any] = stored
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise UserError(f"{path}: not all of its weights are finite numbers ({broken[0]}): the file is damaged")
     classes, parts = facts.get("classes"), facts.get("members", [facts])
     if not isinstance(classes, list) or not all("network" in part for part in parts):
         raise UserError(f"{path}: not the weights of a run")

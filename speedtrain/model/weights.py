@@ -1,6 +1,7 @@
 """Weights on disk: whole at every instant, and never code."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,10 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable weights file ({error})") from error
+        # the library says of a file that may not be read that it is not there
+        forbidden = path.exists() and not os.access(path, os.R_OK)
+        reason = "no permission to read it" if forbidden else error
+        raise UserError(f"{path}: not a readable weights file ({reason})") from error
 
 
 def _facts(file: Any) -> dict[str, object]:

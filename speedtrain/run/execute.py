@@ -22,8 +22,10 @@ from speedtrain.run.progress import Display
 from speedtrain.run.report import write_report
 from speedtrain.run.result import Result, add_score, conclude, describe, warning_of_short_schedule
 from speedtrain.run.scoring import Score, score
+from speedtrain.run.seen_images import count_seen_images, notes_on_seen_images, write_seen_images
 from speedtrain.run.starting_weights import check_same_start
 from speedtrain.run.too_small import explain_nothing_saved
+from speedtrain.starting_point import find_trained_run
 
 
 def execute(
@@ -57,14 +59,20 @@ def execute(
     members = member_configs(config)
     for network in members or [config]:
         start = checks.check_network(network, data.train)
+    before = find_trained_run(config.start_from)
+    seen = None if before is None else count_seen_images(before, data.test)
     if start is not None:
         messages.append(start.message)
+    if before is not None and replay is None:
+        messages += notes_on_seen_images(before, seen, len(data.test.labels))
     if replay is not None:
         check_same_start(start, replay[0].parent)
     run = directory.new_run_directory(out)
     for message in messages:
         display.warn(message)
     directory.write_config(run, config)
+    with may_fail(display):
+        write_seen_images(run, data.train, before)
     off_clock["check"] = time.monotonic() - started
 
     with loggers.follow(config, run), Interruption() as interruption:
@@ -76,6 +84,8 @@ def execute(
         with may_fail(display):
             directory.write_config(run, config)  # as planned; while training the disk may have been full
         result = describe(config, data, worker, ended, messages)
+        if before is not None:
+            result["started_from"]["seen_test_images"] = seen
         weights = run / "weights.safetensors"
         scored = None
         if weights.exists():

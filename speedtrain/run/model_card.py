@@ -97,7 +97,9 @@ def _start(started_from: Mapping[str, Any] | None) -> str:
             words = f"from the pretrained weights {_code(started_from['weights'])} of timm{licence}"
         case _:
             words = f"from pretrained weights for {_code(started_from['network'])}, of a file"
-    return f"{words}, with {'its head' if started_from['head'] == 'kept' else 'a new head'}"
+    words += f", with {'its head' if started_from['head'] == 'kept' else 'a new head'}"
+    sha256 = started_from.get("file_sha256")
+    return f"{words} (SHA-256 of the file: `{sha256}`)" if sha256 else words
 
 
 def _code(text: str) -> str:
@@ -151,6 +153,11 @@ def _limits(result: Result) -> list[str]:
         limits.append(
             "The test images come from the same collection as the training images. On images from elsewhere it may be "
             "less accurate."
+        )
+    if seen := (result.get("started_from") or {}).get("seen_test_images"):
+        limits.append(
+            f"{seen} of {result['num_test_images']} test images were training images of the weights that training "
+            "started from. On other images it is less accurate."
         )
     counts = result["test_data"]["class_counts"]
     few = [

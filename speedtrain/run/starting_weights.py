@@ -66,6 +66,9 @@ def read_starting_weights(config: Config, classes: Sequence[str], side: int = 32
         tensors, described, about = _of_timm(classifier, config.model, side)
     file = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     described = {**described, "sha256": hashlib.sha256(file).hexdigest()}
+    path = run.path if run is not None else config.start_from
+    if path is not None:
+        described["file_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     return StartingWeights(file, config.start_from, described, f"starts from {about}")
 
 

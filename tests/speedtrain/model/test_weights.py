@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from small_model import save_model
 
+from speedtrain import load
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.model.weights import load_weights, save_weights
@@ -80,6 +82,24 @@ def test_a_pickle_is_not_weights_and_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a readable weights file"):
         load_weights(tmp_path / "w")
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "w")
+    state, facts = load_weights(path)
+    name = next(name for name, tensor in state.items() if tensor.ndim == 4)
+    state[name].view(-1)[3] = torch.nan
+    save_weights(path, state, facts)
+    with pytest.raises(UserError, match="not all of its weights are finite numbers"):
+        load(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_said(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "w")
+    path.chmod(0)
+    with pytest.raises(UserError, match="no permission to read it"):
+        load_weights(path)
 
 
 def test_another_programs_header_is_no_hindrance(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Training that starts from given weights: of a run, of a file, of timm."""
 
+import hashlib
 import json
 import pickle
 from collections.abc import Callable
@@ -28,7 +29,9 @@ from speedtrain.data import load_data
 from speedtrain.model.load import read_run
 from speedtrain.model.weights import load_weights, save_weights
 from speedtrain.run.api import replay
+from speedtrain.run.seen_images import count_seen_images, notes_on_seen_images, write_seen_images
 from speedtrain.run.starting_weights import read_starting_weights
+from speedtrain.starting_point import find_trained_run
 from speedtrain.submission.package import package
 from speedtrain.training.kept_weights import kept_weights
 
@@ -317,6 +320,10 @@ def test_a_run_that_starts_from_another(tmp_path: Path, capsys: pytest.CaptureFi
     )
     assert start["sha256"] in (tmp_path / "second" / "report.html").read_text()
 
+    assert start["seen_test_images"] == 0  # the same images are held out
+    assert start["file_sha256"] == hashlib.sha256((tmp_path / "first/weights.safetensors").read_bytes()).hexdigest()
+    assert start["file_sha256"] in (tmp_path / "second" / "model_card.md").read_text()
+
     third = replay(tmp_path / "second", tmp_path / "third")
     assert third["identical_weights"]
     started_from = tmp_path / "first" / "weights.safetensors"
@@ -344,3 +351,31 @@ def test_a_run_that_starts_from_another(tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_is_no_logger_is_refused_before_the_clock(logger: Any, tmp_path: Path) -> None:
     assert "tensorboard" in error_of(train, 60, "digits", settings=SMALL, logger=logger, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_test_images_that_the_weights_have_seen_are_told(tmp_path: Path) -> None:
+    """More images arrive, and others are held out: some of those that the first run was trained on."""
+    images, labels = some_images(60, 32, 32, 3), np.arange(60) % 3
+    first, then = load_data((images[:30], labels[:30])), load_data((images, labels))
+    runs = [tmp_path / name for name in ("first", "second")]
+    for run in runs:
+        run.mkdir()
+        save_model(run / "weights.safetensors")
+    one, other = (find_trained_run(run) for run in runs)
+    assert one is not None
+    assert other is not None
+    assert count_seen_images(one, then.test) is None
+    assert "not known" in notes_on_seen_images(one, None, 12)[0]
+
+    write_seen_images(runs[0], first.train, None)
+    known = {image.tobytes() for image in first.train.images}
+    expected = sum(image.tobytes() in known for image in then.test.images)
+    assert expected > 0
+    assert count_seen_images(one, then.test) == expected
+    told = notes_on_seen_images(one, expected, 12)[0]
+    assert f"{expected} of 12 test images were training images of {runs[0]}" in told
+    assert count_seen_images(one, first.test) == 0
+    assert notes_on_seen_images(one, 0, 6) == []
+
+    write_seen_images(runs[1], load_data((images[30:], labels[30:])).train, one)  # and those of the run before it
+    assert count_seen_images(other, first.train) == len(first.train.labels)
