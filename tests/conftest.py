@@ -38,6 +38,7 @@ BESIDE_THEM = (
     "speedtrain/judge/test_competition",
     "speedtrain/judge/test_copies",
     "speedtrain/judge/test_judging",
+    "speedtrain/judge/test_launcher",
     "speedtrain/run/test_members_run",
     "speedtrain/submission/",
 )

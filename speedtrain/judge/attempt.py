@@ -116,10 +116,10 @@ class _Attempt:
     def _train(self, scratch: Path) -> tuple[confine.Outcome, Sequence[Copy]]:
         """Runs training.py, which saves `weights` in the scratch folder; copies them meanwhile, if asked for."""
         images, settings = self._task.train, self._settings
-        sandbox.prepare(scratch)
         arguments: list[str | Path] = ["--data", images, "--net_sav", scratch / "weights"]
         arguments += ["--budget", f"{settings.budget:g}"]
         step = Step(self._source, "training.py", arguments, [images], scratch, self._task.seed)
+        sandbox.prepare(step)
         limits, score = settings.limits(settings.budget, self._task.place), settings.score
         if not score.over_time:
             return confine.run(step, limits, settings.sandbox, self._log), []
@@ -163,10 +163,10 @@ class _Attempt:
         images.chmod(0o644)
         scratch = self._work / "testing"
         outputs.clear(scratch)
-        sandbox.prepare(scratch)
         arguments: list[str | Path] = ["--data", images, "--net_sav", weights]
         arguments += ["--predictions", scratch / "predictions.npy"]
         step = Step(self._source, "test.py", arguments, [images, weights], scratch, self._task.seed)
+        sandbox.prepare(step)
         # the script has seen the test images and may print them, so its log is not published
         tested = confine.run(step, settings.limits(settings.test_budget, self._task.place), settings.sandbox, log)
         if tested.limit:

@@ -9,19 +9,21 @@ and no home.
 import importlib.util
 import os
 import resource
+import secrets
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from speedtrain.errors import UserError
 from speedtrain.judge.settings import Kind, Limits, gpu_devices
-from timing.command import EVENTS_VARIABLE
 
 NOBODY = 65534
-"""The user that submissions run as where the judge is root: the kernel does not limit the processes of root."""
+STRANGERS = range(1 << 17, 1 << 18)
+"""Numbers of users that submissions run as where the judge is root: another one for every step, so that nothing that
+the kernel keeps per user passes from one to the next. The kernel does not limit the processes of root itself."""
 
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "lightning")
 """What every submission may import."""
@@ -29,17 +31,8 @@ PACKAGES = ("torch", "torchvision", "numpy", "timm", "lightning")
 MOST_OPEN_FILES = 4096
 """Of each process."""
 
-LAUNCHER = f"""
-import os, sys
-open(sys.argv[1]).close()
-events = int(os.environ.pop("{EVENTS_VARIABLE}"))
-os.write(events, b'{{"started": true}}\\n')
-os.close(events)
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
-"""The first program inside the sandbox. Where it runs, Python works; it checks that the script can be read, reports
-that to the judge, and becomes the script. It closes the pipe of events first, so that the script cannot send an event.
-"""
+LAUNCHER = Path(__file__).with_name("launcher.py").read_text(encoding="utf-8")
+"""The first program inside the sandbox, as text: the sandbox does not show this folder."""
 
 
 def _has_ipv6() -> bool:
@@ -53,8 +46,8 @@ def _has_ipv6() -> bool:
 HOST = "sandbox"
 """Its own name: programs that look it up, as for a loopback connection, do not reach for the network."""
 ETC = {
-    "passwd": "nobody:x:65534:65534:nobody:/scratch/home:/bin/false\n",
-    "group": "nogroup:x:65534:\n",
+    "passwd": "nobody:x:USER:USER:nobody:/scratch/home:/bin/false\n",
+    "group": "nogroup:x:USER:\n",
     "hosts": f"127.0.0.1 localhost {HOST}\n" + (f"::1 localhost {HOST}\n" if _has_ipv6() else ""),
     # an address that nobody has: looking up a name then leaves a trace in the counters of the network
     "resolv.conf": "nameserver 192.0.2.1\noptions timeout:1 attempts:1\n",
@@ -75,6 +68,7 @@ class Step:
         inputs: files that the script may read.
         scratch: folder that the script may write to, new for every step.
         seed: value of the environment variable SEED.
+        user: number of the user that it runs as where the judge is root. Default: one that no step had.
     """
 
     source: Path
@@ -83,6 +77,7 @@ class Step:
     inputs: Sequence[Path]
     scratch: Path
     seed: int
+    user: int = field(default_factory=lambda: _stranger())
 
     def __post_init__(self) -> None:
         relative = [path for path in (self.source, self.scratch, *self.inputs) if not path.is_absolute()]
@@ -90,12 +85,21 @@ class Step:
             raise ValueError(f"{relative[0]} must be an absolute path")
 
 
-def prepare(scratch: Path) -> None:
+def _stranger() -> int:
+    """A user that nobody is; *nobody* where this process may not become another."""
+    try:
+        first, _, count = map(int, Path("/proc/self/uid_map").read_text().split("\n")[0].split())
+    except (OSError, ValueError):
+        return NOBODY
+    return secrets.choice(STRANGERS) if first + count >= STRANGERS.stop else NOBODY
+
+
+def prepare(step: Step) -> None:
     """Makes the scratch folder of a step, owned by the user that the step will run as."""
-    for folder in (scratch, *(scratch / name for name in ("tmp", "shm", "home"))):
+    for folder in (step.scratch, *(step.scratch / name for name in ("tmp", "shm", "home"))):
         folder.mkdir(mode=0o700)
         if os.geteuid() == 0:
-            os.chown(folder, NOBODY, NOBODY)
+            os.chown(folder, step.user, step.user)
 
 
 def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
@@ -137,7 +141,7 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
         wrap += ["--dev-bind", str(device), str(device)]
     wrap += ["--dir", "/etc", "--dir", "/inputs"]
     etc = step.scratch.with_name("etc")
-    _write_etc(etc)
+    _write_etc(etc, step.user if as_root else os.geteuid())
     for name in ETC:
         wrap += ["--ro-bind", str(etc / name), f"/etc/{name}"]
     for name in SYSTEM_ETC:
@@ -148,7 +152,7 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
     wrap += ["--bind", str(step.scratch), "/scratch"]
     wrap += ["--bind", str(step.scratch / "shm"), "/dev/shm", "--remount-ro", "/dev", "--remount-ro", "/"]
     wrap += ["--chdir", "/scratch", "--"]
-    wrap += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if as_root else []
+    wrap += ["setpriv", f"--reuid={step.user}", f"--regid={step.user}", "--clear-groups"] if as_root else []
     return [*bound, *wrap, *limited, f"/submission/{step.script}", *arguments]
 
 
@@ -220,8 +224,8 @@ def find_tool(name: str) -> str:
     return os.path.abspath(found)
 
 
-def _write_etc(folder: Path) -> None:
+def _write_etc(folder: Path, user: int) -> None:
     folder.mkdir(exist_ok=True)
     for name, content in ETC.items():
-        (folder / name).write_text(content)
+        (folder / name).write_text(content.replace("USER", str(user)))
         (folder / name).chmod(0o644)

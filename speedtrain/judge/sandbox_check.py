@@ -81,7 +81,7 @@ def _problem(kind: Kind, limits: Limits, program: str = "import json, math, zlib
         step.source.chmod(0o755)
         (step.source / "check.py").write_text(program)
         (step.source / "check.py").chmod(0o644)
-        prepare(step.scratch)
+        prepare(step)
         try:
             outcome = confine.run(step, limits, kind, folder / "log.txt")
         except confine.NotStarted as error:
