@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,27 +11,46 @@ import numpy as np
 
 from speedtrain.data.photograph import IMAGE_SUFFIXES, is_image_file
 from speedtrain.data.photographs import Reading, labelled_photographs
-from speedtrain.data.source import Source, data_error, in_one_spelling, natural_order, unreadable
+from speedtrain.data.source import (
+    NOT_FROM_THE_WEB,
+    Source,
+    data_error,
+    in_one_spelling,
+    is_address,
+    natural_order,
+    unreadable,
+)
 from speedtrain.data.splits import TEST_SPLITS, TRAIN
 
 LITTER = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin", "system volume information")
 """What systems leave in folders, in small letters."""
 
+TO_TRAIN_ON = "give an .npz, a folder, cifar10 or digits"
+TO_PREDICT = "give an image file, a folder of images or an .npz"
+LABELLED = "give an .npz with labels, or a folder with a sub-folder per class"
+"""What to do where there are no images: to train on, to predict, to score."""
 
-def is_folder(path: Path) -> bool:
+
+def is_folder(path: Path, give: str) -> bool:
     """Whether `path` is a folder, not a file.
+
+    Args:
+        path: where images should be.
+        give: what to do where it is neither, for the error.
 
     Raises:
         UserError: it is neither, or cannot be reached.
     """
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise data_error(path, "no such file or folder: give an .npz, a folder, cifar10 or digits") from None
     except (OSError, ValueError) as error:
+        if is_address(path):
+            raise data_error(path, NOT_FROM_THE_WEB) from None
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise data_error(path, f"no such file or folder: {give}") from None
         raise unreadable(path, error) from error
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-        raise data_error(path, "neither a file nor a folder: give an .npz or a folder of class folders")
+        raise data_error(path, f"neither a file nor a folder: {give}")
     return stat.S_ISDIR(mode)
 
 
@@ -130,18 +150,16 @@ def refuse_splits(folder: Path) -> None:
 
 
 def files_to_predict(folder: Path) -> list[Path]:
-    """The image files of a folder, those of class folders too, in the order of their names.
+    """The image files of a folder and of all folders below it, in the order of `listing`, its own files first.
 
     Raises:
         UserError: none is there, or the folder has splits.
     """
     refuse_splits(folder)
-    class_folders, files = listing(folder)
-    if class_folders:
-        return labelled_files(folder).paths
-    if paths := image_files(files):
+    folders, files = listing(folder)
+    if paths := image_files([*files, *chain.from_iterable(map(_below, folders))]):
         return paths
-    raise data_error(folder, f"no images in this folder (looked for {' '.join(IMAGE_SUFFIXES)})")
+    raise data_error(folder, f"no images in this folder, nor below it (looked for {' '.join(IMAGE_SUFFIXES)})")
 
 
 def read_folder(folder: Path, name: str, reading: Reading) -> Source:

@@ -90,6 +90,22 @@ def _item(dataset: Any, place: int, name: str) -> tuple[Image.Image, int | str]:
         raise data_error(name, f"{what}: give the number of one class, from 0, or its name") from None
 
 
+def refuse_undecoded(image: Any, which: str, name: str) -> None:
+    """Refuses an image file that is given by its content.
+
+    Args:
+        which, name: as for `as_image`.
+
+    Raises:
+        UserError: it is bytes or an open file.
+    """
+    kind = type(image).__name__
+    if isinstance(image, bytes | bytearray | memoryview):
+        raise data_error(name, f"{which} is {kind}: give the path of a file, or PIL's Image.open(io.BytesIO(…))")
+    if hasattr(image, "read"):
+        raise data_error(name, f"{which} is an open file ({kind}): give its path, or PIL's Image.open of it")
+
+
 def as_image(image: Any, which: str, name: str) -> Image.Image:
     """A PIL image, or uint8 [H, W], [H, W, 1] or [H, W, 3], as a PIL image.
 
@@ -101,6 +117,7 @@ def as_image(image: Any, which: str, name: str) -> Image.Image:
     """
     if isinstance(image, Image.Image):
         return image
+    refuse_undecoded(image, which, name)
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3))):
         what = f"{which} is {pixels.dtype} of shape {pixels.shape}"

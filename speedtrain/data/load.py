@@ -21,10 +21,21 @@ from speedtrain.config import AUTO, CIFAR10, DATA_SETS, IN_MEMORY, TORCHVISION
 from speedtrain.data.annotators import DEFAULT, WAYS, labels_for_training, measure_agreement
 from speedtrain.data.arrays import check_arrays, read_arrays, standard_images
 from speedtrain.data.builtin import read_builtin
-from speedtrain.data.folder import files_to_predict, find_splits, is_folder, listing, read_folder, refuse_splits
+from speedtrain.data.folder import (
+    LABELLED,
+    TO_PREDICT,
+    TO_TRAIN_ON,
+    files_to_predict,
+    find_splits,
+    image_files,
+    is_folder,
+    listing,
+    read_folder,
+    refuse_splits,
+)
 from speedtrain.data.indexable import is_indexable, read_indexable
 from speedtrain.data.likeness import notes_on_near_copies
-from speedtrain.data.npz import read_npz, sources_from_npz
+from speedtrain.data.npz import NO_IMAGES, is_npz, read_npz, sources_from_npz
 from speedtrain.data.photograph import FITS, SIDE, Fit, is_image_file
 from speedtrain.data.photographs import Progress, Reading, read_photographs, unreadable_images
 from speedtrain.data.source import Arrays, Data, data_error, uneven
@@ -216,7 +227,8 @@ def load_images(
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
     """Reads images to predict: an .npz, a folder of class folders, a folder of images, or one image file.
 
-    Images of a folder are ordered by the name of their class folder, if any, then by their own.
+    Images of a folder are ordered by the name of their class folder, if any, then by their own. A folder that holds
+    images beside its sub-folders has no labels.
 
     Args:
         path: where they are.
@@ -231,7 +243,7 @@ def load_images(
     """
     read = read_images(Path(path), need_labels=need_labels, side=side, fit=fit, pixel_max=pixel_max)
     if read.problems:
-        folder = Path(path) if is_folder(Path(path)) else Path(path).parent
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
         raise unreadable_images(
             {folder / file: why for file, why in read.problems.items()}, "mend or remove what is damaged"
         )
@@ -252,15 +264,18 @@ def read_images(
         UserError: as for `load_images`, or not one image file can be read.
     """
     reading = _reading(side, fit, True, None, pixel_max)
-    folder = path
-    if is_folder(path):
-        if listing(path)[0]:
+    folder, give = path, LABELLED if need_labels else TO_PREDICT
+    if is_folder(path, give):
+        class_folders, files = listing(path)
+        if class_folders and (need_labels or not image_files(files)):
             refuse_splits(path)
             source = read_folder(path, path.name, reading)
             return ImagesToPredict(source.images, source.labels, source.classes, source.files, source.problems)
         paths = files_to_predict(path)
     elif is_image_file(path):
         folder, paths = path.parent, [path]
+    elif not is_npz(path):
+        raise data_error(path, f"{NO_IMAGES}: {give}")
     else:
         arrays = read_npz(path, required=("images", "labels") if need_labels else ("images",))
         if "labels" not in arrays:
@@ -268,7 +283,7 @@ def read_images(
         source = check_arrays(path.name, str(path), reading, **arrays)
         return ImagesToPredict(source.images, source.labels, source.classes)
     if need_labels:
-        raise data_error(path, "no labels: give an .npz with labels, or a folder with a sub-folder per class")
+        raise data_error(path, f"no labels: {LABELLED}")
     read = read_photographs(paths, reading)
     if not len(read.images):
         raise unreadable_images(read.problems, "mend or remove what is damaged")
@@ -307,10 +322,15 @@ def _open_named(
         return read_torchvision(str(data), data_root, reading, choice)
     path = Path(data)
     name = os.path.basename(os.path.abspath(path))  # of "." too
-    if not is_folder(path):
+    if not is_folder(path, TO_TRAIN_ON):
         if path.suffix.lower() in SUFFIXES:
             return read_table(path, name, reading, choice, columns)
-        return sources_from_npz(path, name, reading, choice)
+        if is_npz(path):
+            return sources_from_npz(path, name, reading, choice)
+        if is_image_file(path):
+            what = "a single image file cannot be trained on, nor tested on"
+            raise data_error(path, f"{what}: give a folder with a sub-folder per class")
+        raise data_error(path, f"neither an .npz nor a table ({' or '.join(SUFFIXES)}): {TO_TRAIN_ON}")
     folders = find_splits(path) or {TRAIN: path}
     there = {split: f"{folder.name}/" for split, folder in folders.items()}
     return read_chosen(

@@ -14,12 +14,29 @@ from speedtrain.data.source import Source, data_error, unreadable
 from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen
 from speedtrain.errors import UserError
 
+NO_IMAGES = "neither an image that can be read, nor an .npz"
+"""What is wrong with another file where images of either kind are wanted."""
 OURS = {TRAIN: ("images", "labels")}
 LAYOUTS = (
     ("{}_images", "{}_labels"),  # MedMNIST's
     ("x_{}", "y_{}"),  # Keras'
 )
 """Keys of a split's images and labels."""
+
+
+def is_npz(path: Path) -> bool:
+    """Whether a file is taken for an .npz, be it damaged: by its suffix, or else by its first bytes.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if path.suffix.lower() == ".npz":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def read_npz(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray]:

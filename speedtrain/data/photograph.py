@@ -92,15 +92,15 @@ def natural_side(sizes: Sequence[tuple[int, int]]) -> int:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height of an image file after its orientation, by its header.
+    """Width and height of the image in the file, by its header: not turned upright, since Pillow decodes the whole of a
+    PNG to look for its orientation.
 
     Raises:
         Exception: as for `read_photograph`.
     """
     with _opened(path) as image:
-        # Pillow turns a TIFF by itself, and counts its size as turned
-        turned = image.format != "TIFF" and _orientation(image) >= 5
-        return (image.height, image.width) if turned else image.size
+        _check_size(image)
+        return image.size
 
 
 def read_photograph(path: Path, side: int = SIDE, how: Fit = "crop") -> tuple[np.ndarray, tuple[int, int]]:
@@ -116,10 +116,8 @@ def read_photograph(path: Path, side: int = SIDE, how: Fit = "crop") -> tuple[np
             formats.
     """
     with _opened(path) as image:
-        size = image.size
-        if size[0] * size[1] > LARGEST:
-            raise ValueError(f"{size[0]}×{size[1]} pixels, more than {LARGEST / 1e6:.0f} million")
-        factor = 1
+        _check_size(image)
+        size, factor = image.size, 1
         if image.format in ("JPEG", "MPO"):
             scale = min(size) / (GAP * side)
             if drafted := image.draft(None, (int(size[0] / scale), int(size[1] / scale))):
@@ -141,8 +139,9 @@ def read_image(image: Image.Image, side: int = SIDE, how: Fit = "crop") -> tuple
     """An image in memory, as `read_photograph` reads a file; the image itself is not changed.
 
     Raises:
-        Exception: as for `read_photograph`, where Pillow has not read the file yet.
+        Exception: it is too large; or as for `read_photograph`, where Pillow has not read the file yet.
     """
+    _check_size(image)
     image = image.copy()
     turn = _TURNS.get(_orientation(image))
     pixels = _flat(image)
@@ -235,8 +234,13 @@ def _opened(path: Path) -> Image.Image:
         raise
 
 
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > LARGEST:
+        raise ValueError(f"{image.width}×{image.height} pixels, more than {LARGEST / 1e6:.0f} million")
+
+
 def _orientation(image: Image.Image) -> int:
-    """EXIF's, 1 to 8; 1 where the image has none, or damaged EXIF data."""
+    """EXIF's, 1 to 8; 1 where the image has none, or damaged EXIF data. Of a PNG it decodes the pixels."""
     with suppress(struct.error, KeyError, SyntaxError, TypeError, ValueError, EOFError, OSError):
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
         return value if value in _TURNS else 1

@@ -1,6 +1,7 @@
 """Labelled images: as read from one source, and as a run uses them."""
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -179,6 +180,14 @@ def natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
 def data_error(where: object, what: str) -> UserError:
     """An error of one line, whatever line breaks a file's name or a library's message may hold."""
     return UserError(" ".join(f"{where}: {what}".split()))
+
+
+NOT_FROM_THE_WEB = "addresses of the web are not read: download the file first"
+
+
+def is_address(path: Path) -> bool:
+    """Whether a path leads nowhere and was meant as `https://…`; a `Path` has one slash of the two left."""
+    return not os.path.exists(path) and any(len(part) > 2 and part.endswith(":") for part in path.parts[:-1])
 
 
 def unreadable(path: Path, error: Exception) -> UserError:

@@ -4,6 +4,7 @@ A path, several paths, a folder, an `.npz`, PIL images, arrays, a column of a da
 but one part, so that any number of images takes the same memory.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +18,12 @@ from PIL import Image
 
 from speedtrain.config import IN_MEMORY
 from speedtrain.data.arrays import standard_images
-from speedtrain.data.folder import files_to_predict, is_folder
-from speedtrain.data.indexable import as_image
-from speedtrain.data.npz import read_npz
+from speedtrain.data.folder import TO_PREDICT, files_to_predict, is_folder
+from speedtrain.data.indexable import as_image, refuse_undecoded
+from speedtrain.data.npz import NO_IMAGES, is_npz, read_npz
 from speedtrain.data.photograph import is_image_file, large_images_allowed, read_image
 from speedtrain.data.photographs import Reading, read_photographs
-from speedtrain.data.source import data_error
+from speedtrain.data.source import NOT_FROM_THE_WEB, data_error, is_address
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 
@@ -30,6 +31,8 @@ PART = 1024
 """Images of a part."""
 FEW = 4
 """PIL images and arrays, for each core, that are held before they are brought to their side."""
+GAPS = ("NAType", "NaTType")
+"""Types of what stands in a column of pandas where there is nothing, beside None and NaN."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Part:
     Attributes:
         images: uint8 [n, side, side, 3], those that could be read.
         readable: bool [m], of all: whether it could be read.
-        names: of all; None for an image that comes from no file.
-        problems: place among all of this part → why it cannot be read.
+        names: of all; None for an image that comes from no file, and for a gap.
+        problems: place among all of this part → why it cannot be read, in order.
     """
 
     images: np.ndarray
@@ -68,30 +71,33 @@ def open_images(images: Any, reading: Reading) -> ImageStream:
     """Images in whatever form they come.
 
     Args:
-        images: the path of an image file, of a folder (of images, or of class folders) or of an `.npz`; a PIL image;
+        images: the path of an image file, of a folder (all images in it and below it) or of an `.npz`; a PIL image;
             an array: uint8, wider integers or floats, [H, W] or [H, W, C] for one image and [N, H, W] or [N, H, W, C]
             for several, with 1 or 3 channels C, where [a, b, 1] and [a, b, 3] are one image; or anything that gives
             paths of files, PIL images and uint8 arrays, one after another.
-            [1, H, W] and [3, H, W] are refused, since they may be meant either way.
+            [1, H, W] and [3, H, W] are refused, since they may be meant either way, and so are [H, W, 2] and [H, W, 4].
         reading: side, fit, and white in wide integers.
 
     Raises:
         UserError: there are no images, or it is none of these. Also while the parts are read, for an item that is no
-            image. A file that cannot be read is one of the part's problems.
+            image. A file that cannot be read is one of the part's problems, and so is a gap: None, NaN, NA or no text.
     """
     if isinstance(images, str | Path):
         return _named(Path(images), reading)
     if isinstance(images, Image.Image):
         return ImageStream(_parts([images], reading), 1, single=True)
+    refuse_undecoded(images, "this", IN_MEMORY)
     try:
         array = np.asarray(images) if hasattr(images, "__array__") else None
     except (TypeError, RuntimeError) as error:  # tensors on another device, or with gradients
         raise data_error(IN_MEMORY, f"this is not an array ({error}): give images.detach().cpu()") from error
     if array is not None and array.ndim > 1 and hasattr(images, "columns"):
         raise data_error(IN_MEMORY, "a whole table given: give its column of paths, as in table['image']")
-    if array is not None and array.dtype.kind not in "OUT":
-        return _array(array, IN_MEMORY, reading)
-    if not isinstance(images, Iterable):
+    if array is not None and array.ndim:
+        one_by_one = "OUT" if array.ndim > 1 else "OUTfM"  # a column of gaps alone is one of floats, or of dates
+        if array.dtype.kind not in one_by_one:
+            return _array(array, IN_MEMORY, reading)
+    if not isinstance(images, Iterable) or (array is not None and not array.ndim):
         what = "a path, a PIL image, an array, or several of them"
         raise UserError(f"images is a {type(images).__name__}: give {what}")
     total = len(images) if isinstance(images, Sized) else None
@@ -100,19 +106,27 @@ def open_images(images: Any, reading: Reading) -> ImageStream:
 
 def _named(path: Path, reading: Reading) -> ImageStream:
     """The image, or the images, at a path."""
-    if is_folder(path):
+    if is_folder(path, TO_PREDICT):
         paths = files_to_predict(path)
         return ImageStream(_parts(paths, reading, path), len(paths))
     if is_image_file(path):
         return ImageStream(_parts([path], reading, path.parent), 1, single=True)
+    if not is_npz(path):
+        raise data_error(path, f"{NO_IMAGES}: {TO_PREDICT}")
     return _array(read_npz(path, required=("images",))["images"], str(path), reading, several=True)
 
 
 def _array(images: np.ndarray, where: str, reading: Reading, several: bool = False) -> ImageStream:
     """An array of one image or several."""
+    what = f"an array of shape {images.shape}"
     single = not several and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3)))
+    if not several and images.ndim == 3 and images.shape[2] in (2, 4):
+        hint = "give PIL's Image.fromarray(image), which is laid on white, or lay it on white and convert('RGB')"
+        forms = "taken are [H, W], [H, W, 1] and [H, W, 3], and [N, H, W, 1] for grey ones"
+        raise data_error(
+            where, f"{what} may be one image with transparency, or {len(images)} grey ones: {hint}; {forms}"
+        )
     if not single and images.ndim == 3 and images.shape[0] in (1, 3) and not several:
-        what = f"an array of shape {images.shape}"
         hint = "give [H, W, C] for one image (images.transpose(1, 2, 0)), or [N, H, W, 1] for grey ones"
         raise data_error(where, f"{what} may be one image with its channels first, or {len(images)} grey ones: {hint}")
     if single:
@@ -138,9 +152,12 @@ def _parts(items: Iterable[Any], reading: Reading, folder: Path | None = None) -
             files: dict[int, Path] = {}
             rows: dict[int, np.ndarray] = {}
             waiting: dict[int, Any] = {}
+            problems: dict[int, str] = {}
             count = 0
             for count, item in enumerate(islice(iterator, PART), 1):
-                if isinstance(item, str | Path):
+                if _is_gap(item):
+                    problems[count - 1] = "no file is named"
+                elif isinstance(item, str | Path):
                     files[count - 1] = Path(item)
                 else:  # a few at a time: photographs are large, and may hold their files open
                     waiting[count - 1] = item
@@ -150,13 +167,21 @@ def _parts(items: Iterable[Any], reading: Reading, folder: Path | None = None) -
             if not count:
                 return
             rows |= _reduced(waiting, first, reading, pool)
-            problems = _read_files(files, rows, reading)
+            problems = dict(sorted((problems | _read_files(files, rows, reading)).items()))
             readable = np.array([place not in problems for place in range(count)])
             empty = np.empty((0, reading.side or 0, reading.side or 0, 3), np.uint8)
             images = np.stack([rows[place] for place in sorted(rows)]) if rows else empty
             names = [_name(files[place], folder) if place in files else None for place in range(count)]
             yield Part(images, readable, names, problems)
             first += count
+
+
+def _is_gap(item: Any) -> bool:
+    """Whether it is what stands in a column where there is nothing."""
+    if isinstance(item, str):
+        return not item.strip()
+    nan = isinstance(item, float | np.floating) and math.isnan(item)
+    return item is None or nan or type(item).__name__ in GAPS
 
 
 def _reduced(items: Mapping[int, Any], first: int, reading: Reading, pool: ThreadPoolExecutor) -> dict[int, np.ndarray]:
@@ -186,7 +211,11 @@ def _read_files(files: Mapping[int, Path], rows: dict[int, np.ndarray], reading:
     for place, good in zip(files, read.readable, strict=True):
         if good:
             rows[place] = next(images)
-    return {place: read.problems[path] for place, path in files.items() if path in read.problems}
+    return {
+        place: NOT_FROM_THE_WEB if is_address(path) else read.problems[path]
+        for place, path in files.items()
+        if path in read.problems
+    }
 
 
 def _name(path: Path, folder: Path | None) -> str:

@@ -67,10 +67,11 @@ class TrainedModel:
 
     def read(self, images: Any) -> np.ndarray:
         """Images → uint8 [N, side, side, 3], as training saw them; arguments and errors as for `preprocess`."""
-        parts = [np.empty((0, self.side, self.side, 3), np.uint8)]
+        parts, done = [np.empty((0, self.side, self.side, 3), np.uint8)], 0
         for part in open_images(images, self._reading).parts:
-            _refuse_problems(part)
+            _refuse_problems(part, done)
             parts.append(part.images)
+            done += len(part.names)
         return np.concatenate(parts)
 
     def predict(
@@ -88,16 +89,17 @@ class TrainedModel:
 
         Args:
             images: one image: the path of a file, a PIL image, or an array uint8 [H, W, C] or [H, W]. Or several: the
-                path of a folder or an `.npz`, an array [N, H, W, C] or [N, H, W], or anything that gives single images
-                one after another, such as a list, a column of a data frame or a generator. C is 1 or 3.
+                path of a folder (all images in it and below it) or an `.npz`, an array [N, H, W, C] or [N, H, W], or
+                anything that gives single images one after another, such as a list, a column of a data frame or a
+                generator. C is 1 or 3.
             augmented: by the average over several views of each image, if the run was scored so. Default: True.
             exact: in full precision only. Default: False: in the fastest precision of this device, where it agrees with
                 full precision on a sample; see `speedtrain.model.inference`.
             progress: is called with the number of images predicted and their total, where that is known. Default: none.
 
         Returns:
-            A `Prediction` of one image, `Predictions` of several. Files among several that cannot be read are marked
-            there, and have no prediction.
+            A `Prediction` of one image, `Predictions` of several. Files among several that cannot be read, and gaps
+            (None, NaN, NA), are marked there, and have no prediction.
 
         Raises:
             UserError: `images` is none of these, or it is one file that cannot be read.
@@ -158,6 +160,7 @@ def _slices(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield images[first : first + size]
 
 
-def _refuse_problems(part: Part) -> None:
+def _refuse_problems(part: Part, done: int = 0) -> None:
+    """Refuses a part with images that could not be read. `done` images came before it."""
     for place, why in part.problems.items():
-        raise data_error(part.names[place], f"cannot be read as an image ({why})")
+        raise data_error(part.names[place] or f"image {done + place}", f"cannot be read as an image ({why})")

@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,45 @@ def test_paths_out_of_reach(tmp_path: Path, load: Callable[..., object]) -> None
     assert "cannot be read" in error_of(load, "nul\0byte")
     assert "neither a file nor a folder" in error_of(load, pipe)
     assert "no such file" in error_of(load, tmp_path / "two\nlines.npz")
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (load_images, "give an image file, a folder of images or an .npz"),
+        (partial(load_images, need_labels=True), "give an .npz with labels, or a folder with a sub-folder per class"),
+        (load_data, "give an .npz, a folder, cifar10 or digits"),
+    ],
+)
+def test_what_to_give_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[..., object], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert error_of(load, "absent") == f"absent: no such file or folder: {said}"
+    os.mkfifo("pipe")
+    assert error_of(load, "pipe") == f"pipe: neither a file nor a folder: {said}"
+    for text in ("photographs", ""):
+        Path("notes.txt").write_text(text)
+        error = error_of(load, "notes.txt")
+        assert error.startswith("notes.txt: neither an ")
+        assert error.endswith(said)
+    for address in ("https://example.org/cat.jpg", f"s3://bucket/{'long' * 99}"):
+        assert error_of(load, address).endswith("addresses of the web are not read: download the file first")
+
+
+def test_an_npz_without_its_suffix_is_one(tmp_path: Path) -> None:
+    path = save_npz(tmp_path / "a.npz", images=GOOD, labels=LABELS).rename(tmp_path / "a.data")
+    np.testing.assert_array_equal(load_images(path)[0], GOOD)
+    assert load_data(path).train.name == "a.data"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "not an .npz, or a truncated one" in error_of(load_data, path)
+
+
+def test_a_single_image_is_not_trained_on(tmp_path: Path) -> None:
+    Image.fromarray(GOOD[0]).save(tmp_path / "photo.jpg")
+    said = "a single image file cannot be trained on, nor tested on: give a folder with a sub-folder per class"
+    assert said in error_of(load_data, tmp_path / "photo.jpg")
+    assert said in error_of(load_data, (GOOD, LABELS), tmp_path / "photo.jpg")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from labelled_images import error_of, save_folder, some_images
+from PIL import Image
 
 from speedtrain.cli import main
 from speedtrain.data import load_data, load_images
@@ -46,6 +47,18 @@ def test_images_in_sub_folders_belong_to_the_class(tmp_path: Path) -> None:
     assert names[6] == "a/2023/summer/0000.png"
     data = load_data(tmp_path)
     assert any("3 images in sub-folders of class folders belong to the class" in note for note in data.notes)
+
+
+def test_images_beside_class_folders_have_no_labels(tmp_path: Path) -> None:
+    save_folder(tmp_path, {"10": some_images(1), "2": some_images(2, seed=1), "2/deeper": some_images(1, seed=2)})
+    assert load_images(tmp_path, need_labels=True)[2] == ("2", "10")
+    Image.fromarray(some_images(1, seed=3)[0]).save(tmp_path / "x.png")
+    found = read_images(tmp_path)
+    assert found.files == ("x.png", "2/0000.png", "2/0001.png", "2/deeper/0000.png", "10/0000.png")
+    assert (found.labels, found.classes) == (None, None)
+    np.testing.assert_array_equal(found.images[0], some_images(1, seed=3)[0])
+    for refused in (error_of(load_images, tmp_path, need_labels=True), error_of(load_data, tmp_path)):
+        assert "x.png: an image beside the class folders belongs to no class" in refused
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ BAD = {
     "no pair": ([1, 2], "item 0 is a int: give pairs (image, label)"),
     "channels first": (pairs(lambda image: torch.from_numpy(image).permute(2, 0, 1)), "without a transform to tensors"),
     "floats": (pairs(lambda image: image / 255), "image 0 is float64"),
+    "bytes": ([(b"JPEG", 0)], "image 0 is bytes: give the path of a file"),
     "no pixels": (pairs(lambda image: image[:0]), "image 0 has no pixels"),
     "a label that is none": (pairs(label=lambda number: [number]), "label 0 is a list"),
     "names and numbers": ([*pairs(), (IMAGES[0], "a")], "'a' for one, others are numbers"),

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from labelled_images import error_of, save_folder, some_images
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from speedtrain.data import load_data, load_images, photographs
-from speedtrain.data.photograph import FITS, Fit, natural_side
+from speedtrain.data.photograph import FITS, Fit, large_images_allowed, natural_side, read_image, size_of
 
 RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128, 128)
 QUARTERS = Image.new("RGB", (60, 40))
@@ -53,6 +54,32 @@ def test_orientation_is_obeyed(tmp_path: Path, orientation: int, suffix: str, sh
         assert difference.mean() < 1
 
 
+def test_orientation_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    QUARTERS.save(tmp_path / "before.png", exif=exif)
+    QUARTERS.save(tmp_path / "behind.png")
+    content = (tmp_path / "behind.png").read_bytes()
+    (tmp_path / "behind.png").write_bytes(content[:-12] + chunk(b"eXIf", exif.tobytes()[6:]) + content[-12:])
+    np.testing.assert_array_equal(read(tmp_path / "behind.png"), read(tmp_path / "before.png"))
+    assert abs(read(tmp_path / "behind.png")[2, 2].astype(int) - BLUE).max() == 0
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file may hold pixels beyond all memory."""
+    decoded = []
+    monkeypatch.setattr(PngImageFile, "load", lambda image: decoded.append(image.size))
+    Image.new("1", (17000, 16000)).save(tmp_path / "bomb.png")
+    Image.new("1", (300, 200)).save(tmp_path / "small.png")
+    assert size_of(tmp_path / "small.png") == (300, 200)
+    assert "17000×16000 pixels, more than 268 million" in error_of(load_images, tmp_path / "bomb.png")
+    with large_images_allowed():
+        image = Image.open(tmp_path / "bomb.png")
+    with image, pytest.raises(ValueError, match="more than 268 million"):
+        read_image(image)
+    assert not decoded
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 @pytest.mark.parametrize("size", [32, 2100])
 def test_transparency_lies_on_white(tmp_path: Path, mode: str, size: int) -> None:
@@ -70,12 +97,13 @@ def test_transparency_lies_on_white(tmp_path: Path, mode: str, size: int) -> Non
     assert np.all(found[18:] == 255)
 
 
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
 def png(path: Path, depth: int, colour: int, row: bytes, transparent: bytes) -> None:
     """A PNG of 32 equal rows, with a transparent colour."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     header = struct.pack(">IIBBBBB", 32, 32, depth, colour, 0, 0, 0)
     pixels = zlib.compress((b"\0" + row) * 32)
     parts = chunk(b"IHDR", header) + chunk(b"tRNS", transparent) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

@@ -1,5 +1,6 @@
 """The trained model in a person's hands: every form of images, as training saw them, and what cannot be read."""
 
+import io
 import tracemalloc
 import weakref
 from collections.abc import Iterator
@@ -135,6 +136,36 @@ def test_unreadable_files_are_marked_in_their_place(model: TrainedModel, photogr
     assert "0002.png: cannot be read as an image" in error_of(model.preprocess, photographs)
 
 
+@pytest.mark.parametrize("gap", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, ""], ids=repr)
+def test_gaps_are_marked_in_their_place(model: TrainedModel, photographs: Path, gap: Any) -> None:
+    file, image = photographs / "0000.png", some_images(1, 32, 32, 3)[0]
+    answer = several(model.predict([gap, file, photographs / "0002.png", image, gap]))
+    assert list(answer.problems) == [0, 2, 4]
+    assert answer.problems[0] == answer.problems[4] == "no file is named"
+    assert list(answer.files) == [None, file.as_posix(), (photographs / "0002.png").as_posix(), None, None]
+    np.testing.assert_allclose(answer[1].probabilities, one(model.predict(file)).probabilities, atol=1e-5)
+    np.testing.assert_allclose(answer[3].probabilities, one(model.predict(image)).probabilities, atol=1e-5)
+    for given in ([str(file), gap], [gap, gap]):
+        column = several(model.predict(pd.DataFrame({"image": given})["image"]))
+        assert column.problems[1] == "no file is named"
+    assert "image 1: cannot be read as an image (no file is named)" in error_of(model.preprocess, [image, gap])
+
+
+def test_addresses_among_files_are_marked_in_their_place(model: TrainedModel, photographs: Path) -> None:
+    answer = several(model.predict([str(photographs / "0000.png"), "https://example.org/cat.jpg"]))
+    assert answer.problems == {1: "addresses of the web are not read: download the file first"}
+
+
+def test_all_images_below_a_folder(model: TrainedModel, tmp_path: Path) -> None:
+    images = some_images(4, 32, 32, 3)
+    save_folder(tmp_path, {"10": images[1:2], "9": images[2:3], "9/train/deeper": images[3:]})
+    Image.fromarray(images[0]).save(tmp_path / "x.png")
+    answer = several(model.predict(str(tmp_path)))
+    assert answer.files == ["x.png", "9/0000.png", "9/train/deeper/0000.png", "10/0000.png"]
+    expected = several(model.predict(images[[0, 2, 3, 1]])).probabilities
+    np.testing.assert_allclose(answer.probabilities, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 def test_images_are_fitted_as_in_training(tmp_path: Path, fit: Any) -> None:
     model = load(save_model(tmp_path / "w.safetensors", 48, fit))
@@ -231,6 +262,7 @@ def test_a_quick_way_that_disagrees_is_not_taken(model: TrainedModel, monkeypatc
 
 def test_what_cannot_be_predicted(model: TrainedModel, tmp_path: Path) -> None:
     frame = pd.DataFrame({"image": ["a.png"], "label": ["cat"]})
+    tmp_path.with_name("notes.txt").write_text("photographs")
     cases: list[tuple[Any, str]] = [
         (17, "images is a int"),
         (frame, "a whole table given"),
@@ -241,6 +273,17 @@ def test_what_cannot_be_predicted(model: TrainedModel, tmp_path: Path) -> None:
         ([tmp_path], "a folder among files"),
         (tmp_path, "no images in this folder"),
         (np.zeros((3, 8, 9), np.uint8), "its channels first, or 3 grey ones"),
+        (np.zeros((8, 9, 4), np.uint8), "one image with transparency, or 8 grey ones: give PIL's Image.fromarray"),
+        (np.zeros((8, 9, 2), np.float32), "taken are [H, W], [H, W, 1] and [H, W, 3], and [N, H, W, 1]"),
+        (np.float64("nan"), "images is a float64"),
+        (np.array(3), "images is a ndarray"),
+        (b"JPEG", "this is bytes: give the path of a file"),
+        (["a.png", b"JPEG"], "image 1 is bytes: give the path of a file"),
+        (io.BytesIO(), "this is an open file (BytesIO): give its path"),
+        ([io.StringIO()], "image 0 is an open file (StringIO): give its path"),
+        ("digits", "digits: no such file or folder: give an image file, a folder of images or an .npz"),
+        ("https://example.org/cat.jpg", "addresses of the web are not read: download the file first"),
+        (tmp_path.with_name("notes.txt"), "neither an image that can be read, nor an .npz: give an image file"),
         (torch.zeros(2, 8, 8, 3, requires_grad=True), "this is not an array"),
     ]
     for images, expected in cases:
