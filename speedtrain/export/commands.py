@@ -32,5 +32,8 @@ def export_command(options: Namespace) -> int:
         f"{path}: {path.stat().st_size / 2**20:.1f} MiB; on {proof.images} images the same classes as the model, "
         f"probabilities within {proof.difference:.1e}"
     )
-    print(f"{proof.milliseconds:.2f} ms per image, the model itself {proof.own_milliseconds:.2f} ms (batches of 50)")
+    print(
+        f"{proof.milliseconds:.2f} ms per image, the model itself {proof.own_milliseconds:.2f} ms "
+        f"(batches of {proof.batch_size})"
+    )
     return 0

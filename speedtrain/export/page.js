@@ -134,18 +134,29 @@ function show(rgb, side, answer) {
   }));
 }
 
+function clear() {
+  byId("shown").hidden = true;
+  byId("answer").replaceChildren();
+}
+
 const status = text => { byId("status").textContent = text; };
 
 // Set where the network is ready. Until then a photograph that is dropped must not replace the page.
-let ask = file => status(`${file.name}: still loading …`);
+let ask = (file, name) => status(`${name}: still loading …`);
+
+// The page shows one image: the first of the files.
+function take(files) {
+  if (files.length === 1) ask(files[0], files[0].name);
+  if (files.length > 1) ask(files[0], `${files[0].name} (the first of ${files.length} files)`);
+}
 
 const drop = byId("drop"), input = byId("file");
-input.addEventListener("change", () => input.files.length && ask(input.files[0]));
+input.addEventListener("change", () => take(input.files));
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"])
   document.addEventListener(kind, event => {
     event.preventDefault();
     drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files.length) ask(event.dataTransfer.files[0]);
+    if (kind === "drop") take(event.dataTransfer.files);
   });
 
 async function start() {
@@ -155,17 +166,18 @@ async function start() {
   ort.env.wasm.wasmBinary = await unpack("binary");
   const session = await ort.InferenceSession.create(await unpack("network"), {executionProviders: ["wasm"]});
 
-  async function answer(file) {
-    status(`looking at ${file.name} …`);
+  async function answer(file, name) {
+    status(`looking at ${name} …`);
     try {
       const rgb = fitted(await decoded(file), facts.side, facts.fit);
       const images = new ort.Tensor("uint8", rgb, [1, facts.side, facts.side, 3]);
       const {probabilities} = await session.run({images});
-      const pairs = facts.classes.map((name, i) => [name, probabilities.data[i]]).sort((a, b) => b[1] - a[1]);
+      const pairs = facts.classes.map((label, i) => [label, probabilities.data[i]]).sort((a, b) => b[1] - a[1]);
       show(rgb, facts.side, pairs);
-      status(`${file.name}: ${pairs[0][0]}`);
+      status(`${name}: ${pairs[0][0]}`);
     } catch (error) {
-      status(`${file.name} cannot be read as an image (${error.message ?? error})`);
+      clear();
+      status(`${name} cannot be read as an image (${error.message ?? error})`);
     }
   }
 

@@ -36,9 +36,10 @@ def predict_to_file(
     Raises:
         UserError: not a run, no image there that can be read, or `out` cannot be written.
     """
-    if out.suffix not in (".npz", ".csv"):
+    suffix = out.suffix.lower()
+    if suffix not in (".npz", ".csv"):
         raise UserError(f"--out {out}: predictions are written as .npz or .csv; name it so")
-    if each_class and out.suffix != ".csv":
+    if each_class and suffix != ".csv":
         raise UserError(f"--each-class: an .npz has the probabilities of all classes; it changes a .csv, not {out}")
     if not os.path.isdir(out.parent):
         raise UserError(f"--out {out}: there is no folder {out.parent}; make it")

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def write_predictions(
     its name alone.
 
     Args:
-        path: `.npz` or `.csv`; its old content is replaced.
+        path: `.npz` or `.csv`, in any case; its old content is replaced.
         probabilities: float32 [N, K].
         classes: names of the K classes.
         files: names of the N images. Default: none.
@@ -37,20 +38,22 @@ def write_predictions(
         each_class: whether a `.csv` has a column per class. Default: yes.
 
     Raises:
-        OSError: it could not be written.
+        OSError: it could not be written; it names `path`.
         ValueError: another suffix.
     """
     problems = problems or {}
-    if path.suffix == ".npz":
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
         good = [place for place in range(len(probabilities)) if place not in problems]
         names = {} if files is None else {"files": np.array([files[place] for place in good], dtype=str)}
         if problems:
             names["unreadable"] = np.array([str(place) if files is None else files[place] for place in problems])
         known = probabilities[good]
         predicted = known.argmax(1).astype(np.int64)
-        write_npz(path, probabilities=known, predicted=predicted, classes=np.array(classes), **names)
+        with _naming(path):
+            write_npz(path, probabilities=known, predicted=predicted, classes=np.array(classes), **names)
         return
-    if path.suffix != ".csv":
+    if suffix != ".csv":
         raise ValueError(f"{path}: predictions are written as .npz or .csv")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -63,4 +66,14 @@ def write_predictions(
         best = shares.argmax()
         answer = [classes[best], f"{shares[best]:.6f}", *(f"{p:.6f}" for p in shares if each_class)]
         writer.writerow([name, *label, *([""] * len(answer) if place in problems else answer)])
-    write_atomic(path, text.getvalue().encode(errors="backslashreplace"))  # a name may be no UTF-8
+    with _naming(path):
+        write_atomic(path, text.getvalue().encode(errors="backslashreplace"))  # a name may be no UTF-8
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Lets an `OSError` name `path`, not the temporary file beside it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None

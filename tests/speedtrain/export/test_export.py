@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from small_model import CLASSES, TRICKS, save_model
 from speedtrain import load
 from speedtrain.cli import main
 from speedtrain.export import export as exporting
-from speedtrain.export.export import export
+from speedtrain.export.export import export, prove
 from speedtrain.model.trained import TrainedModel
 
 PAGE = Path(__file__).parents[3] / "docs/model.md"
@@ -97,11 +98,17 @@ def test_torch(weights: Path, images: Path, tmp_path: Path) -> None:
     assert path.stat().st_size < 2 * weights.stat().st_size + 200_000  # the network is in it once
 
 
-def test_the_lines_of_the_documentation_run_without_torch(onnx: Path, tmp_path: Path) -> None:
+def example(what: str) -> str:
+    """The first one with these words in it."""
+    return next(example for example in EXAMPLES if what in example)
+
+
+@pytest.mark.parametrize("channels", [3, 4])  # with transparency too
+def test_the_lines_of_the_documentation_run_without_torch(channels: int, onnx: Path, tmp_path: Path) -> None:
     """As a person types them: with onnxruntime, numpy and Pillow alone."""
-    lines = next(example for example in EXAMPLES if "onnxruntime" in example)
+    lines = example("onnxruntime")
     (tmp_path / "model.onnx").write_bytes(onnx.read_bytes())
-    photograph = next((save_folder(tmp_path, {"a": some_images(1, 60, 80, 3)}) / "a").iterdir())
+    photograph = next((save_folder(tmp_path, {"a": some_images(1, 60, 80, channels)}) / "a").iterdir())
     photograph.rename(tmp_path / "photo.jpg")  # a PNG: programs go by the content
     block = "import sys\nsys.modules |= dict.fromkeys(['torch', 'speedtrain', 'tricks', 'timing'])\n"
     command = [sys.executable, "-c", block + lines]
@@ -112,16 +119,58 @@ def test_the_lines_of_the_documentation_run_without_torch(onnx: Path, tmp_path: 
     assert answer.top(1) == [(label, pytest.approx(float(probability), abs=1e-3))]
 
 
+def test_the_lines_of_the_documentation_run_a_program_of_torch(
+    onnx: Path, weights: Path, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(onnx.read_bytes())
+    export(weights, "torch", tmp_path / "model.pt2", images=images)
+    photograph = next((save_folder(tmp_path, {"a": some_images(1, 60, 80, 3)}) / "a").iterdir())
+    photograph.rename(tmp_path / "photo.jpg")
+    show = "print(json.loads(stored['speedtrain.json'])['classes'] == facts['classes'], probabilities.max().item())\n"
+    command = [sys.executable, "-c", example("onnxruntime") + example("model.pt2") + show]
+    seen = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    assert seen[2] == "True"
+    assert float(seen[3]) == pytest.approx(float(seen[1]), abs=1e-4)
+
+
 def test_the_lines_of_the_documentation_load_and_predict(weights: Path, tmp_path: Path) -> None:
-    lines = next(example for example in EXAMPLES if "from speedtrain import load" in example)
+    lines = example("from speedtrain import load") + example("model.network(")
+    lines += "print(logits.requires_grad, tuple(logits.shape))\n"
     (tmp_path / "runs/first").mkdir(parents=True)
     (tmp_path / "runs/first/weights.safetensors").write_bytes(weights.read_bytes())
     (save_folder(tmp_path, {"new": some_images(3, 60, 80, 3)}) / "new" / "0002.png").rename(tmp_path / "photo.jpg")
     command = [sys.executable, "-c", lines]
     seen = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(seen) == 3
+    assert len(seen) == 4
     assert seen[0].startswith("[('")
-    assert [line.split()[0] for line in seen[1:]] == ["0000.png", "0001.png"]
+    assert seen[3] == "False (1, 3)"
+    assert [line.split()[0] for line in seen[1:3]] == ["0000.png", "0001.png"]
+
+
+def test_the_best_of_several_turns_is_reported(weights: Path) -> None:
+    model, some = load(weights), some_images(7, 32, 32, 3)
+    answer, calls = expected(model, some, False), 0
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        time.sleep(0 if calls == 4 else 0.14)  # seconds; another program has the cores
+        return answer
+
+    proof = prove(model, run, some, augmented=False)
+    assert proof.passes
+    assert proof.batch_size == 7
+    assert 0 < proof.milliseconds < 20
+
+
+def test_the_command_says_how_large_the_batches_were(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = save_npz(tmp_path / "images.npz", images=some_images(7, 32, 32, 3))
+    options = ["--run", str(weights), "--format", "TORCH", "--out", str(tmp_path / "m.pt2"), "--images", str(images)]
+    assert main(["export", *options]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\d ms per image, the model itself [\d.]+ ms \(batches of 7\)", printed)
 
 
 def test_a_file_that_answers_otherwise_is_not_written(

@@ -27,6 +27,13 @@ ANSWERED = """new Promise(done => {
   look();
 })"""
 
+DROP_TWO = """(() => {
+  const dropped = new DataTransfer();
+  dropped.items.add(document.getElementById("file").files[0]);
+  dropped.items.add(new File(["no image"], "second.png"));
+  document.dispatchEvent(new DragEvent("drop", {dataTransfer: dropped}));
+})()"""
+
 
 def photographs(folder: Path) -> dict[str, Path]:
     """What a phone and a computer may have: each file another way through the page's own reading."""
@@ -76,10 +83,19 @@ def test_it_answers_as_the_model_without_a_network(tmp_path: Path, network: byte
             assert [label for label, _ in answer] == [label for label, _ in ours], name
             assert [share for _, share in answer] == pytest.approx([share for _, share in ours], abs=1e-3), name
             assert status == f"{name}: {ours[0][0]}"
+        tab.evaluate("document.getElementById('status').textContent = ''")
+        tab.evaluate(DROP_TWO)
+        assert tab.evaluate(ANSWERED) == f"{name} (the first of 2 files): {ours[0][0]}"
         (tmp_path / "notes.png").write_text("no image")
         tab.evaluate("document.getElementById('status').textContent = ''")
         tab.choose("#file", tmp_path / "notes.png")
         assert "notes.png cannot be read as an image" in tab.evaluate(ANSWERED)
+        assert tab.evaluate("document.getElementById('shown').hidden")  # nothing of the image before it is left
+        assert tab.evaluate("document.getElementById('answer').children.length") == 0
+        tab.evaluate("document.getElementById('status').textContent = ''")
+        tab.choose("#file", file)
+        assert tab.evaluate(ANSWERED) == f"{name}: {ours[0][0]}"
+        assert not tab.evaluate("document.getElementById('shown').hidden")
         assert not tab.evaluate("document.documentElement.scrollWidth > innerWidth")
         asked = {re.sub("[0-9a-f-]{36}", "", address) for address in tab.requests}
         assert asked <= {page.as_uri(), "blob:null/"}

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from labelled_images import save_npz, some_images
+from small_model import save_model
 
+from speedtrain.model.predict_command import predict_to_file
 from speedtrain.model.predictions import Predictions
 from speedtrain.model.predictions_file import write_predictions
 
@@ -63,6 +66,29 @@ def test_arrays_for_programs(tmp_path: Path) -> None:
     write_predictions(tmp_path / "p.npz", PROBABILITIES, CLASSES)
     with np.load(tmp_path / "p.npz") as stored:
         assert "files" not in stored
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "P.NPZ", PROBABILITIES, CLASSES)
+    with np.load(tmp_path / "P.NPZ") as stored:
+        assert stored["predicted"].tolist() == [1, 0, 1]
+    weights = save_model(tmp_path / "weights.safetensors")
+    images = save_npz(tmp_path / "images.npz", images=some_images(2, 32, 32, 3))
+    predict_to_file(weights, images, tmp_path / "P.CSV", each_class=True)
+    assert list(rows_of(tmp_path / "P.CSV")[0]) == ["image", "predicted", "probability", "p(cat)", "p(dog)", "p(owl)"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz"])
+def test_an_error_names_the_path_that_was_given(suffix: str, tmp_path: Path) -> None:
+    predictions = Predictions(PROBABILITIES, CLASSES, [None] * 3)
+    path = tmp_path / f"missing/p.{suffix}"
+    with pytest.raises(FileNotFoundError) as caught:
+        predictions.save(path)
+    assert str(caught.value) == f"[Errno 2] No such file or directory: '{path}'"
+    (tmp_path / f"folder.{suffix}").mkdir()
+    with pytest.raises(IsADirectoryError) as of_a_folder:
+        predictions.save(tmp_path / f"folder.{suffix}")
+    assert str(of_a_folder.value).endswith(f"directory: '{tmp_path / f'folder.{suffix}'}'")
 
 
 def test_in_python() -> None:
