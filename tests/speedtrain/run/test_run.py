@@ -381,8 +381,11 @@ def test_a_budget_too_small_for_a_step_says_what_would_do(warm_python: str, tmp_
     assert "too small" in result["error"]
     assert "too small" in said
     enough = float(result["error"].split("about ")[1].split(" s")[0])
-    assert run_here(tmp_path / "enough", enough) == 0
-    assert result_of(tmp_path / "enough")["status"] == "finished"
+    for attempt in ("enough", "again"):  # it cannot know of a pause to come
+        code = run_here(tmp_path / attempt, enough)
+        if (code, result_of(tmp_path / attempt)["status"]) == (0, "finished"):
+            return
+    pytest.fail(f"{enough} s were not enough")
 
 
 @pytest.mark.usefixtures("warm_processes")
