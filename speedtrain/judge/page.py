@@ -45,7 +45,8 @@ def _tables(board: Mapping[str, Any], kind: str, t0: float, budget: float, regim
     """What belongs to one training set: ranking, curves, classes, and every submission."""
     entries: Sequence[Entry] = board["entries"]
     level = "h3" if regime else "h2"
-    details = tag("section", tag(level, "Every submission"), *(_details(entry, kind, regime) for entry in entries))
+    articles = (_details(entry, kind, regime, curves_figure([entry], t0, budget, "h4")) for entry in entries)
+    details = tag("section", tag(level, "Every submission"), *articles)
     return [
         _ranking(entries, kind, regime),
         curves_figure(entries, t0, budget, level),
@@ -169,7 +170,7 @@ def _per_class(entries: Sequence[Entry], classes: Sequence[str], level: str) -> 
     return section("Each class", content, level=level)
 
 
-def _details(entry: Entry, kind: str, regime: str) -> Html:
+def _details(entry: Entry, kind: str, regime: str, curve: Html) -> Html:
     facts = {key: tag("bdi", entry[key] or "not given") for key in ("authors", "version", "licence")}
     parts = [
         tag("h3", tag("bdi", entry["name"])),
@@ -181,7 +182,7 @@ def _details(entry: Entry, kind: str, regime: str) -> Html:
     if control := entry.get("control"):
         parts.append(tag("p", _control(entry, control, kind)))
     if entry["runs"]:
-        parts.append(_runs(entry))
+        parts += [_runs(entry), curve]
     rules = (
         tag(
             "li",

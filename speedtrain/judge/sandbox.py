@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from speedtrain.errors import UserError
-from speedtrain.judge.settings import Kind, Limits, gpu_devices
+from speedtrain.judge.settings import DEVICES, Kind, Limits, gpu_devices
 
 NOBODY = 65534
 STRANGERS = range(1 << 17, 1 << 18)
@@ -186,7 +186,7 @@ def _devices(gpus: tuple[int, ...] | None) -> list[Path]:
     if gpus == ():
         return []
     given = [path for number, path in enumerate(gpu_devices()) if gpus is None or number in gpus]
-    return [path for path in sorted(Path("/dev").glob("nvidia*")) if path not in gpu_devices() or path in given]
+    return [path for path in sorted(DEVICES.glob("nvidia*")) if path not in gpu_devices() or path in given]
 
 
 @cache

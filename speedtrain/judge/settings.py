@@ -156,9 +156,12 @@ def default_test_budget(num_images: int) -> float:
     return 30.0 * math.ceil((20 + num_images / 100) / 30)
 
 
+DEVICES = Path("/dev")
+
+
 def gpu_devices() -> list[Path]:
     """The device files of this machine's NVIDIA GPUs, in order."""
-    found = (path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
+    found = (path for path in DEVICES.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
     return sorted(found, key=lambda path: int(path.name.removeprefix("nvidia")))
 
 

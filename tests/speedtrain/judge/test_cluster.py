@@ -3,12 +3,14 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from speedtrain.cli import main
+from speedtrain.judge import sandbox, settings
 from speedtrain.judge.cluster import Slot, latin_square
 from speedtrain.judge.turns import Turn
 from speedtrain.machine import available_cores
@@ -95,6 +97,32 @@ def test_a_node_that_dies_costs_nobody_a_run(
     few[few.index("--cpus") + 1] = "2"
     assert main(few) == 2
     assert "no node has 2 cores for a run; the largest of 1 has 1 cores" in capsys.readouterr().err
+
+
+def test_each_of_several_runs_on_a_node_has_cores_and_gpus_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    for module in (settings, sandbox):
+        monkeypatch.setattr(module, "DEVICES", tmp_path)
+    monkeypatch.setattr(settings, "core_numbers", lambda: [0, 2, 4, 6, 8])
+    given = settings.Settings(60, 60, 1, 1 << 30, 1 << 30, 64, cpus=2, sandbox="bwrap", drift=1.0, gpus=1)
+    limits = [given.limits(60, place) for place in (0, 1)]
+    assert [each.cpus for each in limits] == [(0, 2), (4, 6)]
+    control = ["nvidia-uvm", "nvidiactl"]
+    for place, each in enumerate(limits):
+        bound = sandbox.command(sandbox.Step(*step_in(tmp_path)), each, "bwrap")
+        seen = {Path(word).name for word in bound if Path(word).parent == tmp_path and "nvidia" in word}
+        assert seen == {f"nvidia{place}", *control}
+    none = sandbox.command(sandbox.Step(*step_in(tmp_path)), replace(given, gpus=0).limits(60), "bwrap")
+    assert not [word for word in none if "nvidia" in word]
+    everything = sandbox.command(sandbox.Step(*step_in(tmp_path)), replace(given, gpus=None).limits(60), "bwrap")
+    assert sum("nvidia" in word for word in everything) == 2 * 5
+
+
+def step_in(folder: Path) -> tuple:
+    return folder / "source", "training.py", [], [], folder / "scratch", 0
 
 
 def test_the_runs_of_everybody_are_spread_alike() -> None:
