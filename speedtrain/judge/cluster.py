@@ -7,7 +7,6 @@ are run on the others.
 """
 
 import math
-import shutil
 import tempfile
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from speedtrain.errors import UserError
+from speedtrain.files import lock
 from speedtrain.judge import outputs, sandbox_check, speed
 from speedtrain.judge.archive import read_submission
 from speedtrain.judge.attempt import Outcome, Task, run_attempt
@@ -27,6 +27,8 @@ from speedtrain.judge.settings import Score, Settings, ZipRules
 from speedtrain.judge.turns import Turn, Turns
 from speedtrain.ray_cluster import connect, living_nodes
 
+FOLDERS = "speedtrain-judge-"
+"""How the names of the folders begin in which runs go on, in the folder for temporary files of a node."""
 MOST_CRASHES = 3
 """How often a run is started again because the process that judged it was lost on a node that is still alive."""
 
@@ -291,6 +293,7 @@ def _settings_of(values: Mapping[str, Any]) -> Settings:
 def _check_node(values: Mapping[str, Any], place: int) -> tuple[str, float | None]:
     """Checks that this node can judge; returns why not (empty if it can), and its speed."""
     settings = _settings_of(values)
+    _clear_leftovers()
     try:
         settings.check(Path(tempfile.gettempdir()), place)
         limits = settings.limits(60, place)
@@ -320,7 +323,9 @@ def _run_on_node(
     """
     settings = _settings_of(values)
     started = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="speedtrain-judge-")).resolve()
+    folder = Path(tempfile.mkdtemp(prefix=FOLDERS)).resolve()
+    in_use = open(folder / "lock", "wb")  # noqa: SIM115 (open as long as the run)
+    lock(in_use)
     try:
         (folder / "submission.zip").write_bytes(content)
         (folder / "train.npz").write_bytes(train)
@@ -348,8 +353,19 @@ def _run_on_node(
     except UserError as error:  # its class may not travel
         return {"problem": str(error)}
     finally:
-        outputs.clear(folder / "work")
-        shutil.rmtree(folder, ignore_errors=True)
+        in_use.close()
+        outputs.clear(folder)
+
+
+def _clear_leftovers() -> None:
+    """Removes what runs left here that were killed with their judge: secret images are among it."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
+        try:
+            with open(folder / "lock", "r+b") as file:
+                if lock(file):
+                    outputs.clear(folder)
+        except OSError:
+            continue  # it has no lock yet, or it is another user's
 
 
 def _speed(settings: Settings, place: int) -> float | None:

@@ -1,6 +1,7 @@
 """A judging on a real Ray cluster of several nodes on this machine, one of which is killed while it judges."""
 
 import json
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -10,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from speedtrain.cli import main
+from speedtrain.files import lock
 from speedtrain.judge import sandbox, settings
-from speedtrain.judge.cluster import Slot, latin_square
+from speedtrain.judge.cluster import FOLDERS, Slot, _clear_leftovers, latin_square
 from speedtrain.judge.turns import Turn
 from speedtrain.machine import available_cores
 
@@ -119,6 +121,17 @@ def test_each_of_several_runs_on_a_node_has_cores_and_gpus_of_its_own(
     assert not [word for word in none if "nvidia" in word]
     everything = sandbox.command(sandbox.Step(*step_in(tmp_path)), replace(given, gpus=None).limits(60), "bwrap")
     assert sum("nvidia" in word for word in everything) == 2 * 5
+
+
+def test_what_killed_runs_left_on_a_node_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("left", "in-use"):
+        (tmp_path / f"{FOLDERS}{name}" / "work").mkdir(parents=True)
+        (tmp_path / f"{FOLDERS}{name}" / "lock").touch()
+    with open(tmp_path / f"{FOLDERS}in-use" / "lock", "r+b") as file:
+        assert lock(file)
+        _clear_leftovers()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{FOLDERS}in-use"]
 
 
 def step_in(folder: Path) -> tuple:
