@@ -3,7 +3,9 @@
 Nothing of the secret test images is in it, neither images nor labels nor their number.
 """
 
+import importlib.metadata
 import io
+import platform
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +19,10 @@ from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.judge.competition import FILE, Competition, Regime
 from speedtrain.judge.competition_check import load_regime
+from speedtrain.judge.copies import instants
 from speedtrain.judge.ranking import method
-from speedtrain.judge.settings import Settings, bytes_of, in_bytes
+from speedtrain.judge.sandbox import PACKAGES
+from speedtrain.judge.settings import Settings, bytes_of, gpu_devices, in_bytes
 from speedtrain.judge.verdict import count
 from speedtrain.view.html import Html, bullets, definitions, page, section, tag
 
@@ -149,7 +153,9 @@ def _readme(competition: Competition) -> str:
         "and rehearse the judging:",
         f"```\n{COMMANDS}```",
         f"`{EXAMPLE}/` is a hundred lines of plain PyTorch. Change it: first the name in `manifest.json`. The command "
-        "`verify` says which rule is kept or broken, and what the board would show.",
+        "`verify` trains once with the whole budget and scores it on the public test images (or on a fifth of the "
+        "training images). It says which rule is kept or broken, and the score of this run. The board has the mean of "
+        "all runs, on secret images.",
     ]
     return "\n\n".join(part for part in paragraphs if part) + "\n"
 
@@ -166,18 +172,23 @@ def rules_page(competition: Competition) -> str:
         "training sets": ", ".join(regime.name for regime in competition.regimes if regime.name),
         "images": "of their own size" if competition.side is None else f"{competition.side} pixels a side, RGB",
         "cores": str(settings.cpus),
-        "GPUs": "as the organiser's machine has" if settings.gpus is None else str(settings.gpus),
+        "GPUs": str(len(gpu_devices()) if settings.gpus is None else settings.gpus),
         "memory": f"{in_bytes(settings.memory)}, all processes together",
         "disk": in_bytes(settings.disk),
         "processes and threads": str(settings.processes),
         "network": "none but a loopback",
+        "packages": f"Python {platform.python_version()}, {', '.join(_versions())}, and what they need",
     }
     return page(
         competition.name,
         tag("h1", competition.name),
         *(tag("p", part) for part in competition.description.strip().split("\n\n") if part),
         section("Limits", definitions(facts)),
-        section("What is scored", tag("p", method(settings.score))),
+        section(
+            "What is scored",
+            tag("p", method(settings.score)),
+            tag("p", "Secret test images decide. They are neither in this kit nor among its images."),
+        ),
         section("What a submission may hold", bullets(_zip_rules(settings))),
         section("The programs", *_interface(settings)),
         section("Rehearse the judging", tag("p", "In the folder of the unpacked kit:"), tag("pre", COMMANDS)),
@@ -185,13 +196,19 @@ def rules_page(competition: Competition) -> str:
     )
 
 
+def _versions() -> list[str]:
+    """The packages that a submission may import, with the versions on the organiser's machine."""
+    return [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+
+
 def _zip_rules(settings: Settings) -> list[str]:
     rules = settings.rules
-    licence = " and a licence" if rules.licence else ""
+    licence = ' and a "licence", any one' if rules.licence else ""
     found = [
         f"A zip of at most {in_bytes(rules.largest_zip)}, also when unpacked.",
         f"No file in it over {in_bytes(rules.largest_file)}.",
-        f"training.py, test.py and manifest.json; the manifest has a name{licence}.",
+        "training.py, test.py and manifest.json, at its root or in one folder that holds everything.",
+        f'The manifest has "interface": 1, a "name"{licence}; "authors", "version" and "files" are optional.',
     ]
     if rules.pretrained_weights:
         found.append("It may bring weights and data.")
@@ -200,13 +217,19 @@ def _zip_rules(settings: Settings) -> list[str]:
     return found
 
 
+def _instants(settings: Settings) -> str:
+    at = instants(settings.budget, settings.score.t0, settings.score.copies)
+    return ", ".join(f"{seconds:.3g}" for seconds in at)
+
+
 def _interface(settings: Settings) -> list[Html]:
     return [
         tag(
             "p",
-            "training.py --data TRAIN.npz --net_sav CKPT --budget SECONDS trains on images (uint8 [N, side, side, 3]) "
-            "and labels (int64 [N]), and saves what it has learned in the file CKPT. The process is killed without a "
-            "warning: save often, under another name first, and rename.",
+            "training.py --data TRAIN.npz --net_sav CKPT --budget SECONDS trains on images (uint8 [N, side, side, 3]), "
+            "labels (int64 [N]) and classes (their names), and saves what it has learned in the file CKPT. The process "
+            "is killed without a warning: save often, under another name first, and rename. It may end earlier. The "
+            "environment variable SEED has another value in every run.",
         ),
         tag(
             "p",
@@ -217,9 +240,10 @@ def _interface(settings: Settings) -> list[Html]:
             [
                 tag(
                     "p",
-                    "The judge copies CKPT at set instants while training.py runs, whenever it has changed, and scores "
-                    "the copies by test.py after the run. A file that is being written is not copied. All copies of a "
-                    f"run together may have {in_bytes(settings.disk)}; later ones are left out.",
+                    f"The judge looks at CKPT {_instants(settings)} s after the start, and copies it if changed. It "
+                    "scores the copies, and the weights of the end, by test.py after the run. A file that is being "
+                    f"written is not copied. All copies of a run together may have {in_bytes(settings.disk)}; later "
+                    "ones are left out.",
                 )
             ]
             if settings.score.over_time

@@ -82,7 +82,7 @@ def _rules_of_run(
     rules.append(Rule(f"{prefix}no attempt to reach the network", not attempts, detail))
     if copies := run.get("copies"):
         problems = copies["problems"]
-        detail = f"{copies['taken']} copies; {copies['left_out']} instants without a whole file"
+        detail = f"{copies['taken']} copies beside the end; {copies['left_out']} instants without a whole file"
         detail = problems[0] if problems else detail
         rules.append(Rule(f"{prefix}whole weights whenever the judge copies them", not problems, detail))
     chance = 1 / len(data.train.classes)
