@@ -303,10 +303,10 @@ def groups_in_both(train: Images, test: Images) -> int:
 
 def count_shared(train: np.ndarray, test: np.ndarray) -> int:
     """How many of the test images are among the training images, byte for byte; both uint8 [N, H, W, 3]."""
-    known = set(_fingerprints(train))
-    return sum(fingerprint in known for fingerprint in _fingerprints(test))
+    known = set(fingerprints(train))
+    return sum(fingerprint in known for fingerprint in fingerprints(test))
 
 
-def _fingerprints(images: np.ndarray) -> list[bytes]:
-    """A digest of each image's bytes."""
+def fingerprints(images: np.ndarray) -> list[bytes]:
+    """A digest of each image's bytes, of images uint8 [N, H, W, 3]; 16 bytes each."""
     return [hashlib.blake2b(image.data, digest_size=16).digest() for image in images]

@@ -5,7 +5,9 @@ Everything happens in one folder and on one machine; nothing here knows of other
 cluster does.
 """
 
+import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from speedtrain.judge import confine, outputs, sandbox
+from speedtrain.judge import confine, outputs, sandbox, speed
 from speedtrain.judge.archive import Submission
 from speedtrain.judge.copies import Copier, Copy, instants
 from speedtrain.judge.sandbox import Step
@@ -72,6 +74,41 @@ def run_attempt(task: Task, work: Path, log: Path, test_log: Path) -> Outcome:
         NotStarted: the sandbox failed before a script's first instruction.
     """
     return _Attempt(task, work, log, test_log).run()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An attempt, and the machine around it.
+
+    Attributes:
+        outcome: what came of it.
+        speeds: of the machine before and after it, GFLOP/s; None where any drift is allowed.
+        seconds: that it took, with everything.
+    """
+
+    outcome: Outcome
+    speeds: tuple[float | None, float | None]
+    seconds: float
+
+
+def measured_attempt(task: Task, work: Path, log: Path, test_log: Path) -> Measured:
+    """An attempt in a new folder, which is removed, between two measurements of the machine's speed.
+
+    Args and errors as for `run_attempt`; whatever is in the folder is removed.
+    """
+    started = time.monotonic()
+    outputs.clear(work)
+    work.mkdir(mode=0o700)
+    before = _speed(task)
+    outcome = run_attempt(task, work, log, test_log)
+    outputs.clear(work)
+    return Measured(outcome, (before, _speed(task)), round(time.monotonic() - started, 3))
+
+
+def _speed(task: Task) -> float | None:
+    """The machine's speed at the moment; None where any drift is allowed."""
+    settings = task.settings
+    return speed.measure(settings.limits(1, task.place).cpus) if math.isfinite(settings.drift) else None
 
 
 class _Attempt:

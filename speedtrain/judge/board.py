@@ -96,7 +96,7 @@ def _unranked(entry: Mapping[str, Any]) -> bool:
 
 def _counts(run: Mapping[str, Any]) -> bool:
     """Whether a run has anything that was scored."""
-    return not run["failed"] or any(point["accuracy"] is not None for point in run.get("curve", []))
+    return not run["failed"] or bool(run.get("curve"))
 
 
 def _score(out: Path, journal: Journal, regime: str, labels: np.ndarray, score: Score) -> Board:
@@ -107,10 +107,11 @@ def _score(out: Path, journal: Journal, regime: str, labels: np.ndarray, score: 
     measure = make_measure(score, labels, settings["budget"])
     withdrawn, late = journal.withdrawn, journal.late
     entries: list[Board] = []
+    rows_of: dict[str, list[Scored]] = {}
     scored: dict[str, list[Scored]] = {}
     for key, submission in journal.submissions.items():
         runs = _last_attempts(journal, key, regime)
-        rows = [_scored(out, run, labels, settings["budget"]) for run in runs]
+        rows = rows_of[key] = [_scored(out, run, labels, settings["budget"]) for run in runs]
         facts = {
             name: submission[name] for name in ("name", "authors", "version", "licence", "sha256", "rules", "notes")
         }
@@ -123,9 +124,9 @@ def _score(out: Path, journal: Journal, regime: str, labels: np.ndarray, score: 
         if key in late:
             entry["added"] = late[key]["added"]
             control = late[key]["control"] or ""
-            pairs = (_last_attempts(journal, control, regime, control_for) for control_for in ("", key))
-            before, beside = ([_scored(out, run, labels, settings["budget"]) for run in each] for each in pairs)
-            entry["control"] = compare_controls(control, before, beside, measure)
+            again = _last_attempts(journal, control, regime, key)
+            beside = [_scored(out, run, labels, settings["budget"]) for run in again]
+            entry["control"] = compare_controls(control, rows_of.get(control, []), beside, measure)
         entries.append(entry)
         if rows:
             if key not in withdrawn:

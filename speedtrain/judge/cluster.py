@@ -8,7 +8,6 @@ are run on the others.
 
 import math
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from speedtrain.errors import UserError
 from speedtrain.files import lock
 from speedtrain.judge import outputs, sandbox_check, speed
 from speedtrain.judge.archive import read_submission
-from speedtrain.judge.attempt import Outcome, Task, run_attempt
+from speedtrain.judge.attempt import Task, measured_attempt
 from speedtrain.judge.settings import Score, Settings, ZipRules
 from speedtrain.judge.turns import Turn, Turns
 from speedtrain.ray_cluster import connect, living_nodes
@@ -234,9 +233,7 @@ class Cluster:
         log.write_bytes(came["log"])
         for name, content in came["test_logs"].items():
             test_log.with_name(name.replace("test-log", test_log.stem, 1)).write_bytes(content)
-        outcome = Outcome(came["facts"], came["predictions"], came["copies"])
-        reference = self.speeds.get(slot.name)
-        entry = turns.entry(turn, outcome, (came["before"], came["after"]), reference, came["seconds"])
+        entry = turns.entry(turn, came["measured"], self.speeds.get(slot.name))
         entry["node"] = slot.name
         turns.journal.add(entry)
         return entry
@@ -318,11 +315,10 @@ def _run_on_node(
     """One run in a temporary folder of this node, with the speed before and after.
 
     Returns:
-        `facts`, `predictions` and `copies` as of `attempt.Outcome`; `log`, `test_logs`, `before`, `after`, `seconds`;
-        and `problem`, why the run could not be started, in which case it has no other key.
+        `measured`, the attempt; `log` and `test_logs`, the content of its files; and `problem`, why the run could not
+        be started, in which case it has no other key.
     """
     settings = _settings_of(values)
-    started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix=FOLDERS)).resolve()
     in_use = open(folder / "lock", "wb")  # noqa: SIM115 (open as long as the run)
     lock(in_use)
@@ -332,23 +328,13 @@ def _run_on_node(
         (folder / "train.npz").chmod(0o644)
         submission = read_submission(folder / "submission.zip", settings.rules, inspected=False)
         task = Task(submission, folder / "train.npz", test_images, num_classes, settings, seed, place)
-        work, logs = folder / "work", folder / "logs"
-        work.mkdir(mode=0o700)
+        logs = folder / "logs"
         logs.mkdir()
-        before = _speed(settings, place)
-        outcome = run_attempt(task, work, folder / "log.txt", logs / "test-log.txt")
-        outputs.clear(work)
-        after = _speed(settings, place)
         return {
             "problem": "",
-            "facts": outcome.facts,
-            "predictions": outcome.predictions,
-            "copies": outcome.copies,
+            "measured": measured_attempt(task, folder / "work", folder / "log.txt", logs / "test-log.txt"),
             "log": (folder / "log.txt").read_bytes(),
             "test_logs": {path.name: path.read_bytes() for path in logs.iterdir()},
-            "before": before,
-            "after": after,
-            "seconds": round(time.monotonic() - started, 3),
         }
     except UserError as error:  # its class may not travel
         return {"problem": str(error)}
@@ -366,7 +352,3 @@ def _clear_leftovers() -> None:
                     outputs.clear(folder)
         except OSError:
             continue  # it has no lock yet, or it is another user's
-
-
-def _speed(settings: Settings, place: int) -> float | None:
-    return speed.measure(settings.limits(1, place).cpus) if math.isfinite(settings.drift) else None

@@ -1,8 +1,7 @@
 """Is a competition sound, and what does it cost? Reads the images, tries the sandbox, measures this machine."""
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from speedtrain.data import Data, Images, load_data
 from speedtrain.data.likeness import notes_on_near_copies
+from speedtrain.data.splits import fingerprints
 from speedtrain.errors import UserError
 from speedtrain.judge import sandbox_check, speed
 from speedtrain.judge.competition import Competition, Regime, read_competition
@@ -89,8 +89,8 @@ def _refuse_known(where: str, secret: Images, role: str, known: Images) -> str |
     """Raises UserError where secret test images are among other images. Tells where they nearly are."""
     if known.images.shape[1:] != secret.images.shape[1:]:  # of another side, by itself
         return None
-    theirs = set(_hashes(known.images))
-    same = [place for place, digest in enumerate(_hashes(secret.images)) if digest in theirs]
+    theirs = set(fingerprints(known.images))
+    same = [place for place, fingerprint in enumerate(fingerprints(secret.images)) if fingerprint in theirs]
     if same:
         raise UserError(
             f"{len(same)} of {len(secret.images)} images of {where} are in {role} too (the first is number {same[0]}): "
@@ -100,10 +100,6 @@ def _refuse_known(where: str, secret: Images, role: str, known: Images) -> str |
         counted = note.partition(":")[0].replace("a training image", f"an image of {role}")
         return f"{where} and {role}: {counted}"
     return None
-
-
-def _hashes(images: np.ndarray) -> Iterator[bytes]:
-    return (hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 """The runs of a judging, in turns: each submission runs once, then each runs again, every time in an empty folder."""
 
 import io
-import math
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,9 +13,8 @@ import numpy as np
 from speedtrain.data import Data
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
-from speedtrain.judge import outputs, speed
 from speedtrain.judge.archive import Submission
-from speedtrain.judge.attempt import Outcome, Task, run_attempt
+from speedtrain.judge.attempt import Measured, Task, measured_attempt
 from speedtrain.judge.board_folder import train_file
 from speedtrain.judge.journal import Journal
 from speedtrain.judge.settings import Settings
@@ -73,7 +70,6 @@ class Turns:
         self.submissions, self.regimes, self.out, self.settings = submissions, regimes, out, settings
         self.journal, self.report = journal, report
         self.private = out / "private"
-        self.cpus = settings.limits(1).cpus
 
     @property
     def all(self) -> list[Turn]:
@@ -158,35 +154,18 @@ class Turns:
 
     def _run(self, turn: Turn) -> dict[str, Any]:
         """One attempt at a run, as a line of the journal."""
-        started = time.monotonic()
-        work = self.private / "work"
-        outputs.clear(work)
-        work.mkdir(mode=0o700)
-        before = self._speed()
-        log, test_log = self.log_files(turn)
-        outcome = run_attempt(self.task(turn), work, log, test_log)
-        outputs.clear(work)
-        after = self._speed()
-        seconds = round(time.monotonic() - started, 3)
-        return self.entry(turn, outcome, (before, after), self.journal.header["speed"], seconds)
+        measured = measured_attempt(self.task(turn), self.private / "work", *self.log_files(turn))
+        return self.entry(turn, measured, self.journal.header["speed"])
 
-    def entry(
-        self,
-        turn: Turn,
-        outcome: Outcome,
-        speeds: tuple[float | None, float | None],
-        reference: float | None,
-        seconds: float,
-    ) -> dict[str, Any]:
+    def entry(self, turn: Turn, measured: Measured, reference: float | None) -> dict[str, Any]:
         """Keeps the predictions of an attempt; returns the line of the journal.
 
         Args:
             turn: the run.
-            outcome: what came of it.
-            speeds: of the machine, before and after it; None where any drift is allowed.
+            measured: the attempt.
             reference: the speed of the machine at the beginning.
-            seconds: that it took, with everything.
         """
+        outcome, speeds = measured.outcome, measured.speeds
         name = f"{turn.submission}-{turn.stem}"
         predictions = self.private / "predictions"
         log, _ = self.log_files(turn)
@@ -207,12 +186,8 @@ class Turns:
             "speed_after": speeds[1],
             "drifted": drifted,
             "repeat": drifted and len(self._attempts(turn)) < MOST_REPEATS,
-            "seconds": seconds,
+            "seconds": measured.seconds,
         }
-
-    def _speed(self) -> float | None:
-        """The machine's speed at the moment; None where any drift is allowed."""
-        return speed.measure(self.cpus) if math.isfinite(self.settings.drift) else None
 
     def task(self, turn: Turn) -> Task:
         """What is run in a turn."""

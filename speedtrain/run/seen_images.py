@@ -1,12 +1,12 @@
 """Which test images have the weights seen that training starts from? Their score would look better than it is."""
 
-import hashlib
 import io
 from pathlib import Path
 
 import numpy as np
 
 from speedtrain.data import Images
+from speedtrain.data.splits import fingerprints
 from speedtrain.files import write_atomic
 from speedtrain.starting_point import TrainedRun
 
@@ -14,10 +14,9 @@ FILE = "training_images.npy"
 """In a run directory: a fingerprint of every training image, and of those of the runs that it started from."""
 
 
-def fingerprints(images: np.ndarray) -> np.ndarray:
-    """The first 8 bytes of the SHA-256 of each image uint8 [N, side, side, 3]: uint64 [N]."""
-    digests = (hashlib.sha256(np.ascontiguousarray(image).data).digest()[:8] for image in images)
-    return np.frombuffer(b"".join(digests), "<u8")
+def _short_fingerprints(images: np.ndarray) -> np.ndarray:
+    """The first 8 bytes of the fingerprint of each image uint8 [N, side, side, 3]: uint64 [N]."""
+    return np.frombuffer(b"".join(fingerprint[:8] for fingerprint in fingerprints(images)), "<u8")
 
 
 def write_seen_images(run: Path, train: Images, start: TrainedRun | None) -> None:
@@ -27,7 +26,7 @@ def write_seen_images(run: Path, train: Images, start: TrainedRun | None) -> Non
         OSError: they could not be written.
     """
     before = _read(start)
-    seen = fingerprints(train.images)
+    seen = _short_fingerprints(train.images)
     content = io.BytesIO()
     np.save(content, seen if before is None else np.union1d(seen, before))
     write_atomic(run / FILE, content.getvalue())
@@ -36,7 +35,7 @@ def write_seen_images(run: Path, train: Images, start: TrainedRun | None) -> Non
 def count_seen_images(start: TrainedRun, test: Images) -> int | None:
     """How many test images the weights of a run have seen; None where its directory does not tell."""
     seen = _read(start)
-    return None if seen is None else int(np.isin(fingerprints(test.images), seen).sum())
+    return None if seen is None else int(np.isin(_short_fingerprints(test.images), seen).sum())
 
 
 def notes_on_seen_images(start: TrainedRun, seen: int | None, num_test: int) -> list[str]:

@@ -20,19 +20,6 @@ SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
 SWEEP = {"budget": 10, "data": "digits", "tricks": ["flip"], "seeds": 1, "settings": SETTINGS}
 
 
-@pytest.fixture
-def cluster():
-    from ray.cluster_utils import Cluster
-
-    # a node that refuses five checks is dead: here within seconds, by default within a quarter of a minute
-    checks = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
-    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": checks}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
 def training() -> set[int]:
     """Process ids of everything that trains here, but for what another process of pytest-xdist has started."""
     found, ours = set(), os.environ.get("PYTEST_XDIST_WORKER", "")

@@ -24,19 +24,6 @@ ray = pytest.importorskip("ray")
 MORE = ("--runs", "2", "--sandbox", SANDBOX)
 
 
-@pytest.fixture
-def cluster():
-    from ray.cluster_utils import Cluster
-
-    # a node that refuses five checks is dead: here within seconds, by default within a quarter of a minute
-    checks = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
-    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": checks}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
 @pytest.mark.skipif(available_cores() < 2, reason="two places need two cores")
 def test_a_node_that_dies_costs_nobody_a_run(
     cluster, data: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
