@@ -30,8 +30,8 @@ class ClassWeights(Trick):
     beta: float = 0.999
 
     interacts: ClassVar[str] = (
-        "logit_adjustment makes up for unequal classes as well: take one of the two. label_smoothing: leave "
-        "it out (10 points worse at 60 s, classes of 500 to 5 images)."
+        "logit_adjustment also compensates for unequal classes: use only one of the two. label_smoothing: leave it out "
+        "(10 points worse at 60 s, classes of 500 to 5 images)."
     )
     paper: ClassVar[str] = "Cui et al., Class-Balanced Loss, 2019 (arXiv 1901.05555)"
 

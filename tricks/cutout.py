@@ -23,8 +23,9 @@ class Cutout(Trick):
     size: int = 8
 
     interacts: ClassVar[str] = (
-        "progressive_resizing shrinks the images after cutout, so `size` is a share of the full-sized image. "
-        "cutmix and mixup copy blanked squares too, and count them as image when they mix the targets."
+        "progressive_resizing shrinks the images after cutout, so `size` is a share of the full-sized image. cutmix "
+        "and mixup also copy blanked squares. When they mix the targets, a blanked square counts like any other part "
+        "of the image."
     )
     paper: ClassVar[str] = "DeVries & Taylor, Improved Regularization with Cutout, 2017 (arXiv 1708.04552)"
 

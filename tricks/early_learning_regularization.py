@@ -27,9 +27,9 @@ class EarlyLearningRegularization(Trick):
     memory: float = 0.7
 
     interacts: ClassVar[str] = (
-        "cutmix and mixup: their images are two, and the target would be of one: leave them out. meta_warmup: leave it "
-        "out, it computes on half batches. sam: its second pass uses the same targets. Under DistributedDataParallel "
-        "each process has targets of its own."
+        "cutmix and mixup: leave them out, because a mixed image shows two images, and the stored target is that of "
+        "only one. meta_warmup: leave it out, because it computes on half batches. sam: its second pass uses the same "
+        "targets as its first. Under DistributedDataParallel, each process has its own targets."
     )
     paper: ClassVar[str] = "Liu et al., Early-Learning Regularization Prevents Memorization, 2020 (arXiv 2007.00151)"
 

@@ -35,8 +35,9 @@ class FairnessRegularizer(Trick):
     one_sided: bool = False
 
     interacts: ClassVar[str] = (
-        "It acts on the given labels and on the logits as they are, outside label_smoothing, logit_adjustment and "
-        "class_weights. cutmix and mixup: an image belongs to its larger part."
+        "Its term uses the given labels and the unchanged logits, so label_smoothing, logit_adjustment and "
+        "class_weights do not act on this term. cutmix and mixup: a mixed image belongs to the class with the larger "
+        "share."
     )
     paper: ClassVar[str] = (
         "Wei et al., Fairness Improves Learning from Noisily Labeled Long-Tailed Data, 2023 (arXiv 2303.12291)"

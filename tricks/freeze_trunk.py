@@ -29,8 +29,8 @@ class FreezeTrunk(Trick):
     until: float = 0.2
 
     interacts: ClassVar[str] = (
-        "muon, gradient_centralization and sam act on what trains alone. "
-        "DistributedDataParallel must look for unused parameters."
+        "muon, gradient_centralization and sam act only on the layers that are trained. DistributedDataParallel must "
+        "look for unused parameters."
     )
     paper: ClassVar[str] = "Howard and Ruder, Universal Language Model Fine-tuning, 2018 (arXiv 1801.06146)"
 

@@ -58,8 +58,8 @@ class GhostBatchNorm(Trick):
     scale: bool = True
 
     interacts: ClassVar[str] = (
-        "meta_warmup computes on half batches, so each group has half as many images. sam and meta_warmup keep the "
-        "running statistics of their extra passes out, but these passes are normalised by groups too."
+        "meta_warmup computes on half batches, so each group has half as many images. The extra passes of sam and "
+        "meta_warmup are also normalised by groups, but they do not change the running statistics."
     )
     paper: ClassVar[str] = "Hoffer et al., Train Longer, Generalize Better, 2017 (arXiv 1705.08741)"
 

@@ -29,7 +29,8 @@ class LayerwiseLearningRate(Trick):
     first: float = 0.1
 
     interacts: ClassVar[str] = (
-        "muon: acts on its rates too. Weight decay that is relative to the learning rate, as muon's, is lower as well."
+        "muon: its learning rates are scaled by depth too. Where weight decay is relative to the learning rate, as in "
+        "muon, the lower layers also get less weight decay."
     )
     paper: ClassVar[str] = "Howard and Ruder, Universal Language Model Fine-tuning, 2018 (arXiv 1801.06146)"
 

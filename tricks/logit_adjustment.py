@@ -26,9 +26,9 @@ class LogitAdjustment(Trick):
     tau: float = 1.0
 
     interacts: ClassVar[str] = (
-        "label_smoothing: leave it out. It asks for the same share of every class, which under the adjustment raises "
-        "rare classes on all images (5 points worse at 60 s, classes of 500 to 5 images). class_weights makes up for "
-        "unequal classes as well: take one of the two."
+        "label_smoothing: leave it out. It gives every class the same small target. Together with the adjustment, this "
+        "raises rare classes on all images (5 points worse at 60 s, classes of 500 to 5 images). class_weights also "
+        "compensates for unequal classes: use only one of the two."
     )
     paper: ClassVar[str] = "Menon et al., Long-tail Learning via Logit Adjustment, 2020 (arXiv 2007.07314)"
 

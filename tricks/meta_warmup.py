@@ -45,9 +45,9 @@ class MetaWarmup(Trick):
     first_order: bool = True
 
     interacts: ClassVar[str] = (
-        "Batch norm normalises half batches, and ghost_batch_norm groups of half the size. cutmix and mixup pair "
-        "images across the halves. sam: by default each pass of the warm-up becomes two. gradient_centralization: "
-        "by default only the final gradient is centralized."
+        "Batch norm normalises half batches, and ghost_batch_norm normalises groups of half the size. cutmix and mixup "
+        "mix images of one half with images of the other half. sam: by default, each pass of the warm-up becomes two "
+        "passes. gradient_centralization: by default, only the final gradient is centralized."
     )
     paper: ClassVar[str] = (
         "Deng & Zhang, Is the Meta-Learning Idea Able to Improve the Generalization of Deep Neural Networks "

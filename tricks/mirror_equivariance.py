@@ -146,9 +146,9 @@ class MirrorEquivariance(Trick):
     """
 
     interacts: ClassVar[str] = (
-        "patch_whitening: its filters are made symmetric. flip has no effect but where it meets a crop. "
-        "test_time_augmentation: the mode shift gives the answers of mirror+shift in half the time. muon makes the "
-        "upper half of each kernel orthogonal."
+        "patch_whitening: its filters become symmetric. flip has no effect, except together with a crop. "
+        "test_time_augmentation: the mode shift gives the same answers as mirror+shift, in half the time. muon makes "
+        "only the upper half of each kernel orthogonal."
     )
     paper: ClassVar[str] = "Weiler & Cesa, General E(2)-Equivariant Steerable CNNs, 2019 (arXiv 1911.08251)"
 

@@ -88,9 +88,9 @@ class PatchWhitening(Trick):
     kernel: Literal[2, 3] = 3
 
     interacts: ClassVar[str] = (
-        "The filters come from the full-sized images before any change: random_crop, cutout, progressive_resizing "
-        "and the others that act on batches do not enter them. muon trains the 1×1 convolution. weight_averaging "
-        "leaves the filters as they are."
+        "The filters are computed from the original training images, so random_crop, cutout, progressive_resizing and "
+        "other tricks that change batches do not affect them. muon trains the 1×1 convolution behind the filters. "
+        "weight_averaging does not change the filters."
     )
     paper: ClassVar[str] = "Page, How to Train Your ResNet 8: Bag of Tricks, 2019 (myrtle.ai)"
 

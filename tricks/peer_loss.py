@@ -31,8 +31,8 @@ class PeerLoss(Trick):
     clamp: float = 5.0
 
     interacts: ClassVar[str] = (
-        "label_smoothing with a negative smoothing is close to it: take one of the two. generalized_cross_entropy and "
-        "forward_correction change the first term alone."
+        "label_smoothing with a negative smoothing has nearly the same effect: use only one of the two. "
+        "generalized_cross_entropy and forward_correction change only the first term of this loss."
     )
     paper: ClassVar[str] = "Liu and Guo, Peer Loss Functions, 2019 (arXiv 1910.03231)"
 

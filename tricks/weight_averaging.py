@@ -29,8 +29,8 @@ class WeightAveraging(Trick):
     interval: int = 5
 
     interacts: ClassVar[str] = (
-        "The average is what is saved and predicts, not the last weights. progressive_resizing: just after a "
-        "change of size the average still holds batch norm statistics of the smaller images."
+        "The averaged weights are saved and used for predictions, not the last weights. progressive_resizing: just "
+        "after a change of the image size, the average still holds batch norm statistics of the smaller images."
     )
     paper: ClassVar[str] = "Polyak & Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992"
 
