@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import yaml
 from speedtrain.checked_types import checked_types, nearest
 from speedtrain.chosen_tricks import Tricks, checked_trick, take_mirror_out, with_trick
 from speedtrain.errors import UserError
+from speedtrain.learning_rate_schedule import check_schedule, lr_factor
 from speedtrain.starting_point import TrainedRun, backbone_side, check_start, find_trained_run
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -129,11 +129,7 @@ class Config:
 
     def lr_factor(self, progress: float) -> float:
         """The schedule's factor on the learning rate at a progress in [0, 1]."""
-        knots = self.schedule
-        for (left, low), (right, high) in pairwise(knots):
-            if progress <= right:
-                return low + (high - low) * (progress - left) / (right - left)
-        return knots[-1][1]
+        return lr_factor(self.schedule, progress)
 
     def as_yaml(self) -> str:
         """As a recipe that gives this configuration again."""
@@ -330,12 +326,7 @@ def _checked(keys: dict[str, Any]) -> dict[str, Any]:
             if not (enough and math.isfinite(value)):
                 words = "positive and finite" if key in _POSITIVE else "0 or more, and finite"
                 raise UserError(f"{key} must be {words}, got {value}")
-    knots = values["schedule"]
-    times = [progress for progress, _ in knots]
-    if len(knots) < 2 or times[0] != 0 or times[-1] != 1 or not all(a < b for a, b in pairwise(times)):
-        raise UserError(f"schedule must be [progress, factor] knots with progress rising from 0 to 1, got {knots}")
-    if any(not (factor >= 0 and math.isfinite(factor)) for _, factor in knots):
-        raise UserError(f"schedule's factors must be 0 or more, got {knots}")
+    check_schedule(values["schedule"])
     if values["snapshots"] > MOST_SNAPSHOTS:
         raise UserError(f"snapshots must be at most {MOST_SNAPSHOTS}, got {values['snapshots']}")
     if values["seed"] >= 2**63:

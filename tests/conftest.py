@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import warm
 
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
 os.environ["SPEEDTRAIN_CACHE"] = "off"  # no test reads or fills the cache of the person who runs it
 
 BY_THE_CLOCK = (
@@ -36,9 +38,9 @@ BESIDE_THEM = (
     "speedtrain/judge/test_attacks",
     "speedtrain/judge/test_cluster",
     "speedtrain/judge/test_competition",
-    "speedtrain/judge/test_copies",
+    "speedtrain/judge/test_weight_copies",
     "speedtrain/judge/test_judging",
-    "speedtrain/judge/test_launcher",
+    "speedtrain/judge/test_system_call_filter",
     "speedtrain/run/test_members_run",
     "speedtrain/submission/",
 )
@@ -51,6 +53,20 @@ ALONE = (
     *("test_documented_commands", "timing/"),
 )
 """Of those by the clock, what measures, or gives no second more than needed: last, when those beside them are over."""
+
+
+ON_ONE_CORE = (
+    "speedtrain/ablation/test_curve",
+    "speedtrain/ablation/test_tune",
+    "speedtrain/run/test_annotated_run",
+    "speedtrain/run/test_earlier_runs",
+    "speedtrain/run/test_notebook",
+    "speedtrain/run/test_run",
+    "speedtrain/run/test_starting_weights",
+    "speedtrain/suspects/",
+)
+"""Those that train on one core where there are several: two threads that wait for each other on a busy machine take
+many times as long as one."""
 
 
 def group_of(nodeid: str) -> str | None:
@@ -85,8 +101,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     And what uses fixtures that are for tests by the clock must be where those are.
     """
-    group = group_of(item.nodeid)
-    if {"warm_python", "busy"} & set(getattr(item, "fixturenames", ())) and group is None:
+    group, names = group_of(item.nodeid), set(getattr(item, "fixturenames", ()))
+    if hasattr(os, "sched_setaffinity") and "PYTEST_XDIST_WORKER" in os.environ:
+        alone = item.nodeid.removeprefix("tests/").startswith(ON_ONE_CORE) and "busy" not in names
+        os.sched_setaffinity(0, CORES[:1] if alone else CORES)
+    if {"warm_python", "busy"} & names and group is None:
         pytest.fail("it goes by the clock: name it in BY_THE_CLOCK of tests/conftest.py", pytrace=False)
     if "PYTEST_XDIST_WORKER" in os.environ and group is None:
         import torch

@@ -33,7 +33,7 @@ from readers_files import write_files
 
 from speedtrain.cli import VERBS, build_parser, main
 from speedtrain.config import resolve
-from speedtrain.judge import sandbox_check, speed
+from speedtrain.judge import machine_speed, sandbox_check
 from speedtrain.judge.sandbox_check import works
 from speedtrain.machine import available_cores
 from timing import Guarded
@@ -63,6 +63,8 @@ UNSAID = {
 LIGHT = ["--set=width=8", "--set=batch_size=64", "--set=precision=fp32"]
 """Sizes for a recipe that takes half a minute for its first step on two cores, and for one of two networks."""
 
+ON_ONE_CORE = ("train", "plan", "suspects", "ablate", "curve", "tune", "bench")
+
 COLD = 12
 """Seconds of a budget that includes four or more of imports: a submission starts in a sandbox."""
 
@@ -88,7 +90,7 @@ def shorten(arguments: list[str]) -> list[str]:
     unsaid = [option for option in UNSAID.get(verb, []) if option.partition("=")[0] not in rest]
     if "--competition" in rest:  # its file has the limits
         unsaid = [option for option in unsaid if "sandbox" in option]
-    if verb == "train" and "two" not in rest and "--threads" not in rest:
+    if verb in ON_ONE_CORE and not {"two", "--threads", "--workers"} & {*rest}:
         unsaid += ["--threads=1"]  # the other core is for the tests beside
     if verb == "train" and {"paper", "two"} & {*rest}:
         unsaid += LIGHT
@@ -173,7 +175,7 @@ def short_processes(warm_processes: None, warm_python: str, trained: Path, monke
         start(self, shortened(command, trained, warm_python), *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Guarded, "__init__", start_shortened)
-    monkeypatch.setattr(speed, "measure", lambda cpus: 1.0)
+    monkeypatch.setattr(machine_speed, "measure", lambda cpus: 1.0)
     monkeypatch.setattr(sandbox_check, "PACKAGES", ("numpy",))
 
 

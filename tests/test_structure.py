@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("speedtrain", "tricks", "timing")
 
 FOUNDATION = (
-    *("checked_types", "chosen_tricks", "config", "device", "errors", "files", "machine", "member_configs"),
-    *("ray_cluster", "starting_point", "thread_controller", "view"),
+    *("checked_types", "chosen_tricks", "config", "device", "errors", "files", "learning_rate_schedule", "machine"),
+    *("member_configs", "ray_cluster", "starting_point", "thread_controller", "view"),
 )
 """Rooms and modules of speedtrain that all the others may use."""
 

@@ -15,7 +15,7 @@ from speedtrain.ablation.sweep import Source, Sweep, check_counts, clock, run_sw
 from speedtrain.ablation.sweep_labels import load_for_sweep
 from speedtrain.data import Images
 from speedtrain.errors import UserError
-from speedtrain.run.checks import check_network
+from speedtrain.run.checks_before_start import check_network
 from speedtrain.run.progress import Display
 
 SECONDS_AROUND_BUDGET = 15.0

@@ -25,7 +25,7 @@ from speedtrain.data import Data
 from speedtrain.data.splits import hold_out
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
-from speedtrain.run.checks import check_network
+from speedtrain.run.checks_before_start import check_network
 from speedtrain.run.progress import Display
 
 FIRST_FRESH_SEED = 1000

@@ -15,10 +15,10 @@ from speedtrain.data.configured import load_configured
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.run.api import train
-from speedtrain.run.checks import check_network, resolve_machine
-from speedtrain.run.directory import new_run_directory
+from speedtrain.run.checks_before_start import check_network, resolve_machine
 from speedtrain.run.plan import measure_plan
 from speedtrain.run.progress import Display
+from speedtrain.run.run_directory import new_run_directory
 from speedtrain.training.process import worker_environment
 from timing import Guarded
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from speedtrain.config import IN_MEMORY
 from speedtrain.data.annotators import check_votes, look_like_classes, majority
+from speedtrain.data.image_files import Reading
 from speedtrain.data.photograph import FITTED, SIDE, fit
-from speedtrain.data.photographs import Reading
 from speedtrain.data.source import Arrays, Source, data_error
 
 DEPTHS = (8, 10, 12, 14, 16)

@@ -8,7 +8,7 @@ import numpy as np
 from speedtrain.config import CIFAR10, DIGITS
 from speedtrain.data.arrays import check_arrays, standard_images
 from speedtrain.data.cifar10 import read_cifar10
-from speedtrain.data.photographs import Reading
+from speedtrain.data.image_files import Reading
 from speedtrain.data.source import Source
 from speedtrain.errors import UserError
 

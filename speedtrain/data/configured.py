@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from speedtrain.config import AUTO, DATA_SETS, IN_MEMORY, TORCHVISION, Config
+from speedtrain.data.image_files import Progress
 from speedtrain.data.load import load_data
-from speedtrain.data.photographs import Progress
 from speedtrain.data.source import Data
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from speedtrain.data.image_files import Reading, labelled_photographs
 from speedtrain.data.photograph import IMAGE_SUFFIXES, is_image_file
-from speedtrain.data.photographs import Reading, labelled_photographs
 from speedtrain.data.source import (
     NOT_FROM_THE_WEB,
     Source,

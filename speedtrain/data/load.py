@@ -33,11 +33,11 @@ from speedtrain.data.folder import (
     read_folder,
     refuse_splits,
 )
-from speedtrain.data.indexable import is_indexable, read_indexable
-from speedtrain.data.likeness import notes_on_near_copies
+from speedtrain.data.image_files import Progress, Reading, read_photographs, unreadable_images
+from speedtrain.data.near_copies import notes_on_near_copies
 from speedtrain.data.npz import NO_IMAGES, is_npz, read_npz, sources_from_npz
 from speedtrain.data.photograph import FITS, SIDE, Fit, is_image_file
-from speedtrain.data.photographs import Progress, Reading, read_photographs, unreadable_images
+from speedtrain.data.python_datasets import is_indexable, read_indexable
 from speedtrain.data.source import Arrays, Data, data_error, uneven
 from speedtrain.data.splits import (
     NO_VALIDATION,

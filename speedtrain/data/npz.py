@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from speedtrain.data.arrays import check_arrays
-from speedtrain.data.photographs import Reading
+from speedtrain.data.image_files import Reading
 from speedtrain.data.source import Source, data_error, unreadable
 from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen
 from speedtrain.errors import UserError

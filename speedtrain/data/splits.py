@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from speedtrain.data.annotators import NO_LABEL
-from speedtrain.data.photographs import Reading
+from speedtrain.data.image_files import Reading
 from speedtrain.data.source import Images, Source, class_numbers, data_error
 
 TRAIN = "train"

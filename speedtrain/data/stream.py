@@ -19,10 +19,10 @@ from PIL import Image
 from speedtrain.config import IN_MEMORY
 from speedtrain.data.arrays import standard_images
 from speedtrain.data.folder import TO_PREDICT, files_to_predict, is_folder
-from speedtrain.data.indexable import as_image, refuse_undecoded
+from speedtrain.data.image_files import Reading, read_photographs
 from speedtrain.data.npz import NO_IMAGES, is_npz, read_npz
 from speedtrain.data.photograph import is_image_file, large_images_allowed, read_image
-from speedtrain.data.photographs import Reading, read_photographs
+from speedtrain.data.python_datasets import as_image, refuse_undecoded
 from speedtrain.data.source import NOT_FROM_THE_WEB, data_error, is_address
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from speedtrain.data.annotators import NO_LABEL, check_votes, majority
-from speedtrain.data.photographs import Reading, labelled_photographs
+from speedtrain.data.image_files import Reading, labelled_photographs
 from speedtrain.data.source import Source, class_numbers, data_error, unreadable
 from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen
 from speedtrain.errors import UserError

@@ -7,8 +7,8 @@ from typing import Any
 from speedtrain.checked_types import nearest
 from speedtrain.config import TORCHVISION
 from speedtrain.data.download import data_roots, no_dead_lines
-from speedtrain.data.indexable import read_indexable
-from speedtrain.data.photographs import Reading
+from speedtrain.data.image_files import Reading
+from speedtrain.data.python_datasets import read_indexable
 from speedtrain.data.source import Source, data_error
 from speedtrain.data.splits import TRAIN, Sources, SplitChoice, read_chosen
 from speedtrain.errors import UserError

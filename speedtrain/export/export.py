@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from speedtrain.data.configured import load_configured
-from speedtrain.data.photographs import Progress
+from speedtrain.data.image_files import Progress
 from speedtrain.errors import UserError
 from speedtrain.export.formats import Run, need_onnx, run_onnx, run_torch, write_onnx, write_torch
 from speedtrain.export.metadata import metadata

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from speedtrain.errors import UserError
-from speedtrain.judge.inspection import inspect
 from speedtrain.judge.settings import ZipRules, in_bytes
+from speedtrain.judge.source_inspection import inspect
 from speedtrain.submission.package import INTERFACE
 
 MOST_FILES = 1000
@@ -111,8 +111,8 @@ def read_submission(path: Path, allowed: ZipRules | None = None, *, inspected: b
     Args:
         path: the zip.
         allowed: what it may hold. Default: as `ZipRules` has it.
-        inspected: whether its source is looked through for notes, which takes up to `inspection.ALL_SECONDS`. Default:
-            yes.
+        inspected: whether its source is looked through for notes, which takes up to
+            `source_inspection.ALL_SECONDS`. Default: yes.
 
     Returns:
         The submission. Problems of its content are broken rules, and raise nothing.

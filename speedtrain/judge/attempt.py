@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from speedtrain.judge import confine, outputs, sandbox, speed
+from speedtrain.judge import machine_speed, sandboxed_step, submission_files
 from speedtrain.judge.archive import Submission
-from speedtrain.judge.copies import Copier, Copy, instants
+from speedtrain.judge.package_files import read_in
 from speedtrain.judge.sandbox import Step
+from speedtrain.judge.scratch import make_scratch
 from speedtrain.judge.settings import Settings
+from speedtrain.judge.weight_copies import Copier, Copy, instants
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Task:
         settings: the rules of the judging.
         seed: value of the environment variable SEED.
         place: number of the place on its host, where several runs go on at the same time.
+        package_files: files of the packages that submissions may use.
     """
 
     submission: Submission
@@ -43,6 +46,7 @@ class Task:
     settings: Settings
     seed: int
     place: int = 0
+    package_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,32 +87,42 @@ class Measured:
     Attributes:
         outcome: what came of it.
         speeds: of the machine before and after it, GFLOP/s; None where any drift is allowed.
-        seconds: that it took, with everything.
+        waited: seconds until the machine was as fast as at the beginning, or was taken as it is.
+        seconds: that it took, with everything but the waiting.
     """
 
     outcome: Outcome
     speeds: tuple[float | None, float | None]
+    waited: float
     seconds: float
 
 
-def measured_attempt(task: Task, work: Path, log: Path, test_log: Path) -> Measured:
+def measured_attempt(task: Task, work: Path, log: Path, test_log: Path, reference: float | None) -> Measured:
     """An attempt in a new folder, which is removed, between two measurements of the machine's speed.
 
-    Args and errors as for `run_attempt`; whatever is in the folder is removed.
+    It begins when the machine is as fast as at the beginning, with the files of the packages in memory. How fast the
+    machine is afterwards is recorded and earns nothing: a submission could slow it down on purpose.
+
+    Args:
+        task, work, log, test_log: as for `run_attempt`; whatever is in the folder is removed.
+        reference: the speed at the beginning, GFLOP/s; None where any drift is allowed.
+
+    Raises:
+        NotStarted: the sandbox failed before a script's first instruction.
     """
-    started = time.monotonic()
-    outputs.clear(work)
+    submission_files.clear(work)
     work.mkdir(mode=0o700)
-    before = _speed(task)
+    cpus, drift = task.settings.limits(1, task.place).cpus, task.settings.drift
+    before, after, waited = None, None, 0.0
+    if math.isfinite(drift):
+        read_in(task.package_files)
+        before, waited = machine_speed.recovered(cpus, reference, drift)
+    started = time.monotonic()
     outcome = run_attempt(task, work, log, test_log)
-    outputs.clear(work)
-    return Measured(outcome, (before, _speed(task)), round(time.monotonic() - started, 3))
-
-
-def _speed(task: Task) -> float | None:
-    """The machine's speed at the moment; None where any drift is allowed."""
-    settings = task.settings
-    return speed.measure(settings.limits(1, task.place).cpus) if math.isfinite(settings.drift) else None
+    submission_files.clear(work)
+    if math.isfinite(drift):
+        after = machine_speed.measure(cpus)
+    return Measured(outcome, (before, after), round(waited, 3), round(time.monotonic() - started, 3))
 
 
 class _Attempt:
@@ -123,7 +137,7 @@ class _Attempt:
         self._task.submission.unpack(self._source)
         try:
             predictions, verdict = self._train_and_predict()
-        except outputs.BadOutput as error:
+        except submission_files.BadOutput as error:
             return Outcome({**self._facts, "failed": True, "verdict": f"failed: {error}"}, None, self._copies)
         return Outcome({**self._facts, "failed": False, "verdict": verdict}, predictions, self._copies)
 
@@ -132,34 +146,34 @@ class _Attempt:
         self._facts["training"] = trained.as_dict()
         self._facts["images_seen"] = _images_seen(self._log)
         if trained.limit:
-            raise outputs.BadOutput(trained.limit)
+            raise submission_files.BadOutput(trained.limit)
         weights = self._work / "weights"
         try:
-            outputs.take(self._work / "training", "weights", weights, self._settings.disk)
+            submission_files.take(self._work / "training", "weights", weights, self._settings.disk)
             problem = None
-        except outputs.BadOutput as error:
+        except submission_files.BadOutput as error:
             problem = f"{trained.in_words()}; {error}"
-        outputs.clear(self._work / "training")
+        submission_files.clear(self._work / "training")
         if self._settings.score.over_time:
             self._score_copies(copies)
         if problem:
-            raise outputs.BadOutput(problem)
+            raise submission_files.BadOutput(problem)
         predicted, tested = self._predict(weights, self._test_log)
         self._facts["testing"] = tested.as_dict()
         if isinstance(predicted, str):
-            raise outputs.BadOutput(f"test.py: {predicted}")
+            raise submission_files.BadOutput(f"test.py: {predicted}")
         return predicted, f"training {trained.in_words()}; predictions taken"
 
-    def _train(self, scratch: Path) -> tuple[confine.Outcome, Sequence[Copy]]:
+    def _train(self, scratch: Path) -> tuple[sandboxed_step.Outcome, Sequence[Copy]]:
         """Runs training.py, which saves `weights` in the scratch folder; copies them meanwhile, if asked for."""
         images, settings = self._task.train, self._settings
         arguments: list[str | Path] = ["--data", images, "--net_sav", scratch / "weights"]
         arguments += ["--budget", f"{settings.budget:g}"]
         step = Step(self._source, "training.py", arguments, [images], scratch, self._task.seed)
-        sandbox.prepare(step)
         limits, score = settings.limits(settings.budget, self._task.place), settings.score
+        make_scratch(scratch, limits.disk, step.user)
         if not score.over_time:
-            return confine.run(step, limits, settings.sandbox, self._log), []
+            return sandboxed_step.run(step, limits, settings.sandbox, self._log), []
         at = instants(settings.budget, score.t0, score.copies)
         copiers: list[Copier] = []
 
@@ -167,7 +181,7 @@ class _Attempt:
             copiers.append(Copier(job, scratch / "weights", self._work / "copies", at, settings.budget, settings.disk))
             return copiers[0]
 
-        trained = confine.run(step, limits, settings.sandbox, self._log, beside)
+        trained = sandboxed_step.run(step, limits, settings.sandbox, self._log, beside)
         self._facts["copies_left_out"] = copiers[0].left_out
         return trained, copiers[0].copies
 
@@ -186,7 +200,7 @@ class _Attempt:
             facts.append({"seconds": copy.seconds, "problem": problem, "predicted_in": tested.wall_seconds})
             self._copies.append(None if isinstance(predicted, str) else predicted)
 
-    def _predict(self, weights: Path, log: Path) -> tuple[np.ndarray | str, confine.Outcome]:
+    def _predict(self, weights: Path, log: Path) -> tuple[np.ndarray | str, sandboxed_step.Outcome]:
         """Runs test.py on the test images.
 
         Returns:
@@ -199,18 +213,19 @@ class _Attempt:
         np.savez(images, images=test_images[order])
         images.chmod(0o644)
         scratch = self._work / "testing"
-        outputs.clear(scratch)
+        submission_files.clear(scratch)
         arguments: list[str | Path] = ["--data", images, "--net_sav", weights]
         arguments += ["--predictions", scratch / "predictions.npy"]
         step = Step(self._source, "test.py", arguments, [images, weights], scratch, self._task.seed)
-        sandbox.prepare(step)
+        limits = settings.limits(settings.test_budget, self._task.place)
+        make_scratch(scratch, limits.disk, step.user)
         # the script has seen the test images and may print them, so its log is not published
-        tested = confine.run(step, settings.limits(settings.test_budget, self._task.place), settings.sandbox, log)
+        tested = sandboxed_step.run(step, limits, settings.sandbox, log)
         if tested.limit:
             return tested.limit, tested
         try:
-            found = outputs.read_predictions(scratch, "predictions.npy", len(order), self._task.num_classes)
-        except outputs.BadOutput as error:
+            found = submission_files.read_predictions(scratch, "predictions.npy", len(order), self._task.num_classes)
+        except submission_files.BadOutput as error:
             # not in its own words: it has seen the secret images
             return f"{tested.in_words(quoting=False)}; {error}", tested
         predicted = np.empty_like(found)

@@ -11,13 +11,13 @@ import numpy as np
 
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
-from speedtrain.judge.controls import compare_controls
+from speedtrain.judge.board_page import render
+from speedtrain.judge.board_tables import as_csv, as_markdown
+from speedtrain.judge.control_runs import compare_controls
 from speedtrain.judge.journal import Entry, Journal
-from speedtrain.judge.page import render
 from speedtrain.judge.ranking import TimeToTarget, Value, make_measure, method, points, rank
 from speedtrain.judge.scores import Scored
 from speedtrain.judge.settings import Score
-from speedtrain.judge.tables import as_csv, as_markdown
 
 SCHEMA = 2
 
@@ -206,7 +206,7 @@ def _last_attempts(journal: Journal, key: str, regime: str, control_for: str = "
             and entry.get("control_for", "") == control_for
         ):
             latest[entry["run"]] = {**entry, "attempts": latest.get(entry["run"], {"attempts": 0})["attempts"] + 1}
-    return [latest[run] for run in sorted(latest) if not latest[run]["repeat"]]
+    return [latest[run] for run in sorted(latest) if not latest[run].get("repeat")]
 
 
 def _scored(out: Path, run: Entry, labels: np.ndarray, budget: float) -> Scored:
@@ -263,7 +263,9 @@ def _describe(run: Entry, row: Scored) -> Board:
         "images_seen": run.get("images_seen"),
         "seed": run["seed"],
         "drifted": run["drifted"],
+        "drifted_after": run.get("drifted_after", False),
         "attempts": run["attempts"],
+        "by_kernel": training.get("by_kernel", []),
         "log": run["log"],
         **({"node": run["node"]} if "node" in run else {}),
         **({"curve": curve, "copies": _told(run)} if "copies" in run else {}),

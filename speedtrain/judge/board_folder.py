@@ -10,7 +10,7 @@ from speedtrain.data import Data
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.judge.archive import Submission
-from speedtrain.judge.confine import plain_text
+from speedtrain.judge.printed_log import plain_text
 
 
 def has_begun(out: Path) -> bool:

@@ -19,11 +19,11 @@ import numpy as np
 
 from speedtrain.errors import UserError
 from speedtrain.files import lock
-from speedtrain.judge import outputs, sandbox_check, speed
+from speedtrain.judge import machine_speed, sandbox_check, submission_files
 from speedtrain.judge.archive import read_submission
 from speedtrain.judge.attempt import Task, measured_attempt
 from speedtrain.judge.settings import Score, Settings, ZipRules
-from speedtrain.judge.turns import Turn, Turns
+from speedtrain.judge.turns import Turn, Turns, machine_in_words
 from speedtrain.ray_cluster import connect, living_nodes
 
 FOLDERS = "speedtrain-judge-"
@@ -67,6 +67,7 @@ class Cluster:
         self._ray, self._started_here = connect(address)
         self._resources: dict[str, Any] = {"num_cpus": settings.cpus, "num_gpus": settings.gpus or 0, "max_retries": 0}
         self._stored: dict[str, Any] = {}
+        self._tried: dict[str, sandbox_check.Tried] = {}  # by node
         try:
             self.slots = self._find_slots()
             self.speeds = self._check_nodes()
@@ -102,13 +103,15 @@ class Cluster:
             asked = {slot: self._start(slot, _check_node, asdict(self._settings), place) for slot in here}
             for slot, reference in asked.items():
                 try:
-                    problem, measured = self._ray.get(reference)
+                    problem, measured, tried = self._ray.get(reference)
                 except self._ray.exceptions.RayError as error:
                     raise UserError(f"--engine ray: node {slot.name} cannot judge: {_last_line(error)}") from None
                 if problem:
                     raise UserError(f"--engine ray: node {slot.name} cannot judge: {problem}")
                 if measured is not None:
                     speeds[slot.name] = measured
+                if tried is not None:
+                    self._tried[slot.node] = tried
         if speeds and max(speeds.values()) > (1 + self._settings.drift) * min(speeds.values()):
             table = ", ".join(f"{name} {rate:.0f}" for name, rate in sorted(speeds.items(), key=lambda item: item[1]))
             raise UserError(
@@ -143,6 +146,8 @@ class Cluster:
         names = [slot.name for slot in self.slots]
         turns.journal.add_event({"event": "nodes", "speeds": {name: self.speeds.get(name) for name in names}})
         turns.report(f"{len(names)} runs at a time, on {', '.join(names)}")
+        for words in {tried.in_words() for tried in self._tried.values()}:
+            turns.report(words)
 
     # ---- the runs ----
 
@@ -176,15 +181,12 @@ class Cluster:
             if came["problem"]:
                 raise UserError(f"node {slot.name}: {came['problem']}")
             entry = self._record(slot, turn, came, turns)
-            if entry["repeat"]:
-                queues[slot].appendleft(turn)
-            num_finished += not entry["repeat"]
-            drifted = " (the machine drifted)" if entry["drifted"] else ""
+            num_finished += 1
             name = turns.submissions[turn.submission].name
             where = f" on {turn.regime}" if turn.regime else ""
             turns.report(
                 f"{num_finished} of {total} runs: {name}, its run {turn.run}{where}, node {slot.name}: "
-                f"{entry['verdict']}{drifted}"
+                f"{entry['verdict']}{machine_in_words(entry)}"
             )
 
     def _give_to_others(
@@ -219,7 +221,9 @@ class Cluster:
         train = self._store(f"train {turn.regime}", task.train.read_bytes)
         test = self._store(f"test {turn.regime}", lambda: task.test_images)
         facts = (task.num_classes, asdict(self._settings), task.seed, slot.place)
-        return self._start(slot, _run_on_node, content, train, test, *facts)
+        files = self._tried[slot.node].package_files if slot.node in self._tried else ()
+        machine = (files, self.speeds.get(slot.name))
+        return self._start(slot, _run_on_node, content, train, test, *facts, *machine)
 
     def _store(self, name: str, read: Callable[[], Any]) -> Any:
         """A reference to a value in Ray's object store. Every node fetches it once."""
@@ -287,8 +291,9 @@ def _settings_of(values: Mapping[str, Any]) -> Settings:
     return Settings(**given)
 
 
-def _check_node(values: Mapping[str, Any], place: int) -> tuple[str, float | None]:
-    """Checks that this node can judge; returns why not (empty if it can), and its speed."""
+def _check_node(values: Mapping[str, Any], place: int) -> tuple[str, float | None, sandbox_check.Tried | None]:
+    """Checks that this node can judge; returns why not (empty if it can), its speed, and what the sandbox shows."""
+    tried = None
     settings = _settings_of(values)
     _clear_leftovers()
     try:
@@ -296,11 +301,11 @@ def _check_node(values: Mapping[str, Any], place: int) -> tuple[str, float | Non
         limits = settings.limits(60, place)
         sandbox_check.check(settings.sandbox, limits, {})
         if place == 0:  # once per host
-            sandbox_check.check_packages(settings.sandbox)
-        measured = speed.reference_speed(limits.cpus)[0] if math.isfinite(settings.drift) else None
+            tried = sandbox_check.check_packages(settings.sandbox)
+        measured = machine_speed.reference_speed(limits.cpus)[0] if math.isfinite(settings.drift) else None
     except UserError as error:
-        return str(error), None
-    return "", measured
+        return str(error), None, None
+    return "", measured, tried
 
 
 def _run_on_node(
@@ -311,6 +316,8 @@ def _run_on_node(
     values: Mapping[str, Any],
     seed: int,
     place: int,
+    package_files: tuple[str, ...],
+    reference: float | None,
 ) -> dict[str, Any]:
     """One run in a temporary folder of this node, with the speed before and after.
 
@@ -327,12 +334,12 @@ def _run_on_node(
         (folder / "train.npz").write_bytes(train)
         (folder / "train.npz").chmod(0o644)
         submission = read_submission(folder / "submission.zip", settings.rules, inspected=False)
-        task = Task(submission, folder / "train.npz", test_images, num_classes, settings, seed, place)
+        task = Task(submission, folder / "train.npz", test_images, num_classes, settings, seed, place, package_files)
         logs = folder / "logs"
         logs.mkdir()
         return {
             "problem": "",
-            "measured": measured_attempt(task, folder / "work", folder / "log.txt", logs / "test-log.txt"),
+            "measured": measured_attempt(task, folder / "work", folder / "log.txt", logs / "test-log.txt", reference),
             "log": (folder / "log.txt").read_bytes(),
             "test_logs": {path.name: path.read_bytes() for path in logs.iterdir()},
         }
@@ -340,7 +347,7 @@ def _run_on_node(
         return {"problem": str(error)}
     finally:
         in_use.close()
-        outputs.clear(folder)
+        submission_files.clear(folder)
 
 
 def _clear_leftovers() -> None:
@@ -349,6 +356,6 @@ def _clear_leftovers() -> None:
         try:
             with open(folder / "lock", "r+b") as file:
                 if lock(file):
-                    outputs.clear(folder)
+                    submission_files.clear(folder)
         except OSError:
             continue  # it has no lock yet, or it is another user's

@@ -60,8 +60,8 @@ def add_options(parsers: Mapping[str, ArgumentParser]) -> None:
     judge.add_argument(
         "--drift",
         metavar="PART",
-        help="repeat a run when the machine's speed differs by more than this part from the speed at the beginning "
-        "(default: 0.15)",
+        help="wait before a run while the machine's speed differs by more than this part from the speed at the "
+        "beginning (default: 0.15)",
     )
     judge.add_argument(
         "--engine",
@@ -338,7 +338,7 @@ def _rehearsed(options: Namespace, sandbox: "Kind") -> tuple["Settings", dict[st
 def _board(options: Namespace) -> int:
     from speedtrain.judge.board import write_board
     from speedtrain.judge.contest_rules import read_labels
-    from speedtrain.judge.late import withdraw
+    from speedtrain.judge.late_entries import withdraw
 
     out = _path(options.out)
     if (options.test is None) == (options.competition is None):
@@ -375,7 +375,7 @@ def _competition(options: Namespace) -> int:
         check_competition(competition, regimes, path.parent, entrants, print)
         print("the competition is sound")
         return 0
-    from speedtrain.judge.kit import write_kit
+    from speedtrain.judge.entrant_kit import write_kit
 
     out = _path(options.out) if options.out else (path if path.is_dir() else path.parent) / "kit.zip"
     write_kit(competition, regimes, out)

@@ -106,7 +106,7 @@ class CompetitionFile:
     runs: int = key("runs of each submission", 5)
     side: int | Literal["auto"] = key("pixels a side of all images; auto: by the size of the training images", 32)
     fit: Literal["crop", "pad", "squash"] = key("what becomes of images that are not square", "crop")
-    drift: float = key("a run is repeated if the speed of the machine was off by more than this part", 0.15)
+    drift: float = key("before a run, the judge waits while the machine's speed is off by more than this part", 0.15)
 
 
 SECTIONS: dict[str, type] = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from speedtrain.data import Data, Images, load_data
-from speedtrain.data.likeness import notes_on_near_copies
+from speedtrain.data.near_copies import notes_on_near_copies
 from speedtrain.data.splits import fingerprints
 from speedtrain.errors import UserError
-from speedtrain.judge import sandbox_check, speed
+from speedtrain.judge import machine_speed, sandbox_check
 from speedtrain.judge.competition import Competition, Regime, read_competition
 from speedtrain.judge.settings import Kind, Settings, default_test_budget
 from speedtrain.judge.turns import in_time
@@ -152,7 +152,7 @@ def check_competition(
     sandbox_check.check_packages(settings.sandbox)
     report("sandbox: works, with every package that a submission may use")
     if math.isfinite(settings.drift):
-        reference, variation = speed.reference_speed(settings.limits(60).cpus)
+        reference, variation = machine_speed.reference_speed(settings.limits(60).cpus)
         steady = "" if variation <= settings.drift else ": more than drift allows; something else is running on it"
         report(f"machine: {reference:.0f} GFLOP/s on {settings.cpus} cores, varying by {variation:.0%}{steady}")
     if settings.score.kind == "time_to_target" and settings.runs < FEWEST_RUNS:

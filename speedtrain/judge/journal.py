@@ -65,10 +65,10 @@ class Journal:
         self.append(run)
         self.runs.append(run)
 
-    def attempts(self, submission: str, run: int, regime: str = "", control_for: str = "") -> list[Entry]:
-        """The finished attempts at one run. The last attempt counts, unless its key `repeat` is true."""
+    def is_finished(self, submission: str, run: int, regime: str = "", control_for: str = "") -> bool:
+        """Whether a run is done. An earlier version repeated runs: an entry with the key `repeat` does not count."""
         wanted = (submission, run, regime, control_for)
-        return [entry for entry in self.runs if _identity(entry) == wanted]
+        return any(_identity(entry) == wanted and not entry.get("repeat") for entry in self.runs)
 
     def add_event(self, event: Entry) -> None:
         """Writes an event: `event` (added or withdrawn), `submission`, and what belongs to it."""

@@ -12,7 +12,7 @@ from typing import Literal
 from speedtrain.data import Data
 from speedtrain.data.photograph import Fit
 from speedtrain.errors import UserError
-from speedtrain.judge import outputs
+from speedtrain.judge import submission_files
 from speedtrain.judge.archive import Rule, Submission, read_submission
 from speedtrain.judge.board_folder import (
     board_key,
@@ -25,7 +25,7 @@ from speedtrain.judge.board_folder import (
 from speedtrain.judge.cluster import Cluster
 from speedtrain.judge.contest_rules import facts_of, refuse_other_rules, refuse_other_submissions, rules_of
 from speedtrain.judge.journal import Journal
-from speedtrain.judge.late import add_late, stored_submissions
+from speedtrain.judge.late_entries import add_late, stored_submissions
 from speedtrain.judge.settings import Settings
 from speedtrain.judge.this_machine import ThisMachine
 from speedtrain.judge.turns import Turns
@@ -111,7 +111,7 @@ def judge(
         finally:
             journal.close()
             with suppress(subprocess.CalledProcessError):  # what is left will be cleared before the next run, or told
-                outputs.clear(private / "work")
+                submission_files.clear(private / "work")
 
 
 def _read_all(archives: Sequence[Path], settings: Settings, *, inspected: bool) -> dict[str, Submission]:

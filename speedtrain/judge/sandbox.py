@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from speedtrain.errors import UserError
+from speedtrain.judge.control_groups import Group
 from speedtrain.judge.settings import DEVICES, Kind, Limits, gpu_devices
 
 NOBODY = 65534
@@ -31,7 +32,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "timm", "lightning")
 MOST_OPEN_FILES = 4096
 """Of each process."""
 
-LAUNCHER = Path(__file__).with_name("launcher.py").read_text(encoding="utf-8")
+LAUNCHER = Path(__file__).with_name("system_call_filter.py").read_text(encoding="utf-8")
 """The first program inside the sandbox, as text: the sandbox does not show this folder."""
 
 
@@ -94,16 +95,12 @@ def _stranger() -> int:
     return secrets.choice(STRANGERS) if first + count >= STRANGERS.stop else NOBODY
 
 
-def prepare(step: Step) -> None:
-    """Makes the scratch folder of a step, owned by the user that the step will run as."""
-    for folder in (step.scratch, *(step.scratch / name for name in ("tmp", "shm", "home"))):
-        folder.mkdir(mode=0o700)
-        if os.geteuid() == 0:
-            os.chown(folder, step.user, step.user)
+def command(step: Step, limits: Limits, kind: Kind, group: Group | None) -> list[str]:
+    """The command that runs a step under its limits.
 
-
-def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
-    """The command that runs a step under its limits."""
+    Args:
+        group: the control group that the step will be in: it sees that one alone, as in a container.
+    """
     paths = {step.source: "/submission", step.scratch: "/scratch"}
     paths |= {path: f"/inputs/{path.name}" for path in step.inputs}
     as_root = os.geteuid() == 0
@@ -137,6 +134,10 @@ def command(step: Step, limits: Limits, kind: Kind) -> list[str]:
         else:
             wrap += ["--ro-bind", str(path), str(path)]
     wrap += ["--proc", "/proc", "--dev", "/dev", "--ro-bind-try", "/sys", "/sys"]
+    wrap += ["--tmpfs", "/sys/fs/cgroup"] if Path("/sys/fs/cgroup").is_dir() else []
+    for name, folder in group.shown().items() if group else ():
+        wrap += ["--ro-bind", str(folder), f"/sys/fs/cgroup/{name}"]
+    wrap += ["--remount-ro", "/sys/fs/cgroup"] if Path("/sys/fs/cgroup").is_dir() else []
     for device in _devices(limits.gpus):
         wrap += ["--dev-bind", str(device), str(device)]
     wrap += ["--dir", "/etc", "--dir", "/inputs"]

@@ -1,18 +1,24 @@
 """Makes sure, before anything is judged, that the sandbox works on this machine."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from speedtrain.errors import UserError
-from speedtrain.judge import confine
-from speedtrain.judge.sandbox import PACKAGES, Step, find_tool, prepare, visible
-from speedtrain.judge.settings import Kind, Limits
+from speedtrain.judge import package_files, sandboxed_step
+from speedtrain.judge.sandbox import PACKAGES, Step, find_tool, visible
+from speedtrain.judge.scratch import make_scratch, unmount
+from speedtrain.judge.settings import Kind, Limits, held_in_words
 
 AMPLE = Limits(seconds=120, memory=8 << 30, disk=1 << 30)
 """Limits within which Python starts on any machine, and imports any package."""
+
+
+DELEGATED = "systemd-run --user --scope -p Delegate=yes"
 
 
 def check(kind: Kind, limits: Limits, secret: Mapping[str, Path]) -> None:
@@ -50,17 +56,41 @@ def check(kind: Kind, limits: Limits, secret: Mapping[str, Path]) -> None:
         raise UserError(f"Python does not start under taskset and prlimit here ({problem})")
 
 
-def check_packages(kind: Kind) -> None:
+@dataclass(frozen=True)
+class Tried:
+    """What a trial of the sandbox has shown.
+
+    Attributes:
+        package_files: files that importing the packages reads.
+        by_kernel: limits on all processes together that the kernel holds here.
+    """
+
+    package_files: tuple[str, ...]
+    by_kernel: tuple[str, ...]
+
+    def in_words(self) -> str:
+        """Who holds the limits here, and how the kernel could."""
+        words = held_in_words(self.by_kernel)
+        if "memory" not in self.by_kernel:
+            words += f"; for control groups, run the judge as root, or by {DELEGATED}"
+        elif "disk" not in self.by_kernel:
+            words += "; only root can give a run a file system of its own, with mkfs.ext4 and a loop device"
+        return words
+
+
+def check_packages(kind: Kind) -> Tried:
     """Makes sure that submissions can import every package that they may use.
 
     Raises:
         UserError: they cannot.
     """
-    if problem := _problem(kind, AMPLE, f"import {', '.join(PACKAGES)}"):
+    problem, printed, by_kernel = _try(kind, AMPLE, f"import {', '.join(PACKAGES)}\n{package_files.LIST}")
+    if problem:
         raise UserError(
             f"submissions may use {', '.join(PACKAGES)}, but cannot import them all in their sandbox ({problem}): "
             "install what is missing for this Python"
         )
+    return Tried(tuple(json.loads(printed.splitlines()[-1])), by_kernel)
 
 
 def works() -> bool:
@@ -72,8 +102,13 @@ def works() -> bool:
     return True
 
 
-def _problem(kind: Kind, limits: Limits, program: str = "import json, math, zlib") -> str | None:
-    """Why a script does not run to its end; None if it does."""
+def _problem(kind: Kind, limits: Limits) -> str | None:
+    """Why Python does not start; None if it does."""
+    return _try(kind, limits, "import json, math, zlib")[0]
+
+
+def _try(kind: Kind, limits: Limits, program: str) -> tuple[str | None, str, tuple[str, ...]]:
+    """Why a script does not run to its end, None if it does; what it prints; and the limits that the kernel held."""
     with tempfile.TemporaryDirectory(prefix="speedtrain-") as name:
         folder = Path(name).resolve()
         step = Step(folder / "source", "check.py", [], [], folder / "scratch", seed=0)
@@ -81,9 +116,13 @@ def _problem(kind: Kind, limits: Limits, program: str = "import json, math, zlib
         step.source.chmod(0o755)
         (step.source / "check.py").write_text(program)
         (step.source / "check.py").chmod(0o644)
-        prepare(step)
+        make_scratch(step.scratch, limits.disk, step.user)
         try:
-            outcome = confine.run(step, limits, kind, folder / "log.txt")
-        except confine.NotStarted as error:
-            return error.problem
-    return None if outcome.returncode == 0 and not outcome.limit else outcome.in_words()
+            outcome = sandboxed_step.run(step, limits, kind, folder / "log.txt")
+        except sandboxed_step.NotStarted as error:
+            return error.problem, "", ()
+        finally:
+            unmount(step.scratch)
+        printed = (folder / "log.txt").read_text(encoding="utf-8")
+    problem = None if outcome.returncode == 0 and not outcome.limit else outcome.in_words()
+    return problem, printed, outcome.by_kernel

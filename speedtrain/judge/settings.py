@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -35,6 +36,29 @@ class Limits:
     log: int = 8 << 20
     cpus: tuple[int, ...] = field(default_factory=lambda: tuple(core_numbers()))
     gpus: tuple[int, ...] | None = None
+
+
+BY_KERNEL = ("memory", "processes", "cores", "disk")
+"""Limits on all processes of a step together that the kernel holds where it can."""
+
+
+def held_in_words(by_kernel: Collection[str]) -> str:
+    """Who holds the limits on all processes of a step together.
+
+    Args:
+        by_kernel: those of `BY_KERNEL` that the kernel holds.
+    """
+    kernel = [limit for limit in BY_KERNEL if limit in by_kernel]
+    others = [limit for limit in BY_KERNEL if limit not in by_kernel]
+    parts = [f"the kernel limits the {_listed(kernel)} of all processes of a run together"] if kernel else []
+    if others:
+        parts.append(f"the judge adds up the {_listed(others)} of all processes of a run several times per second")
+    return "; ".join(parts)
+
+
+def _listed(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 ScoreKind = Literal["accuracy", "balanced_accuracy", "worst_class", "anytime", "time_to_target"]
@@ -92,8 +116,8 @@ class Settings:
         cpus: number of cores.
         gpus: number of GPUs; None for all.
         sandbox: how submissions are confined.
-        drift: a run is repeated if the machine's speed differs from the speed at the beginning by more than this
-            part of it. If it is infinite, the speed is not measured.
+        drift: before a run, the judge waits while the machine's speed differs from the speed at the beginning by more
+            than this part of it. If it is infinite, the speed is not measured.
         score: what decides.
         rules: what a submission may hold.
     """

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from speedtrain.judge import sandbox_check, speed
+from speedtrain.judge import machine_speed, sandbox_check
 from speedtrain.judge.settings import Settings
 from speedtrain.judge.turns import Turns
 
@@ -32,7 +32,7 @@ class ThisMachine:
         """The speed that drift is measured from, and its variation; no speed where any drift is allowed."""
         if not math.isfinite(self._settings.drift):
             return None, 0.0
-        return speed.reference_speed(self._settings.limits(60).cpus)
+        return machine_speed.reference_speed(self._settings.limits(60).cpus)
 
     @property
     def speed(self) -> float | None:
@@ -45,7 +45,9 @@ class ThisMachine:
         Raises:
             UserError: a package cannot be imported.
         """
-        sandbox_check.check_packages(self._settings.sandbox)
+        tried = sandbox_check.check_packages(self._settings.sandbox)
+        turns.package_files = tried.package_files
+        turns.report(tried.in_words())
         variation = self._reference[1]
         if variation > self._settings.drift:
             turns.report(

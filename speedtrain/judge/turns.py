@@ -19,9 +19,6 @@ from speedtrain.judge.board_folder import train_file
 from speedtrain.judge.journal import Journal
 from speedtrain.judge.settings import Settings
 
-MOST_REPEATS = 2
-"""How often a run is repeated because the machine drifted. After that the last attempt counts, and is marked."""
-
 
 @dataclass(frozen=True)
 class Turn:
@@ -56,6 +53,9 @@ class Turns:
         settings: the rules of the judging.
         journal: where finished runs are recorded.
         report: called with each line for a person.
+
+    Attributes:
+        package_files: files of the packages that submissions may use, read into memory before every run.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Turns:
         self.submissions, self.regimes, self.out, self.settings = submissions, regimes, out, settings
         self.journal, self.report = journal, report
         self.private = out / "private"
+        self.package_files: tuple[str, ...] = ()
 
     @property
     def all(self) -> list[Turn]:
@@ -112,18 +113,17 @@ class Turns:
             if turn.control_for:
                 what = f"again, to compare the machine with that of its {what.removeprefix('its ')}"
             self.report(f"run {num_finished + index + 1} of {total}: {name}, {what}; about {remaining} left")
-            while not self._finished(turn):
-                try:
-                    entry = self._run(turn)
-                except UserError:
-                    raise
-                except Exception as error:  # a fault of the judge's own is never an entrant's, nor another's loss
-                    failed[turn.submission] = f"{type(error).__name__}: {error}"
-                    self.report(f"  the judge itself failed ({failed[turn.submission]}); going on with the others")
-                    self._keep_traceback()
-                    break
-                self.journal.add(entry)
-                self.report(f"  {entry['verdict']}" + (" (the machine drifted)" if entry["drifted"] else ""))
+            try:
+                entry = self._run(turn)
+            except UserError:
+                raise
+            except Exception as error:  # a fault of the judge's own is never an entrant's, nor another's loss
+                failed[turn.submission] = f"{type(error).__name__}: {error}"
+                self.report(f"  the judge itself failed ({failed[turn.submission]}); going on with the others")
+                self._keep_traceback()
+                continue
+            self.journal.add(entry)
+            self.report(f"  {entry['verdict']}{machine_in_words(entry)}")
 
         if failed:
             names = ", ".join(self.submissions[key].name for key in failed)
@@ -138,11 +138,7 @@ class Turns:
             file.write(traceback.format_exc())
 
     def _finished(self, turn: Turn) -> bool:
-        attempts = self._attempts(turn)
-        return bool(attempts) and not attempts[-1]["repeat"]
-
-    def _attempts(self, turn: Turn) -> list[dict[str, Any]]:
-        return self.journal.attempts(turn.submission, turn.run, turn.regime, turn.control_for)
+        return self.journal.is_finished(turn.submission, turn.run, turn.regime, turn.control_for)
 
     def _remaining_time(self, left: Sequence[Turn]) -> str:
         """An estimate from the earlier runs of each submission, or from the budget where there are none."""
@@ -154,8 +150,9 @@ class Turns:
 
     def _run(self, turn: Turn) -> dict[str, Any]:
         """One attempt at a run, as a line of the journal."""
-        measured = measured_attempt(self.task(turn), self.private / "work", *self.log_files(turn))
-        return self.entry(turn, measured, self.journal.header["speed"])
+        reference = self.journal.header["speed"]
+        measured = measured_attempt(self.task(turn), self.private / "work", *self.log_files(turn), reference)
+        return self.entry(turn, measured, reference)
 
     def entry(self, turn: Turn, measured: Measured, reference: float | None) -> dict[str, Any]:
         """Keeps the predictions of an attempt; returns the line of the journal.
@@ -163,9 +160,9 @@ class Turns:
         Args:
             turn: the run.
             measured: the attempt.
-            reference: the speed of the machine at the beginning.
+            reference: the speed of the machine at the beginning, GFLOP/s; None where any drift is allowed.
         """
-        outcome, speeds = measured.outcome, measured.speeds
+        outcome, speeds, drift = measured.outcome, measured.speeds, self.settings.drift
         name = f"{turn.submission}-{turn.stem}"
         predictions = self.private / "predictions"
         log, _ = self.log_files(turn)
@@ -173,9 +170,7 @@ class Turns:
         facts["predictions"] = _keep(outcome.predictions, predictions / f"{name}.npy")
         for number, (copy, predicted) in enumerate(zip(facts.get("copies", []), outcome.copies, strict=True), 1):
             copy["predictions"] = _keep(predicted, predictions / f"{name}-copy-{number:03}.npy")
-        drifted = reference is not None and any(
-            now is not None and abs(now / reference - 1) > self.settings.drift for now in speeds
-        )
+        drifted, changed = (bool(reference and now and abs(now / reference - 1) > drift) for now in speeds)
         return {
             "submission": turn.submission,
             "run": turn.run,
@@ -184,8 +179,9 @@ class Turns:
             **facts,
             "speed_before": speeds[0],
             "speed_after": speeds[1],
+            "waited": measured.waited,
             "drifted": drifted,
-            "repeat": drifted and len(self._attempts(turn)) < MOST_REPEATS,
+            "drifted_after": changed,
             "seconds": measured.seconds,
         }
 
@@ -199,6 +195,7 @@ class Turns:
             len(data.train.classes),
             self.settings,
             (self.journal.header["seed"] + turn.run) % (1 << 31),
+            package_files=self.package_files,
         )
 
     def log_files(self, turn: Turn) -> tuple[Path, Path]:
@@ -208,6 +205,14 @@ class Turns:
         log.parent.mkdir(parents=True, exist_ok=True)
         test_log.parent.mkdir(exist_ok=True)
         return log, test_log
+
+
+def machine_in_words(entry: Mapping[str, Any]) -> str:
+    """What was unusual about the machine around a run, in parentheses; empty if nothing was."""
+    remarks = [f"after {in_time(entry['waited'])} of waiting for the machine"] if entry["waited"] > 10 else []
+    remarks += ["begun on a machine of another speed"] if entry["drifted"] else []
+    remarks += ["the machine had another speed at its end"] if entry["drifted_after"] else []
+    return f" ({'; '.join(remarks)})" if remarks else ""
 
 
 def in_time(seconds: float) -> str:

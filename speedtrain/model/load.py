@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from speedtrain.config import Config, read_recipe, resolve
-from speedtrain.data.photographs import Reading
+from speedtrain.data.image_files import Reading
 from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores

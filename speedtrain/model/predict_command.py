@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from speedtrain.data.photographs import Progress, unreadable_images
+from speedtrain.data.image_files import Progress, unreadable_images
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 from speedtrain.model.load import load

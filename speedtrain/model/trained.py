@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from speedtrain.data.image_files import Progress, Reading
 from speedtrain.data.photograph import Fit
-from speedtrain.data.photographs import Progress, Reading
 from speedtrain.data.source import data_error
 from speedtrain.data.stream import ImageStream, Part, open_images
 from speedtrain.model.ensemble import Ensemble, Member

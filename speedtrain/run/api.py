@@ -13,10 +13,10 @@ from speedtrain.data.configured import load_configured, source_name
 from speedtrain.errors import UserError
 from speedtrain.model.load import read_run
 from speedtrain.model.weights import load_weights
-from speedtrain.run.checks import unused_options
+from speedtrain.run.checks_before_start import unused_options
 from speedtrain.run.execute import execute
 from speedtrain.run.loggers import Loggers
-from speedtrain.run.mirrors import notes_on_mirrors
+from speedtrain.run.mirrored_classes import notes_on_mirrors
 from speedtrain.run.progress import Display
 from speedtrain.run.result import Result
 

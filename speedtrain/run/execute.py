@@ -10,21 +10,21 @@ from speedtrain.data import Data
 from speedtrain.files import write_atomic
 from speedtrain.member_configs import member_configs
 from speedtrain.model.predictions_file import write_predictions
-from speedtrain.run import checks, directory
-from speedtrain.run.directory import may_fail
+from speedtrain.run import checks_before_start, run_directory
+from speedtrain.run.budget_too_small import explain_nothing_saved
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.kept_scores import point, score_kept_weights
 from speedtrain.run.launcher import WorkerProcess
 from speedtrain.run.loggers import Loggers, RunLoggers
-from speedtrain.run.mirrors import notes_on_guesses
+from speedtrain.run.mirrored_classes import notes_on_guesses
 from speedtrain.run.model_card import write_model_card
 from speedtrain.run.progress import Display
 from speedtrain.run.report import write_report
 from speedtrain.run.result import Result, add_score, conclude, describe, warning_of_short_schedule
+from speedtrain.run.run_directory import may_fail
 from speedtrain.run.scoring import Score, score
 from speedtrain.run.seen_images import count_seen_images, notes_on_seen_images, write_seen_images
 from speedtrain.run.starting_weights import check_same_start
-from speedtrain.run.too_small import explain_nothing_saved
 from speedtrain.starting_point import find_trained_run
 
 
@@ -53,12 +53,12 @@ def execute(
     """
     started = time.monotonic()
     loggers = RunLoggers(logger, display)
-    messages = [*data.notes, *messages, *checks.resolve_machine(config)]
+    messages = [*data.notes, *messages, *checks_before_start.resolve_machine(config)]
     if config.pretrained:
         display.info(f"fetching the weights that timm offers for {config.model} …")
     members = member_configs(config)
     for network in members or [config]:
-        start = checks.check_network(network, data.train)
+        start = checks_before_start.check_network(network, data.train)
     before = find_trained_run(config.start_from)
     seen = None if before is None else count_seen_images(before, data.test)
     if start is not None:
@@ -67,10 +67,10 @@ def execute(
         messages += notes_on_seen_images(before, seen, len(data.test.labels))
     if replay is not None:
         check_same_start(start, replay[0].parent)
-    run = directory.new_run_directory(out)
+    run = run_directory.new_run_directory(out)
     for message in messages:
         display.warn(message)
-    directory.write_config(run, config)
+    run_directory.write_config(run, config)
     with may_fail(display):
         write_seen_images(run, data.train, before)
     off_clock["check"] = time.monotonic() - started
@@ -82,7 +82,7 @@ def execute(
         started = time.monotonic()
         worker.read_last_save()
         with may_fail(display):
-            directory.write_config(run, config)  # as planned; while training the disk may have been full
+            run_directory.write_config(run, config)  # as planned; while training the disk may have been full
         result = describe(config, data, worker, ended, messages)
         if before is not None:
             result["started_from"]["seen_test_images"] = seen
@@ -148,4 +148,4 @@ def _write_files(run: Path, result: Result, data: Data, scored: Score | None, di
             classes=data.train.classes,
             files=None if scored is None else data.test.files,
         )
-    directory.remove_partial_saves(run)
+    run_directory.remove_partial_saves(run)

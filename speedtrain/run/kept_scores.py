@@ -6,9 +6,9 @@ from typing import Any
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.model.weights import load_facts
-from speedtrain.run.directory import may_fail
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.progress import Display
+from speedtrain.run.run_directory import may_fail
 from speedtrain.run.scoring import Score, score
 from speedtrain.training.kept_weights import kept_weights
 

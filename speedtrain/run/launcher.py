@@ -14,13 +14,13 @@ from speedtrain.data import Images
 from speedtrain.errors import UserError
 from speedtrain.member_configs import PLANNED, member_configs
 from speedtrain.model.weights import load_facts
-from speedtrain.run.directory import may_fail, write_config
 from speedtrain.run.interruption import GRACE, Interruption
 from speedtrain.run.progress import Display
+from speedtrain.run.run_directory import may_fail, write_config
 from speedtrain.run.starting_weights import StartingWeights
 from speedtrain.starting_point import WEIGHTS
-from speedtrain.training.gathering import gather
 from speedtrain.training.job import Job
+from speedtrain.training.member_weights import gather
 from speedtrain.training.process import last_line, worker_command, worker_environment
 from timing import ExitStatus, Guarded
 

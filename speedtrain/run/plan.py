@@ -8,10 +8,10 @@ from speedtrain.data import Images
 from speedtrain.data.configured import load_configured, source_name
 from speedtrain.errors import UserError
 from speedtrain.member_configs import member_configs
-from speedtrain.run.checks import check_network, resolve_machine, unused_options
+from speedtrain.run.checks_before_start import check_network, resolve_machine, unused_options
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import run_probe
-from speedtrain.run.mirrors import notes_on_mirrors
+from speedtrain.run.mirrored_classes import notes_on_mirrors
 from speedtrain.run.progress import Display
 from speedtrain.training.scaling_law import predict_accuracy
 

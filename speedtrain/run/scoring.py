@@ -11,7 +11,7 @@ import torch
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.data.annotators import agreement_with_annotators
-from speedtrain.data.photographs import Progress
+from speedtrain.data.image_files import Progress
 from speedtrain.model.load import load
 
 

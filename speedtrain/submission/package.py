@@ -24,7 +24,7 @@ INTERFACE = 1
 
 TOP_FILES = (
     *("__init__.py", "checked_types.py", "chosen_tricks.py", "config.py", "device.py", "errors.py", "files.py"),
-    *("machine.py", "member_configs.py", "starting_point.py", "thread_controller.py"),
+    *("learning_rate_schedule.py", "machine.py", "member_configs.py", "starting_point.py", "thread_controller.py"),
 )
 ROOMS = ("data", "model", "network", "training")
 """The parts of speedtrain that training and predicting need. The packages tricks and timing are taken whole."""

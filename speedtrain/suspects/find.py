@@ -19,12 +19,12 @@ from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.member_configs import member_configs
 from speedtrain.model.load import load
-from speedtrain.run import directory
-from speedtrain.run.checks import check_network, resolve_machine
+from speedtrain.run import run_directory
+from speedtrain.run.budget_too_small import explain_nothing_saved
+from speedtrain.run.checks_before_start import check_network, resolve_machine
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import WorkerProcess
 from speedtrain.run.progress import Display
-from speedtrain.run.too_small import explain_nothing_saved
 from speedtrain.starting_point import find_trained_run
 from speedtrain.suspects.page import suspects_page
 
@@ -204,7 +204,7 @@ def _predict(config: Config, images: Images, held: np.ndarray, run: Path, displa
     train = images.subset(~held)
     if train.votes is not None:
         train, _ = labels_for_training(train, config.labels, config.seed)
-    config, weights = replace(config), directory.new_run_directory(run) / "weights.safetensors"
+    config, weights = replace(config), run_directory.new_run_directory(run) / "weights.safetensors"
     start, members = check_network(config, train), member_configs(config)
     with Interruption() as interruption:
         worker = WorkerProcess(config, train, run, display, start=start, members=members)

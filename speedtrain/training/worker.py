@@ -182,7 +182,7 @@ def main(folder: Path) -> None:
         job.config.budget = max(0.1, job.ends_at - ledger.started)
     facts = {"data_sha256": job.data_sha256, "started_from": job.started_from}
     if job.members:
-        from speedtrain.training.team import train_members
+        from speedtrain.training.members import train_members
 
         train_members(
             job.members,

@@ -68,17 +68,26 @@ def attend(connection: socket.socket) -> None:
 
 
 def become(
-    descriptors: list[int], program: str, arguments: list[str], folder: str, environment: dict[str, str], deaf: bool
+    descriptors: list[int],
+    program: str,
+    arguments: list[str],
+    folder: str,
+    environment: dict[str, str],
+    cores: list[int],
+    deaf: bool,
 ) -> None:
     """Runs the program as `python` would, and ends.
 
     Args:
+        cores: the cores that it may use; empty where the system cannot tell.
         deaf: whether it ignores SIGHUP, as under nohup. The warm Python may do so itself.
     """
     status = 1
     signal.signal(signal.SIGHUP, signal.SIG_IGN if deaf else signal.SIG_DFL)
     try:
         os.chdir(folder)
+        if cores:
+            os.sched_setaffinity(0, cores)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, descriptor in zip((1, 2), descriptors, strict=False):
             os.dup2(descriptor, number)
@@ -111,6 +120,7 @@ def run(path: str, program: str, arguments: list[str]) -> None:
         "arguments": arguments,
         "folder": os.getcwd(),
         "environment": dict(os.environ),
+        "cores": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
         "deaf": signal.getsignal(signal.SIGHUP) == signal.SIG_IGN,
     }
     descriptors = [1, 2, *([int(os.environ[EVENTS])] if EVENTS in os.environ else [])]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
+from speedtrain.training.members import train_members
 from speedtrain.training.process import MALLOC_SETTINGS
-from speedtrain.training.team import train_members
 from speedtrain.training.worker import train
 from timing import Ledger
 

@@ -22,7 +22,12 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """Everything measured, at two widths and in few rounds."""
     folder = tmp_path_factory.mktemp("bench")
     config = resolve(
-        budget=20, data="digits", device="cpu", tricks=["flip", "muon"], settings={"width": 8, "batch_size": 32}
+        budget=20,
+        data="digits",
+        device="cpu",
+        threads=1,  # the other core is for the tests beside
+        tricks=["flip", "muon"],
+        settings={"width": 8, "batch_size": 32},
     )
     (folder / "config.yaml").write_text(config.as_yaml())
     plan = measure_plan(config, load_configured(config).train)

@@ -13,7 +13,7 @@ import pytest
 from labelled_images import error_of, save_folder, some_images
 from PIL import Image
 
-from speedtrain.data import cache, load_data, load_images, photographs
+from speedtrain.data import cache, image_files, load_data, load_images
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were decoded, not found in the cache."""
     paths: list[Path] = []
-    read = photographs.read_photograph
+    read = image_files.read_photograph
 
     def spy(path: Path, *args: object) -> object:
         paths.append(path)
         return read(path, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(photographs, "read_photograph", spy)
+    monkeypatch.setattr(image_files, "read_photograph", spy)
     return paths
 
 

@@ -12,7 +12,7 @@ from labelled_images import error_of, save_folder, some_images
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
-from speedtrain.data import load_data, load_images, photographs
+from speedtrain.data import image_files, load_data, load_images
 from speedtrain.data.photograph import FITS, Fit, large_images_allowed, natural_side, read_image, size_of
 
 RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128, 128)
@@ -236,7 +236,7 @@ def test_natural_side(tmp_path: Path, short: int, side: int) -> None:
 
 @pytest.mark.parametrize(
     ("core_seconds", "side", "expected"),
-    [(None, None, 64), (photographs.LEAST * 10, None, 64), (photographs.LEAST * 9, None, 32), (0.0, 64, 64)],
+    [(None, None, 64), (image_files.LEAST * 10, None, 64), (image_files.LEAST * 9, None, 32), (0.0, 64, 64)],
 )
 def test_a_short_budget_keeps_photographs_at_32_pixels_and_says_so(
     tmp_path: Path, core_seconds: float | None, side: int | None, expected: int
@@ -251,6 +251,6 @@ def test_images_that_do_not_fit_into_memory_name_a_side_that_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_folder(tmp_path / "set", {"a": some_images(5, 64, 64, 3), "b": some_images(5, 64, 64, 3)})
-    monkeypatch.setattr(photographs, "total_memory", lambda: 10 * 3 * 50**2 * photographs.COPIES)
+    monkeypatch.setattr(image_files, "total_memory", lambda: 10 * 3 * 50**2 * image_files.COPIES)
     assert "give --side 50, or fewer images" in error_of(load_data, tmp_path / "set", side=51)
     assert load_data(tmp_path / "set", side=50).side == 50

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from speedtrain.judge import sandbox_check, speed
+from speedtrain.judge import machine_speed, sandbox_check
 from speedtrain.judge.sandbox_check import works
 
 TRAIN = """
@@ -94,7 +94,7 @@ def judge(data: SimpleNamespace, out: Path, *zips: Path, more: tuple[str, ...] =
 def steady_machine() -> Iterator[None]:
     """A machine of constant speed: the probes, which take a second per run, are left out."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "measure", lambda cpus: 1.0)
+        patch.setattr(machine_speed, "measure", lambda cpus: 1.0)
         yield
 
 

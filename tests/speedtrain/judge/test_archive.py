@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from speedtrain.errors import UserError
-from speedtrain.judge import inspection
+from speedtrain.judge import source_inspection
 from speedtrain.judge.archive import read_submission
 from speedtrain.judge.settings import ZipRules
 
@@ -212,7 +212,7 @@ HARD_TO_PARSE = {
 def test_source_that_takes_the_parser_minutes_or_gigabytes_costs_the_judge_neither(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "FILE_SECONDS", 1)
+    monkeypatch.setattr(source_inspection, "FILE_SECONDS", 1)
     path = submission(tmp_path / "a.zip")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("b_hard.py", HARD_TO_PARSE[kind])
@@ -226,11 +226,11 @@ def test_source_that_takes_the_parser_minutes_or_gigabytes_costs_the_judge_neith
 
 
 def test_all_files_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "FILE_SECONDS", 1)
-    monkeypatch.setattr(inspection, "ALL_SECONDS", 3)
+    monkeypatch.setattr(source_inspection, "FILE_SECONDS", 1)
+    monkeypatch.setattr(source_inspection, "ALL_SECONDS", 3)
     files = {f"{number}.py": HARD_TO_PARSE["strings"] for number in range(8)}
     spent = os.times()
-    found = inspection.inspect({**files, "z.py": b"import requests"})
+    found = source_inspection.inspect({**files, "z.py": b"import requests"})
     assert os.times().children_user - spent.children_user < 10
     assert all("not looked through" in found[name].problem for name in files)
 

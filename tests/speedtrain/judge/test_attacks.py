@@ -4,10 +4,13 @@ import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
 from speedtrain.cli import main
+from speedtrain.judge import sandboxed_step, scratch
+from speedtrain.judge.control_groups import NoControlGroups
 
 from .conftest import board_of, command, needs_bwrap, submission
 
@@ -55,14 +58,6 @@ IN_TRAINING = {
         ctypes.CDLL(None).syscall(60, 0)  # ends this thread alone
         """,
         "used more than the limit of 600 MiB of memory",
-    ),
-    "blocks beyond the end of the log": (
-        """
-        import ctypes
-        ctypes.CDLL(None, use_errno=True).fallocate(1, 1, ctypes.c_long(0), ctypes.c_long(48 << 20))
-        time.sleep(60)
-        """,
-        "wrote more than the limit of 32 MiB to disk",
     ),
     "disk": (
         """
@@ -126,6 +121,27 @@ if (os.cpu_count() or 1) > 1:  # the one that is given is not all of them
         "os.sched_setaffinity(0, range(os.cpu_count())); time.sleep(60)",
         "cores that it was not given",
     )
+BY_KERNEL = {"cores of others": None, "deleted files": "No space left on device"}
+"""What becomes of attacks that the kernel stops, where it can: other words, or None where nothing comes of them."""
+WATCHED = [name for name in IN_TRAINING if name.startswith("memory")]
+WATCHED += [name for name in IN_TRAINING if name in ("cores of others", "deleted files", "disk", "small files")]
+"""Attacks that `limit_watch` alone must stop where the kernel cannot."""
+HARMLESS = {
+    "blocks beyond the end of the log": """
+        import ctypes
+        assert ctypes.CDLL(None, use_errno=True).fallocate(1, 1, ctypes.c_long(0), ctypes.c_long(48 << 20)) == -1
+        """,
+    "asks whose run it is": """
+        names = [os.readlink(f"/proc/self/fd/{number}") for number in (1, 2)]
+        names += open("/proc/self/mountinfo").read().split()
+        assert not any(word in name for name in names for word in ("honest", "asks", "run-", "logs/")), names
+        """,
+    "asks for its limits": """
+        found = [line.strip() for group in ("memory/memory.limit_in_bytes", "memory.max")
+                 if os.path.exists(file := f"/sys/fs/cgroup/{group}") for line in open(file)]
+        assert all(int(limit) == 600 << 20 for limit in found), found
+        """,
+}
 IN_TESTING = {
     "pickle": (
         """
@@ -251,6 +267,8 @@ def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory, stea
     add("chatty", training=CHATTY)
     add("looks itself up", training=LOOKS_ITSELF_UP, test=LOOKS_ITSELF_UP)
     add("IPv6", training='socket = __import__("socket").socket(10, 1); socket.connect_ex(("2001:db8::7", 80))')
+    for name, code in HARMLESS.items():
+        add(name, training=code)
     add("honest last")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORGANISERS_TOKEN", "secret")
@@ -262,13 +280,51 @@ def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory, stea
 @pytest.mark.parametrize("name", [*IN_TRAINING, *IN_TESTING])
 def test_an_attack_ends_as_a_clear_verdict(name: str, judged: SimpleNamespace) -> None:
     (run,) = judged.board["by_name"][name]["runs"]
-    assert run["failed"]
-    assert run["accuracy"] == 0
-    assert {**IN_TRAINING, **IN_TESTING}[name][1] in run["verdict"], run["verdict"]
+    held = {"cores of others": "cores", "deleted files": "disk"}.get(name) in run["by_kernel"]
+    words = BY_KERNEL[name] if held else {**IN_TRAINING, **IN_TESTING}[name][1]
+    assert run["failed"] == (words is not None)
+    if words is not None:
+        assert run["accuracy"] == 0
+        assert words in run["verdict"], run["verdict"]
+
+
+@pytest.fixture(scope="module")
+def watched(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory, steady_machine: None) -> SimpleNamespace:
+    """A judging where the kernel limits single processes alone: no control groups, no file system for the scratch."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise NoControlGroups("not in this test")
+
+    folder = tmp_path_factory.mktemp("watched")
+    zips = [submission(folder / f"{i}.zip", IN_TRAINING[name][0], name=name) for i, name in enumerate(WATCHED)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandboxed_step, "new_group", refuse)
+        patch.setattr(scratch, "_mount", lambda folder, size: None)
+        assert main(command(data, folder / "board", *zips, more=LIMITS)) == 0
+    return SimpleNamespace(board=board_of(folder / "board"))
 
 
 @needs_bwrap
-@pytest.mark.parametrize("name", ["honest first", "honest last", "looks itself up", "daemon", "spy", "second spy"])
+@pytest.mark.parametrize("name", WATCHED)
+def test_the_watch_alone_stops_it_too(name: str, watched: SimpleNamespace) -> None:
+    (run,) = watched.board["by_name"][name]["runs"]
+    assert run["by_kernel"] == []
+    assert run["failed"]
+    assert IN_TRAINING[name][1] in run["verdict"], run["verdict"]
+
+
+@needs_bwrap
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make groups and mounts everywhere")
+def test_the_kernel_holds_every_limit_where_it_can(judged: SimpleNamespace) -> None:
+    for entry in judged.board["entries"]:
+        assert entry["runs"][0]["by_kernel"] == ["memory", "processes", "cores", "disk"]
+        assert entry["runs"][0]["peak_memory"] <= 600 << 20
+
+
+@needs_bwrap
+@pytest.mark.parametrize(
+    "name", ["honest first", "honest last", "looks itself up", "daemon", "spy", "second spy", *HARMLESS]
+)
 def test_the_others_are_unharmed(name: str, judged: SimpleNamespace) -> None:
     (run,) = judged.board["by_name"][name]["runs"]
     assert not run["failed"], run["verdict"]
@@ -304,7 +360,7 @@ def test_limits_are_told_and_logs_are_cut(judged: SimpleNamespace) -> None:
     log = judged.out / judged.board["by_name"]["huge log"]["runs"][0]["log"]
     assert 1 << 20 < log.stat().st_size <= 8 << 20
     memory = judged.board["by_name"]["memory of many"]["runs"][0]["peak_memory"]
-    assert 600 << 20 < memory < 3 << 30
+    assert 300 << 20 < memory < 3 << 30
 
 
 @needs_bwrap

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from speedtrain.cli import main
-from speedtrain.judge.confine import Outcome, quoted
+from speedtrain.judge.printed_log import quoted
+from speedtrain.judge.sandboxed_step import Outcome
 from speedtrain.judge.verdict import summarize
 
 from .conftest import board_of

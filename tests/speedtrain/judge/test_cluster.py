@@ -101,12 +101,12 @@ def test_each_of_several_runs_on_a_node_has_cores_and_gpus_of_its_own(
     assert [each.cpus for each in limits] == [(0, 2), (4, 6)]
     control = ["nvidia-uvm", "nvidiactl"]
     for place, each in enumerate(limits):
-        bound = sandbox.command(sandbox.Step(*step_in(tmp_path)), each, "bwrap")
+        bound = sandbox.command(sandbox.Step(*step_in(tmp_path)), each, "bwrap", None)
         seen = {Path(word).name for word in bound if Path(word).parent == tmp_path and "nvidia" in word}
         assert seen == {f"nvidia{place}", *control}
-    none = sandbox.command(sandbox.Step(*step_in(tmp_path)), replace(given, gpus=0).limits(60), "bwrap")
+    none = sandbox.command(sandbox.Step(*step_in(tmp_path)), replace(given, gpus=0).limits(60), "bwrap", None)
     assert not [word for word in none if "nvidia" in word]
-    everything = sandbox.command(sandbox.Step(*step_in(tmp_path)), replace(given, gpus=None).limits(60), "bwrap")
+    everything = sandbox.command(sandbox.Step(*step_in(tmp_path)), replace(given, gpus=None).limits(60), "bwrap", None)
     assert sum("nvidia" in word for word in everything) == 2 * 5
 
 

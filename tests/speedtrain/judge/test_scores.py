@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, stats
 from sklearn.metrics import balanced_accuracy_score
 
-from speedtrain.judge.curves import curves_figure, mean_curve
+from speedtrain.judge.learning_curves import curves_figure, mean_curve
 from speedtrain.judge.ranking import TimeToTarget, make_measure, points, rank
 from speedtrain.judge.scores import Reached, Scored, curve_weights, shares, time_to_target, worst_class
 from speedtrain.judge.settings import Score

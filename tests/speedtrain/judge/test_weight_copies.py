@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speedtrain.judge import copies
-from speedtrain.judge.copies import Copier, instants
+from speedtrain.judge import weight_copies
+from speedtrain.judge.weight_copies import Copier, instants
 from timing import Guarded
 
 SIZE = 200_000
@@ -129,7 +129,7 @@ def test_a_fault_of_the_judges_own_is_told(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object) -> int:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(copies, "_send", fail)
+    monkeypatch.setattr(weight_copies, "_send", fail)
     with pytest.raises(MemoryError, match="no memory"):
         copy_while("open('weights', 'w').write('x')\ntime.sleep(0.5)", tmp_path, [0.2])
 

@@ -22,8 +22,8 @@ import numpy as np
 
 from speedtrain.config import Config
 from speedtrain.starting_point import WEIGHTS
-from speedtrain.training.gathering import FOLDER, gather, recorded_members
 from speedtrain.training.job import Job
+from speedtrain.training.member_weights import FOLDER, gather, recorded_members
 from speedtrain.training.metrics import MetricsWriter
 from speedtrain.training.process import last_line, worker_command, worker_environment
 from timing import Budget, ExitStatus, Guarded, Ledger, send_event

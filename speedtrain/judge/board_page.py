@@ -1,11 +1,12 @@
 """The board as a page: one file that asks the network for nothing, and in which a stranger's text stays text."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from speedtrain.judge.curves import STYLE as CURVES_STYLE
-from speedtrain.judge.curves import curves_figure
-from speedtrain.judge.settings import in_bytes
+from speedtrain.judge.learning_curves import STYLE as CURVES_STYLE
+from speedtrain.judge.learning_curves import curves_figure
+from speedtrain.judge.settings import held_in_words, in_bytes
 from speedtrain.judge.verdict import SCORE_NAMES, count, score_in_words, summarize
 from speedtrain.view.html import Cell, Html, cell, page, percent, section, sort_head, table, tag
 
@@ -32,9 +33,19 @@ def render(board: Mapping[str, Any]) -> str:
         sections += [tag("p", f"{machine}; {_images(board)} Started {board['began']}.")]
         ranking, *others = _tables(board, kind, t0, settings["budget"])
         sections += [ranking, tag("p", board["method"], class_="faint"), *others]
+    sections += [tag("p", words, class_="faint") for words in _limits(board)]
     if settings["sandbox"] == "none":
         sections.insert(2, tag("p", "Judged without a sandbox.", class_="bad"))
     return page(title, *sections, style=_STYLE + CURVES_STYLE)
+
+
+def _limits(board: Mapping[str, Any]) -> list[str]:
+    """Who held the limits in the runs: one sentence, or more where machines differ."""
+    parts = board["regimes"].values() if "regimes" in board else [board]
+    runs = [run for part in parts for entry in part["entries"] for run in entry["runs"] if "by_kernel" in run]
+    found = Counter(held_in_words(run["by_kernel"]) for run in runs)
+    often = {words: f" ({count(number, 'run')})" if len(found) > 1 else "" for words, number in found.items()}
+    return [f"Limits: {words}{number}." for words, number in often.items()]
 
 
 def _images(board: Mapping[str, Any]) -> str:
@@ -246,7 +257,8 @@ def _detail(detail: str) -> str:
 
 def _remarks(run: Entry) -> str:
     remarks = [f"on {run['node']}"] if run.get("node") else []
-    remarks += ["the machine drifted"] if run["drifted"] else []
+    remarks += ["begun on a machine of another speed"] if run["drifted"] else []
+    remarks += ["the machine had another speed at its end"] if run.get("drifted_after") else []
     remarks += [f"{run['attempts']} attempts"] if run["attempts"] > 1 else []
     if copies := run.get("copies"):
         remarks += [f"{copies['taken']} copies of the weights"]

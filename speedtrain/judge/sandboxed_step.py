@@ -1,7 +1,7 @@
 """Runs one step of a submission within its budget and limits, and reports how it ended.
 
-`timing.Guarded` enforces the budget. The kernel enforces the limits of each process, `Watch` those of all processes
-together.
+`timing.Guarded` enforces the budget. The kernel enforces the limits of each process and, where control groups can be
+made, those of all processes together; `Watch` adds them up everywhere.
 
 The judge must know whether the submission's own code has begun, because a failure before that is never the
 submission's. So the first program inside the sandbox is a launcher of one line (`sandbox.LAUNCHER`): it sends the
@@ -9,20 +9,23 @@ judge an event, closes the pipe of events, and then becomes the script. No code 
 event is sent, and none can take it back or send another.
 """
 
-import os
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from speedtrain.errors import UserError
+from speedtrain.judge.control_groups import Group, NoControlGroups, new_group
+from speedtrain.judge.limit_watch import Watch
+from speedtrain.judge.printed_log import PrintedLog, last_line, last_line_with, make_plain, quoted
 from speedtrain.judge.sandbox import Step, command, environment
+from speedtrain.judge.scratch import has_own_size
 from speedtrain.judge.settings import Kind, Limits, in_bytes
-from speedtrain.judge.watch import Watch
 from timing import ExitStatus, Guarded
 
+DISK_WORDS = ("No space left on device",)
 PROCESS_WORDS = ("Resource temporarily unavailable", "can't start new thread")
 MEMORY_WORDS = ("MemoryError", "not enough memory", "std::bad_alloc", "Cannot allocate memory", "can't allocate memory")
 
@@ -39,6 +42,8 @@ class Outcome:
         peak_memory: bytes, the most that a look several times per second found.
         network_attempts: packets that it tried to send out of its sandbox.
         last_words: last line of the log.
+        by_kernel: which limits on all processes together the kernel held: of memory, processes, cores, disk. Those
+            left out were looked at several times per second alone.
     """
 
     reason: str
@@ -48,6 +53,7 @@ class Outcome:
     peak_memory: int
     network_attempts: int
     last_words: str
+    by_kernel: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -71,11 +77,6 @@ class Outcome:
         else:
             how = f"ended with exit code {self.returncode}" + (f" ({name}, if a signal ended it)" if name else "")
         return f"{how}; the last line of its log: {quoted(self.last_words)}" if quoting and self.last_words else how
-
-
-def quoted(words: str) -> str:
-    """A stranger's words as such: between marks that they cannot close."""
-    return f"“{words.replace('“', chr(34)).replace('”', chr(34))}”"
 
 
 def _signal(returncode: int) -> str | None:
@@ -123,26 +124,42 @@ def run(
         NotStarted: the sandbox failed before the first instruction of the script.
     """
     events: list[dict[str, Any]] = []
-    try:
-        with open(log, "wb") as output:
+    with ExitStack() as stack:
+        group = _group(limits)
+        arguments = command(step, limits, kind, group)
+        if group:
+            stack.enter_context(group)
+            arguments = group.joined(arguments)
+        printed = stack.enter_context(PrintedLog(log, limits.log))
+        try:
             job = Guarded(
-                command(step, limits, kind),
+                arguments,
                 limits.seconds,
                 grace=0,
                 env=environment(step, limits, kind),
                 cwd=step.scratch,
-                output=output,
+                output=printed.output,
                 on_event=events.append,
             )
-    except OSError as error:
-        raise _not_started(step, log, _last_line(log) or str(error)) from None
-    others = beside(job) if beside else nullcontext()
-    with job, Watch(job, step.scratch, log, limits, lambda: bool(events)) as watch, others:
-        exit_status = job.wait()
+        except OSError as error:
+            raise _not_started(step, log, last_line(log) or str(error)) from None
+        printed.started()
+        others = beside(job) if beside else nullcontext()
+        with job, Watch(job, step.scratch, printed, limits, group, lambda: bool(events)) as watch, others:
+            exit_status = job.wait()
+        watch.check_group()
     if not events:
-        raise _not_started(step, log, watch.limit or _last_line(log))
+        raise _not_started(step, log, watch.limit or last_line(log))
     watch.check_files()  # for what it wrote in its last moments
-    return _outcome(exit_status, watch, log, limits)
+    by_kernel = (*(group.bounds if group else ()), *(("disk",) if has_own_size(step.scratch) else ()))
+    return _outcome(exit_status, watch, log, limits, by_kernel)
+
+
+def _group(limits: Limits) -> Group | None:
+    try:
+        return new_group(limits)
+    except NoControlGroups:
+        return None
 
 
 def _not_started(step: Step, log: Path, problem: str) -> NotStarted:
@@ -150,21 +167,21 @@ def _not_started(step: Step, log: Path, problem: str) -> NotStarted:
     return NotStarted(step.script, problem)
 
 
-def _outcome(exit_status: ExitStatus, watch: Watch, log: Path, limits: Limits) -> Outcome:
-    if log.stat().st_size > limits.log:
-        os.truncate(log, limits.log)
-    _make_plain(log)
-    last_words = _last_line(log)
+def _outcome(exit_status: ExitStatus, watch: Watch, log: Path, limits: Limits, by_kernel: tuple[str, ...]) -> Outcome:
+    make_plain(log)
+    last_words = last_line(log)
     returncode = exit_status.returncode
     reason: str = exit_status.reason
     limit = watch.limit
     if limit is None and reason == "exited" and returncode != 0:
         # not the last line alone: many processes that fail together print into one another's lines
-        if _signal(returncode) == "SIGXFSZ" or _last_line_with(("File too large",), log):
+        if _signal(returncode) == "SIGXFSZ" or last_line_with(("File too large",), log):
             limit = f"wrote a file larger than the limit of {in_bytes(limits.disk)}"
-        elif line := _last_line_with(PROCESS_WORDS, log):
+        elif line := last_line_with(DISK_WORDS, log):
+            limit = f"wrote more than the limit of {in_bytes(limits.disk)} to disk: {quoted(line)}"
+        elif line := last_line_with(PROCESS_WORDS, log):
             limit = f"ran more than the limit of {limits.processes} processes and threads: {quoted(line)}"
-        elif line := _last_line_with(MEMORY_WORDS, log):
+        elif line := last_line_with(MEMORY_WORDS, log):
             limit = f"asked for more than the limit of {in_bytes(limits.memory)} of memory: {quoted(line)}"
     if limit is not None:
         reason = "limit"
@@ -176,36 +193,5 @@ def _outcome(exit_status: ExitStatus, watch: Watch, log: Path, limits: Limits) -
         watch.peak_memory,
         watch.network_attempts,
         last_words,
+        by_kernel,
     )
-
-
-def _make_plain(log: Path) -> None:
-    """Replaces the control characters of a log: they could drive the reader's terminal, or reverse its text."""
-    log.write_bytes(plain_text(log.read_bytes()).encode())
-
-
-def plain_text(content: bytes) -> str:
-    """A stranger's text without control characters; tabs and ends of lines stay."""
-    text = content.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(c if c in "\n\t" or c.isprintable() else "?" for c in text)
-
-
-def _last_line(log: Path) -> str:
-    """The last line of a log, printable and cut to size; empty if there is none."""
-    lines = _last_lines(log)
-    return lines[-1] if lines else ""
-
-
-def _last_line_with(words: Sequence[str], log: Path) -> str:
-    """The last line among the last 4 KiB of a log that holds one of the words; empty if there is none."""
-    return next((line for line in reversed(_last_lines(log)) if any(word in line for word in words)), "")
-
-
-def _last_lines(log: Path) -> list[str]:
-    """The lines in the last 4 KiB of a log, printable and cut to size."""
-    if not log.exists():
-        return []
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - 4096))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return ["".join(c for c in line if c.isprintable())[:200] for line in lines]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from speedtrain.config import resolve
-from speedtrain.run.checks import unused_options
+from speedtrain.run.checks_before_start import unused_options
 
 
 @pytest.mark.parametrize(

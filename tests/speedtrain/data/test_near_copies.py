@@ -8,7 +8,7 @@ from labelled_images import some_images
 from PIL import Image, ImageDraw
 
 from speedtrain.data import Images, load_data
-from speedtrain.data.likeness import mirrored_classes
+from speedtrain.data.near_copies import mirrored_classes
 
 
 def scene(seed: int, side: int = 64) -> Image.Image:

@@ -13,7 +13,7 @@ import pytest
 
 from speedtrain.cli import main
 from speedtrain.judge import sandbox
-from speedtrain.judge.launcher import CALLS
+from speedtrain.judge.system_call_filter import CALLS
 
 from .conftest import board_of, command, needs_bwrap, submission
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from speedtrain.config import DATA_SETS, Config
 from speedtrain.data import Images
-from speedtrain.data.likeness import mirrored_classes
+from speedtrain.data.near_copies import mirrored_classes
 from speedtrain.member_configs import member_configs
 
 NAMED = 3

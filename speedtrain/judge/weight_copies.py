@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from speedtrain.judge.watch import descendants
+from speedtrain.judge.process_use import descendants
 
 RETRY_SECONDS = 0.05
 """Until the next look at a file that is being written."""

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from speedtrain.judge.page import render
+from speedtrain.judge.board_page import render
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

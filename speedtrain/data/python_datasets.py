@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from speedtrain.data.image_files import Reading, note_on_fit
 from speedtrain.data.photograph import SIDE, large_images_allowed, read_image
-from speedtrain.data.photographs import Reading, note_on_fit
 from speedtrain.data.source import Source, class_numbers, data_error
 from speedtrain.machine import available_cores
 

@@ -19,11 +19,11 @@ from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.judge.competition import FILE, Competition, Regime
 from speedtrain.judge.competition_check import load_regime
-from speedtrain.judge.copies import instants
 from speedtrain.judge.ranking import method
 from speedtrain.judge.sandbox import PACKAGES
 from speedtrain.judge.settings import Settings, bytes_of, gpu_devices, in_bytes
 from speedtrain.judge.verdict import count
+from speedtrain.judge.weight_copies import instants
 from speedtrain.view.html import Html, bullets, definitions, page, section, tag
 
 EXAMPLE = "example_submission"
@@ -229,7 +229,7 @@ def _interface(settings: Settings) -> list[Html]:
             "training.py --data TRAIN.npz --net_sav CKPT --budget SECONDS trains on images (uint8 [N, side, side, 3]), "
             "labels (int64 [N]) and classes (their names), and saves what it has learned in the file CKPT. The process "
             "is killed without a warning: save often, under another name first, and rename. It may end earlier. The "
-            "environment variable SEED has another value in every run.",
+            "environment variable SEED has a different value in every run of a submission.",
         ),
         tag(
             "p",

@@ -1,6 +1,6 @@
 """Measures how fast this machine is at the moment, by a short probe of matrix products.
 
-This file is also a program, so that the probe runs on the cores of a submission: `python speed.py`.
+This file is also a program, so that the probe runs on the cores of a submission: `python machine_speed.py`.
 """
 
 import subprocess
@@ -13,6 +13,10 @@ import numpy as np
 SIDE = 512
 SECONDS = 0.3
 NUM_PROBES = 7
+RECOVERY_SECONDS = 60.0
+"""How long is waited for a machine that is not as fast as at the beginning."""
+PAUSE = 2.0
+"""Seconds between two probes while it is waited for."""
 
 
 def measure(cpus: Sequence[int]) -> float:
@@ -31,6 +35,29 @@ def measure(cpus: Sequence[int]) -> float:
             f"this machine's speed cannot be measured ({problem}): mend the cause, then go on with judge --resume"
         )
     return float(done.stdout)
+
+
+def recovered(cpus: Sequence[int], reference: float | None, drift: float) -> tuple[float, float]:
+    """Waits until the machine is as fast as at the beginning, or for `RECOVERY_SECONDS`.
+
+    What a run leaves behind, such as memory that the kernel still frees, must not slow down the next one.
+
+    Args:
+        reference: the speed at the beginning, GFLOP/s; None takes the machine as it is.
+        drift: the largest difference, as a part of the reference.
+
+    Returns:
+        The speed at last, GFLOP/s, and the seconds that were waited.
+
+    Raises:
+        UserError: the probe failed.
+    """
+    started = time.monotonic()
+    while True:
+        now, waited = measure(cpus), time.monotonic() - started
+        if reference is None or abs(now / reference - 1) <= drift or waited >= RECOVERY_SECONDS:
+            return now, waited
+        time.sleep(PAUSE)
 
 
 def reference_speed(cpus: Sequence[int]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import pytest
 
 from speedtrain.config import Config, resolve
 from speedtrain.data import Images
-from speedtrain.run.mirrors import notes_on_guesses, notes_on_mirrors
+from speedtrain.run.mirrored_classes import notes_on_guesses, notes_on_mirrors
 
 CLASSES = ("left", "right", "other")
 

@@ -50,7 +50,7 @@ def _control(journal: Journal, settings: Settings) -> str | None:
     wanted = settings.runs * len(journal.regimes)
     for key, facts in journal.header["submissions"].items():
         runs = [run for run in journal.runs if run["submission"] == key and "control_for" not in run]
-        done = [run for run in runs if not run["repeat"]]
+        done = [run for run in runs if not run.get("repeat")]
         sound = len(done) == wanted and not any(run["failed"] for run in done)
         if sound and not facts["refused"] and key not in journal.withdrawn:
             return str(key)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from speedtrain.run.directory import may_fail
 from speedtrain.run.progress import Display
+from speedtrain.run.run_directory import may_fail
 
 
 @pytest.mark.parametrize(
