@@ -57,7 +57,7 @@ ALONE = (
 
 ON_ONE_CORE = (
     "speedtrain/ablation/test_curve",
-    "speedtrain/ablation/test_tune",
+    "speedtrain/ablation/test_sweep",
     "speedtrain/run/test_annotated_run",
     "speedtrain/run/test_earlier_runs",
     "speedtrain/run/test_notebook",
@@ -104,7 +104,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     group, names = group_of(item.nodeid), set(getattr(item, "fixturenames", ()))
     if hasattr(os, "sched_setaffinity") and "PYTEST_XDIST_WORKER" in os.environ:
         alone = item.nodeid.removeprefix("tests/").startswith(ON_ONE_CORE) and "busy" not in names
-        os.sched_setaffinity(0, CORES[:1] if alone else CORES)
+        one = CORES[:1] if group == "clock" else CORES[-1:]  # the two groups run at the same time
+        os.sched_setaffinity(0, one if alone else CORES)
     if {"warm_python", "busy"} & names and group is None:
         pytest.fail("it goes by the clock: name it in BY_THE_CLOCK of tests/conftest.py", pytrace=False)
     if "PYTEST_XDIST_WORKER" in os.environ and group is None:

@@ -61,7 +61,8 @@ UNSAID = {
 """What a command would do at length if nothing is said."""
 
 LIGHT = ["--set=width=8", "--set=batch_size=64", "--set=precision=fp32"]
-"""Sizes for a recipe that takes half a minute for its first step on two cores, and for one of two networks."""
+"""Sizes for a recipe that takes half a minute for its first step on two cores, for one of two networks, for `bench`, and
+for sweeps, whose trials are copies."""
 
 ON_ONE_CORE = ("train", "plan", "suspects", "ablate", "curve", "tune", "bench")
 
@@ -92,7 +93,8 @@ def shorten(arguments: list[str]) -> list[str]:
         unsaid = [option for option in unsaid if "sandbox" in option]
     if verb in ON_ONE_CORE and not {"two", "--threads", "--workers"} & {*rest}:
         unsaid += ["--threads=1"]  # the other core is for the tests beside
-    if verb == "train" and {"paper", "two"} & {*rest}:
+    sweep = verb in ("ablate", "bench", "curve", "tune") and not any("width" in word for word in rest)
+    if sweep or (verb == "train" and {"paper", "two"} & {*rest}):
         unsaid += LIGHT
     if verb == "train" and "--model" in rest:
         unsaid += ["--set=batch_size=8", "--set=precision=fp32"]  # a large network, nothing left to plan
@@ -252,7 +254,7 @@ def run_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def check_run(run: Path) -> dict:
     result = json.loads((run / "result.json").read_text())
     assert result["status"] == "finished"
-    assert 0 < result["accuracy"] <= 1
+    assert 0 <= result["accuracy"] <= 1  # of twelve photographs after a few steps
     assert result["steps"] > 0
     for name in (
         "config.yaml",

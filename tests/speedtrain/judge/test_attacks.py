@@ -121,8 +121,6 @@ if (os.cpu_count() or 1) > 1:  # the one that is given is not all of them
         "os.sched_setaffinity(0, range(os.cpu_count())); time.sleep(60)",
         "cores that it was not given",
     )
-BY_KERNEL = {"cores of others": None, "deleted files": "No space left on device"}
-"""What becomes of attacks that the kernel stops, where it can: other words, or None where nothing comes of them."""
 WATCHED = [name for name in IN_TRAINING if name.startswith("memory")]
 WATCHED += [name for name in IN_TRAINING if name in ("cores of others", "deleted files", "disk", "small files")]
 """Attacks that `limit_watch` alone must stop where the kernel cannot."""
@@ -280,12 +278,15 @@ def judged(data: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory, stea
 @pytest.mark.parametrize("name", [*IN_TRAINING, *IN_TESTING])
 def test_an_attack_ends_as_a_clear_verdict(name: str, judged: SimpleNamespace) -> None:
     (run,) = judged.board["by_name"][name]["runs"]
-    held = {"cores of others": "cores", "deleted files": "disk"}.get(name) in run["by_kernel"]
-    words = BY_KERNEL[name] if held else {**IN_TRAINING, **IN_TESTING}[name][1]
-    assert run["failed"] == (words is not None)
-    if words is not None:
-        assert run["accuracy"] == 0
-        assert words in run["verdict"], run["verdict"]
+    words = {**IN_TRAINING, **IN_TESTING}[name][1]
+    if name == "cores of others" and "cores" in run["by_kernel"]:  # it gets nothing by asking
+        assert not run["failed"]
+        return
+    assert run["failed"]
+    assert run["accuracy"] == 0
+    if name == "deleted files" and "disk" in run["by_kernel"]:  # whichever is first, the kernel or the look at it
+        words = "wrote more than the limit of 32 MiB to d"
+    assert words in run["verdict"], run["verdict"]
 
 
 @pytest.fixture(scope="module")
