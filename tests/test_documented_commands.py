@@ -61,8 +61,8 @@ UNSAID = {
 """What a command would do at length if nothing is said."""
 
 LIGHT = ["--set=width=8", "--set=batch_size=64", "--set=precision=fp32"]
-"""Sizes for a recipe that takes half a minute for its first step on two cores, for one of two networks, for `bench`, and
-for sweeps, whose trials are copies."""
+"""Sizes for a recipe that takes half a minute for its first step on two cores, for one of two networks, for `bench`,
+and for sweeps, whose trials are copies."""
 
 ON_ONE_CORE = ("train", "plan", "suspects", "ablate", "curve", "tune", "bench")
 
