@@ -147,33 +147,44 @@ def _array(images: np.ndarray, where: str, reading: Reading, several: bool = Fal
 def _parts(items: Iterable[Any], reading: Reading, folder: Path | None = None) -> Iterator[Part]:
     """Parts of any mixture of files, PIL images and arrays; names of files are relative to the folder, if any."""
     iterator, first = iter(items), 0
-    with large_images_allowed(), ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         while True:
-            files: dict[int, Path] = {}
-            rows: dict[int, np.ndarray] = {}
-            waiting: dict[int, Any] = {}
-            problems: dict[int, str] = {}
-            count = 0
-            for count, item in enumerate(islice(iterator, PART), 1):
-                if _is_gap(item):
-                    problems[count - 1] = "no file is named"
-                elif isinstance(item, str | Path):
-                    files[count - 1] = Path(item)
-                else:  # a few at a time: photographs are large, and may hold their files open
-                    waiting[count - 1] = item
-                    if len(waiting) == FEW * available_cores():
-                        rows |= _reduced(waiting, first, reading, pool)
-                        waiting = {}
-            if not count:
+            with large_images_allowed():  # not while the part is used elsewhere
+                part = _part(iterator, first, reading, folder, pool)
+            if part is None:
                 return
-            rows |= _reduced(waiting, first, reading, pool)
-            problems = dict(sorted((problems | _read_files(files, rows, reading)).items()))
-            readable = np.array([place not in problems for place in range(count)])
-            empty = np.empty((0, reading.side or 0, reading.side or 0, 3), np.uint8)
-            images = np.stack([rows[place] for place in sorted(rows)]) if rows else empty
-            names = [_name(files[place], folder) if place in files else None for place in range(count)]
-            yield Part(images, readable, names, problems)
-            first += count
+            yield part
+            first += len(part.readable)
+
+
+def _part(
+    iterator: Iterator[Any], first: int, reading: Reading, folder: Path | None, pool: ThreadPoolExecutor
+) -> Part | None:
+    """The next part, which begins with image number `first`; None if nothing is left."""
+    files: dict[int, Path] = {}
+    rows: dict[int, np.ndarray] = {}
+    waiting: dict[int, Any] = {}
+    problems: dict[int, str] = {}
+    count = 0
+    for count, item in enumerate(islice(iterator, PART), 1):
+        if _is_gap(item):
+            problems[count - 1] = "no file is named"
+        elif isinstance(item, str | Path):
+            files[count - 1] = Path(item)
+        else:  # a few at a time: photographs are large, and may hold their files open
+            waiting[count - 1] = item
+            if len(waiting) == FEW * available_cores():
+                rows |= _reduced(waiting, first, reading, pool)
+                waiting = {}
+    if not count:
+        return None
+    rows |= _reduced(waiting, first, reading, pool)
+    problems = dict(sorted((problems | _read_files(files, rows, reading)).items()))
+    readable = np.array([place not in problems for place in range(count)])
+    empty = np.empty((0, reading.side or 0, reading.side or 0, 3), np.uint8)
+    images = np.stack([rows[place] for place in sorted(rows)]) if rows else empty
+    names = [_name(files[place], folder) if place in files else None for place in range(count)]
+    return Part(images, readable, names, problems)
 
 
 def _is_gap(item: Any) -> bool:

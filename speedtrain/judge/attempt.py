@@ -115,7 +115,7 @@ def measured_attempt(task: Task, work: Path, log: Path, test_log: Path, referenc
     cpus, drift = task.settings.limits(1, task.place).cpus, task.settings.drift
     before, after, waited = None, None, 0.0
     if math.isfinite(drift):
-        read_in(task.package_files)
+        read_in([*task.package_files, str(task.train)])
         before, waited = machine_speed.recovered(cpus, reference, drift)
     started = time.monotonic()
     outcome = run_attempt(task, work, log, test_log)
@@ -147,9 +147,9 @@ class _Attempt:
         self._facts["images_seen"] = _images_seen(self._log)
         if trained.limit:
             raise submission_files.BadOutput(trained.limit)
-        weights = self._work / "weights"
+        end, weights = self._work / "end", self._work / "weights"
         try:
-            submission_files.take(self._work / "training", "weights", weights, self._settings.disk)
+            submission_files.take(self._work / "training", "weights", end, self._settings.disk)
             problem = None
         except submission_files.BadOutput as error:
             problem = f"{trained.in_words()}; {error}"
@@ -158,6 +158,7 @@ class _Attempt:
             self._score_copies(copies)
         if problem:
             raise submission_files.BadOutput(problem)
+        end.replace(weights)
         predicted, tested = self._predict(weights, self._test_log)
         self._facts["testing"] = tested.as_dict()
         if isinstance(predicted, str):
@@ -189,8 +190,8 @@ class _Attempt:
         """Predicts with each copy. One that test.py cannot use counts as not taken: it may be half of a file."""
         facts = self._facts["copies"] = []
         for copy in copies:
-            # under the name that the weights of the end have too: a submission must not know which it is given
-            weights = copy.path.with_name("weights")
+            # as the weights of the end are: a submission must not know which it is given
+            weights = self._work / "weights"
             copy.path.replace(weights)
             # one log for all of them: thousands of logs would fill the disk
             log = self._test_log.with_name(f"{self._test_log.stem}-copies.txt")

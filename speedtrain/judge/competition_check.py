@@ -149,8 +149,9 @@ def check_competition(
         )
     settings.check(folder)
     sandbox_check.check(settings.sandbox, settings.limits(60), competition.secret)
-    sandbox_check.check_packages(settings.sandbox)
+    tried = sandbox_check.check_packages(settings.sandbox)
     report("sandbox: works, with every package that a submission may use")
+    report(f"limits: {tried.in_words()}")
     if math.isfinite(settings.drift):
         reference, variation = machine_speed.reference_speed(settings.limits(60).cpus)
         steady = "" if variation <= settings.drift else ": more than drift allows; something else is running on it"

@@ -1,27 +1,35 @@
 """Limits that the kernel holds on all processes of a step together: control groups, of version 2 or 1.
 
-Root can make groups nearly everywhere. An ordinary user can where its own group was given to it, as by
-`systemd-run --user --scope -p Delegate=yes COMMAND`. Where no group can be made, `limit_watch` alone adds up what the
-processes use, several times per second.
+Root can make groups where the system lets it. An ordinary user can where the group that it is in, with no one else, was
+given to it, as by `systemd-run --user --scope -p Delegate=yes COMMAND`. Where no group can be made, `limit_watch` alone
+adds up what the processes use, several times per second.
 """
 
 import os
 import secrets
+import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from speedtrain.judge.process_use import descendants
 from speedtrain.judge.settings import Limits
 
 NEEDED = ("memory", "pids")
+OWN_GROUPS = Path("/proc/self/cgroup")
 CONTROLLERS = (*NEEDED, "cpuset")
 """Without `cpuset` the cores are bound by each process's affinity, and watched."""
-PREFIX = "speedtrain-"
+PREFIX, LEAF = "speedtrain-", "judge"
 HELPERS = 8
 """Processes of the sandbox's own, which are in the group too."""
+KERNEL_PART = 16
+"""A group counts what the kernel needs for its processes too: its limit is higher by one part in so many."""
+LEFT_OVER_SECONDS = 60.0
+"""A group that is empty, and older than this, was left by a judge that is gone."""
+REMOVAL_SECONDS = 2.0
+"""How long is waited until the last process has left a group."""
 
 JOIN = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit 71; shift; done; shift; exec "$@"'
 """Puts a shell into groups, whose files stand before `--`, and becomes the command that follows."""
@@ -43,25 +51,36 @@ class Group:
     version: int
     folders: Mapping[str, Path]
 
-    def set_limits(self, limits: Limits) -> None:
-        """Bounds memory without swap, processes and threads, and cores where the group has them.
+    def make(self, limits: Limits) -> None:
+        """Makes the group. Bounds memory without swap, processes and threads, and cores where the group has them.
 
         Raises:
             OSError: the kernel refused.
         """
+        for folder in self._all:
+            folder.mkdir()
         memory, pids = self.folders["memory"], self.folders["pids"]
+        most = limits.memory + limits.memory // KERNEL_PART
         if self.version == 2:
-            _write(memory / "memory.max", limits.memory)
+            _write(memory / "memory.max", most)
             _write_where_it_is(memory / "memory.swap.max", 0)
             _write_where_it_is(memory / "memory.oom.group", 1)
         else:
-            _write(memory / "memory.limit_in_bytes", limits.memory)
-            _write_where_it_is(memory / "memory.memsw.limit_in_bytes", limits.memory)
+            _write(memory / "memory.limit_in_bytes", most)
+            _write_where_it_is(memory / "memory.memsw.limit_in_bytes", most)
+            _write_where_it_is(memory / "memory.swappiness", 0)  # without memsw, the kernel does not count swap
         _write(pids / "pids.max", limits.processes + HELPERS)
         if cores := self.folders.get("cpuset"):
             if self.version == 1:  # a new group has no memory nodes
                 _write(cores / "cpuset.mems", (cores.parent / "cpuset.mems").read_text().strip())
             _write(cores / "cpuset.cpus", ",".join(map(str, limits.cpus)))
+        joined = subprocess.run(self.joined(["true"]), capture_output=True, check=False)
+        if joined.returncode:
+            raise OSError(joined.returncode, "no process can be moved into a group", str(memory))
+
+    @property
+    def _all(self) -> list[Path]:
+        return list(dict.fromkeys(self.folders.values()))
 
     @property
     def bounds(self) -> tuple[str, ...]:
@@ -70,7 +89,7 @@ class Group:
 
     def joined(self, command: Sequence[str]) -> list[str]:
         """The command, such that it and all its children are in the group from the first one on."""
-        files = [str(folder / "cgroup.procs") for folder in dict.fromkeys(self.folders.values())]
+        files = [str(folder / "cgroup.procs") for folder in self._all]
         return ["sh", "-c", JOIN, "sh", *files, "--", *command]
 
     def shown(self) -> dict[str, Path]:
@@ -81,18 +100,35 @@ class Group:
 
     @property
     def killed_for_memory(self) -> bool:
-        """Whether the kernel has killed one of its processes because they used more memory than allowed."""
-        name = "memory.events" if self.version == 2 else "memory.oom_control"
-        words = _read(self.folders["memory"] / name).split()
-        return any(key == "oom_kill" and value != "0" for key, value in pairwise(words))
+        """Whether the kernel has killed one of its processes because the group had reached its limit.
+
+        Where the machine itself has no memory left, the kernel may kill one too.
+        """
+        memory = self.folders["memory"]
+        words = _read(memory / ("memory.events" if self.version == 2 else "memory.oom_control")).split()
+        counts = dict(zip(words[::2], words[1::2], strict=False))
+        reached = [counts.get("oom", "0")]
+        if self.version == 1:
+            reached = [_read(memory / name).strip() for name in ("memory.failcnt", "memory.memsw.failcnt")]
+        return counts.get("oom_kill", "0") != "0" and not set(reached) <= {"", "0"}
+
+    def remove(self) -> None:
+        """Kills what is left in it, and removes it."""
+        with suppress(OSError):
+            _write(self.folders["memory"] / "cgroup.kill", 1)  # of version 2
+        end = time.monotonic() + REMOVAL_SECONDS
+        for folder in self._all:
+            while folder.is_dir() and time.monotonic() < end:
+                with suppress(OSError):
+                    folder.rmdir()
+                    break
+                time.sleep(0.01)
 
     def __enter__(self) -> "Group":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for folder in dict.fromkeys(self.folders.values()):
-            with suppress(OSError):
-                folder.rmdir()
+        self.remove()
 
 
 def new_group(limits: Limits) -> Group:
@@ -104,33 +140,39 @@ def new_group(limits: Limits) -> Group:
     problems = []
     for version, find in ((2, _folders_of_version_2), (1, _folders_of_version_1)):
         for parents in find():
-            name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-            group = Group(version, {controller: parent / name for controller, parent in parents.items()})
-            try:
-                for folder in dict.fromkeys(group.folders.values()):
-                    _remove_left_overs(folder.parent)
-                    folder.mkdir()
-                group.set_limits(limits)
-                return group
-            except OSError as error:
-                group.__exit__()
-                problems.append(f"{error.filename or next(iter(parents.values()))}: {error.strerror}")
-    raise NoControlGroups(problems[0] if problems else "this system has none that limit memory and processes")
+            for wanted in (CONTROLLERS, NEEDED):  # where the cores cannot be bound, the rest can
+                name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+                folders = {controller: parents[controller] / name for controller in wanted if controller in parents}
+                for parent in set(parents.values()):
+                    _remove_left_overs(parent)
+                group = Group(version, folders)
+                try:
+                    group.make(limits)
+                    return group
+                except OSError as error:
+                    group.remove()
+                    problems.append(f"{error.filename}: {error.strerror}")
+    raise NoControlGroups(problems[0] if problems else "this process may make none that limit memory and processes")
 
 
 def _folders_of_version_2() -> Iterator[dict[str, Path]]:
     """Folders in which groups of version 2 may be made: this process's own group, and the top."""
     for mounted, _ in _mounts("cgroup2"):
-        own = next((line[3:] for line in _read(Path("/proc/self/cgroup")).splitlines() if line.startswith("0::")), "/")
-        for folder in dict.fromkeys((mounted / own.lstrip("/"), mounted)):
-            offered = _read(folder / "cgroup.controllers").split()
-            if not set(NEEDED) <= set(offered):
-                continue
-            wanted = [controller for controller in CONTROLLERS if controller in offered]
+        lines = _read(OWN_GROUPS).splitlines()
+        own = mounted / next((line[3:] for line in lines if line.startswith("0::")), "/").lstrip("/")
+        if own.name == LEAF:  # it was moved there before
+            own = own.parent
+        offered = _read(own / "cgroup.controllers").split()
+        for wanted in (CONTROLLERS, NEEDED):
             # a group that passes its controllers on must have no process of its own
-            if not _enable(folder, wanted) and not (_move_into_a_leaf(folder) and _enable(folder, wanted)):
-                continue
-            yield dict.fromkeys(wanted, folder)
+            if set(wanted) <= set(offered) and (
+                _enable(own, wanted) or (_move_into_a_leaf(own) and _enable(own, wanted))
+            ):
+                yield dict.fromkeys(wanted, own)
+                break
+        passed_on = _read(mounted / "cgroup.subtree_control").split()  # the top is the system's own: as it is
+        if own != mounted and set(NEEDED) <= set(passed_on):
+            yield {controller: mounted for controller in CONTROLLERS if controller in passed_on}
 
 
 def _enable(folder: Path, controllers: Sequence[str]) -> bool:
@@ -146,9 +188,9 @@ def _enable(folder: Path, controllers: Sequence[str]) -> bool:
 def _move_into_a_leaf(folder: Path) -> bool:
     """Moves this process and its children from a group into a group below; False where the group has others too."""
     pids = set(map(int, _read(folder / "cgroup.procs").split()))
-    if not pids or not pids <= {0, *descendants(os.getpid())}:
+    if not pids or not pids <= set(descendants(os.getpid())):
         return False
-    leaf = folder / "judge"
+    leaf = folder / LEAF
     with suppress(OSError):
         leaf.mkdir(exist_ok=True)
         for pid in pids:
@@ -160,7 +202,7 @@ def _move_into_a_leaf(folder: Path) -> bool:
 def _folders_of_version_1() -> Iterator[dict[str, Path]]:
     """Folders in which groups of version 1 may be made: this process's own groups."""
     own: dict[str, str] = {}
-    for line in _read(Path("/proc/self/cgroup")).splitlines():
+    for line in _read(OWN_GROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
         own |= dict.fromkeys(controllers.split(","), path)
     found: dict[str, Path] = {}
@@ -186,8 +228,9 @@ def _remove_left_overs(folder: Path) -> None:
     """Removes the empty groups of judges that were killed."""
     for group in folder.glob(f"{PREFIX}*-*"):
         pid = group.name.removeprefix(PREFIX).partition("-")[0]
-        if not Path(f"/proc/{pid}").exists():
-            with suppress(OSError):
+        with suppress(OSError):
+            # a judge in another container may have a number that is unknown here
+            if not Path(f"/proc/{pid}").exists() and time.time() - group.stat().st_ctime > LEFT_OVER_SECONDS:
                 group.rmdir()
 
 

@@ -1,7 +1,7 @@
 """Watches what all processes of a step use together, and ends the step when that exceeds a limit.
 
-The kernel limits each process; only a look at all of them adds up what they use. Whatever Linux does not report in
-`/proc` (a process that has just ended, say) is left out.
+Where no control group can be made, the kernel limits single processes, and only a look at all of them adds up what they
+use. Whatever Linux does not report in `/proc` (a process that has just ended, say) is left out.
 """
 
 import contextlib

@@ -3,6 +3,7 @@
 A run could else push them out, and `import torch` would take half as long again in the run of another.
 """
 
+import json
 import mmap
 from collections.abc import Iterable
 from contextlib import suppress
@@ -11,13 +12,19 @@ from pathlib import Path
 POPULATE_READ = 22
 """Advice of madvise(2): reads all pages now. Linux 5.14."""
 
-LIST = """
+MARK = "files of packages: "
+LIST = f"""
 import json, sys
-files = {getattr(module, "__cached__", None) or getattr(module, "__file__", None) for module in sys.modules.values()}
-files |= {line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if " /" in line}
-print(json.dumps(sorted(path for path in files if isinstance(path, str))))
+files = {{getattr(module, name, None) for module in list(sys.modules.values()) for name in ("__file__", "__cached__")}}
+files |= {{line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if " /" in line}}
+print("\\n{MARK}" + json.dumps(sorted(path for path in files if isinstance(path, str))))
 """
 """The end of a program: prints the files that its imports have read."""
+
+
+def listed(printed: str) -> tuple[str, ...]:
+    """The files that a program which ends with `LIST` has printed."""
+    return tuple(json.loads(next(line for line in printed.splitlines() if line.startswith(MARK)).removeprefix(MARK)))
 
 
 def read_in(files: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ file.
 import os
 import select
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -14,6 +15,10 @@ from typing import IO
 CHUNK = 1 << 16
 END_WAIT = 0.05
 """Seconds between two looks for the end of what is printed, once the step is over."""
+
+
+LONGEST_DRAIN = 5.0
+"""Seconds for what is left in the pipe then."""
 
 
 class PrintedLog:
@@ -24,7 +29,7 @@ class PrintedLog:
         most: bytes that are kept.
 
     Attributes:
-        output: the end of the pipe that the step prints to. `started` closes it here.
+        output: the end of the pipe that the step prints to. To be closed when the step has its own copy.
         overflowed: whether more was printed than is kept.
     """
 
@@ -34,21 +39,21 @@ class PrintedLog:
         self.output: IO[bytes] = os.fdopen(output, "wb")
         self.overflowed = False
         self._error: OSError | None = None
-        self._over = threading.Event()
+        os.set_blocking(self._pipe, False)
+        self._over, self._end = threading.Event(), 0.0
         self._thread = threading.Thread(target=self._take_all, daemon=True)
 
-    def started(self) -> None:
-        """To be called when the step has its own copy of `output`: the pipe ends when the step does."""
-        self.output.close()
-
     def _take_all(self) -> None:
-        while True:
+        while not self._over.is_set() or time.monotonic() < self._end:
             ready = select.select([self._pipe], [], [], END_WAIT)[0]
             if not ready:
                 if self._over.is_set():  # whoever might still hold the other end has not printed any more
                     return
                 continue
-            chunk = os.read(self._pipe, CHUNK)
+            try:
+                chunk = os.read(self._pipe, CHUNK)
+            except BlockingIOError:  # the step has opened the pipe too, and was quicker
+                continue
             if not chunk:
                 return
             self.overflowed |= len(chunk) > self._left
@@ -64,6 +69,7 @@ class PrintedLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         self.output.close()
+        self._end = time.monotonic() + LONGEST_DRAIN
         self._over.set()
         self._thread.join()
         os.close(self._pipe)

@@ -1,6 +1,5 @@
 """Makes sure, before anything is judged, that the sandbox works on this machine."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -10,15 +9,13 @@ from pathlib import Path
 
 from speedtrain.errors import UserError
 from speedtrain.judge import package_files, sandboxed_step
+from speedtrain.judge.control_groups import NoControlGroups, new_group
 from speedtrain.judge.sandbox import PACKAGES, Step, find_tool, visible
-from speedtrain.judge.scratch import make_scratch, unmount
+from speedtrain.judge.scratch import make_scratch, remove_mounts
 from speedtrain.judge.settings import Kind, Limits, held_in_words
 
 AMPLE = Limits(seconds=120, memory=8 << 30, disk=1 << 30)
 """Limits within which Python starts on any machine, and imports any package."""
-
-
-DELEGATED = "systemd-run --user --scope -p Delegate=yes"
 
 
 def check(kind: Kind, limits: Limits, secret: Mapping[str, Path]) -> None:
@@ -69,13 +66,19 @@ class Tried:
     by_kernel: tuple[str, ...]
 
     def in_words(self) -> str:
-        """Who holds the limits here, and how the kernel could."""
+        """Who holds the limits here, and what the kernel would need to hold them all."""
         words = held_in_words(self.by_kernel)
         if "memory" not in self.by_kernel:
-            words += f"; for control groups, run the judge as root, or by {DELEGATED}"
-        elif "disk" not in self.by_kernel:
-            words += "; only root can give a run a file system of its own, with mkfs.ext4 and a loop device"
+            words += f" (no control group: {_why_no_group()}; see docs/submission.md)"
         return words
+
+
+def _why_no_group() -> str:
+    try:
+        new_group(AMPLE).remove()
+    except NoControlGroups as problem:
+        return str(problem)
+    return "not during the trial"
 
 
 def check_packages(kind: Kind) -> Tried:
@@ -90,7 +93,7 @@ def check_packages(kind: Kind) -> Tried:
             f"submissions may use {', '.join(PACKAGES)}, but cannot import them all in their sandbox ({problem}): "
             "install what is missing for this Python"
         )
-    return Tried(tuple(json.loads(printed.splitlines()[-1])), by_kernel)
+    return Tried(package_files.listed(printed), by_kernel)
 
 
 def works() -> bool:
@@ -122,7 +125,7 @@ def _try(kind: Kind, limits: Limits, program: str) -> tuple[str | None, str, tup
         except sandboxed_step.NotStarted as error:
             return error.problem, "", ()
         finally:
-            unmount(step.scratch)
+            remove_mounts(step.scratch)
         printed = (folder / "log.txt").read_text(encoding="utf-8")
     problem = None if outcome.returncode == 0 and not outcome.limit else outcome.in_words()
     return problem, printed, outcome.by_kernel

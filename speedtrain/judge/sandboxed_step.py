@@ -4,7 +4,7 @@
 made, those of all processes together; `Watch` adds them up everywhere.
 
 The judge must know whether the submission's own code has begun, because a failure before that is never the
-submission's. So the first program inside the sandbox is a launcher of one line (`sandbox.LAUNCHER`): it sends the
+submission's. So the first program inside the sandbox is a launcher (`system_call_filter.py`): it sends the
 judge an event, closes the pipe of events, and then becomes the script. No code of the submission has run when the
 event is sent, and none can take it back or send another.
 """
@@ -124,16 +124,16 @@ def run(
         NotStarted: the sandbox failed before the first instruction of the script.
     """
     events: list[dict[str, Any]] = []
+    problem = None
     with ExitStack() as stack:
         group = _group(limits)
-        arguments = command(step, limits, kind, group)
         if group:
             stack.enter_context(group)
-            arguments = group.joined(arguments)
+        arguments = command(step, limits, kind, group)
         printed = stack.enter_context(PrintedLog(log, limits.log))
         try:
             job = Guarded(
-                arguments,
+                group.joined(arguments) if group else arguments,
                 limits.seconds,
                 grace=0,
                 env=environment(step, limits, kind),
@@ -142,14 +142,18 @@ def run(
                 on_event=events.append,
             )
         except OSError as error:
-            raise _not_started(step, log, last_line(log) or str(error)) from None
-        printed.started()
-        others = beside(job) if beside else nullcontext()
-        with job, Watch(job, step.scratch, printed, limits, group, lambda: bool(events)) as watch, others:
-            exit_status = job.wait()
-        watch.check_group()
-    if not events:
-        raise _not_started(step, log, watch.limit or last_line(log))
+            problem = str(error)
+        else:
+            printed.output.close()  # the step has its own: the pipe ends when the step does
+            others = beside(job) if beside else nullcontext()
+            with job, Watch(job, step.scratch, printed, limits, group, lambda: bool(events)) as watch, others:
+                exit_status = job.wait()
+            watch.check_group()
+            problem = None if events else watch.limit or ""
+    if problem is not None:
+        problem = problem or last_line(log)
+        log.unlink()
+        raise NotStarted(step.script, problem)
     watch.check_files()  # for what it wrote in its last moments
     by_kernel = (*(group.bounds if group else ()), *(("disk",) if has_own_size(step.scratch) else ()))
     return _outcome(exit_status, watch, log, limits, by_kernel)
@@ -162,11 +166,6 @@ def _group(limits: Limits) -> Group | None:
         return None
 
 
-def _not_started(step: Step, log: Path, problem: str) -> NotStarted:
-    log.unlink(missing_ok=True)
-    return NotStarted(step.script, problem)
-
-
 def _outcome(exit_status: ExitStatus, watch: Watch, log: Path, limits: Limits, by_kernel: tuple[str, ...]) -> Outcome:
     make_plain(log)
     last_words = last_line(log)
@@ -177,7 +176,7 @@ def _outcome(exit_status: ExitStatus, watch: Watch, log: Path, limits: Limits, b
         # not the last line alone: many processes that fail together print into one another's lines
         if _signal(returncode) == "SIGXFSZ" or last_line_with(("File too large",), log):
             limit = f"wrote a file larger than the limit of {in_bytes(limits.disk)}"
-        elif line := last_line_with(DISK_WORDS, log):
+        elif "disk" in by_kernel and (line := last_line_with(DISK_WORDS, log)):
             limit = f"wrote more than the limit of {in_bytes(limits.disk)} to disk: {quoted(line)}"
         elif line := last_line_with(PROCESS_WORDS, log):
             limit = f"ran more than the limit of {limits.processes} processes and threads: {quoted(line)}"

@@ -30,13 +30,19 @@ def make_scratch(folder: Path, size: int, user: int) -> None:
         user: number of the user that the step runs as; used where this process is root.
     """
     folder.mkdir(mode=0o700)
-    if os.geteuid() == 0:
+    as_root = os.geteuid() == 0
+    if as_root:
         _mount(folder, size)
     for made in (folder, *(folder / name for name in FOLDERS)):
         made.mkdir(mode=0o700, exist_ok=True)
         made.chmod(0o700)
-        if os.geteuid() == 0:
+        if as_root:
             os.chown(made, user, user)
+
+
+def room_for(size: int) -> int:
+    """Bytes of disk that a scratch folder of a size takes at the most, with what a file system needs for itself."""
+    return size + size // 8 + ROOM
 
 
 def has_own_size(folder: Path) -> bool:
@@ -44,24 +50,30 @@ def has_own_size(folder: Path) -> bool:
     return os.path.ismount(folder)
 
 
-def unmount(folder: Path) -> None:
-    """Unmounts what `make_scratch` has mounted at a folder, or below it, so that the folder can be removed."""
+def remove_mounts(folder: Path) -> None:
+    """Empties and unmounts what `make_scratch` has mounted at a folder, or below it, so that it can be removed."""
     folder = folder.resolve()
     for line in reversed(Path("/proc/thread-self/mountinfo").read_bytes().splitlines()):
         where = Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), line.split()[4])))
         if where.is_relative_to(folder):
-            subprocess.run(["umount", "--lazy", where], capture_output=True, check=False)
+            # first: unmounting would write all of it to the disk
+            empty = ["find", str(where), "-xdev", "-mindepth", "1", "-maxdepth", "1", "-exec", "rm", "-rf", "{}", "+"]
+            for command in (empty, ["umount", "--lazy", str(where)]):
+                subprocess.run(command, capture_output=True, check=False)
 
 
 def _mount(folder: Path, size: int) -> None:
     """Mounts a new file system at a folder, where that is possible."""
     image = folder.with_name(f"{folder.name}.img")
-    make = ["mkfs.ext4", "-q", "-F", "-m", "0", "-i", "4096", "-O", "^has_journal", "-E", "nodiscard", str(image)]
+    # blocks and inodes as of a large one: an inode for every block, and times to the nanosecond
+    kind = ["-b", "4096", "-i", "4096", "-I", "256", "-m", "0", "-O", "^has_journal", "-E", "nodiscard"]
+    make = ["mkfs.ext4", "-q", "-F", *kind, str(image)]
     with suppress(OSError, subprocess.CalledProcessError):
         _own_mounts()
         with open(image, "wb") as file:
-            file.truncate(size + size // 8 + ROOM)
-        for command in (make, ["mount", "-o", "loop,nosuid,nodev,noinit_itable", str(image), str(folder)]):
+            file.truncate(room_for(size))
+        # discard: what a step deletes is given back to the disk
+        for command in (make, ["mount", "-o", "loop,nosuid,nodev,discard,noinit_itable", str(image), str(folder)]):
             subprocess.run(command, capture_output=True, check=True)
         (folder / "lost+found").rmdir()
     with suppress(FileNotFoundError):

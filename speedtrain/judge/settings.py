@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from speedtrain.errors import UserError
+from speedtrain.judge.scratch import room_for
 from speedtrain.machine import available_cores, core_numbers, total_memory
 
 Kind = Literal["bwrap", "none"]
@@ -52,7 +53,7 @@ def held_in_words(by_kernel: Collection[str]) -> str:
     others = [limit for limit in BY_KERNEL if limit not in by_kernel]
     parts = [f"the kernel limits the {_listed(kernel)} of all processes of a run together"] if kernel else []
     if others:
-        parts.append(f"the judge adds up the {_listed(others)} of all processes of a run several times per second")
+        parts.append(f"the judge checks the {_listed(others)} of all processes of a run several times per second")
     return "; ".join(parts)
 
 
@@ -164,9 +165,9 @@ class Settings:
             raise UserError(f"--memory {in_bytes(self.memory)}: there are {in_bytes(memory)} here")
         free = shutil.disk_usage(next(path for path in (out, *out.parents) if path.exists())).free
         # for the scratch folder, for the copy of the weights, and for all copies during a run
-        times = 3 if self.score.over_time else 2
-        if times * self.disk > free:
-            words = f"{times} times as much must be free"
+        needed = (place + 1) * (room_for(self.disk) + (2 if self.score.over_time else 1) * self.disk)
+        if needed > free:
+            words = f"{in_bytes(needed)} must be free, for scratch folders and copies of the weights"
             raise UserError(f"--disk {in_bytes(self.disk)}: {words}, but {out} has {in_bytes(free)}")
         if self.gpus and (place + 1) * self.gpus > len(gpu_devices()):
             raise UserError(f"GPUs: {self.gpus} per run were asked for, but this machine has {len(gpu_devices())}")

@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from speedtrain.judge.scratch import unmount
+from speedtrain.judge.scratch import remove_mounts
 
 MOST_DIMENSIONS, MOST_SIZE = 4, 9_999_999
 """Of a shape that is told."""
@@ -115,7 +115,7 @@ def clear(folder: Path) -> None:
     """Removes a folder, even if a submission has locked it or nested thousands of folders in it."""
     if not folder.exists():
         return
-    unmount(folder)
+    remove_mounts(folder)
     if os.geteuid() != 0:
         subprocess.run(["chmod", "-R", "u+rwx", str(folder)], capture_output=True, check=False)
     subprocess.run(["rm", "-rf", "--one-file-system", str(folder)], check=True)

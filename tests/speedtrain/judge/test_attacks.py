@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 
 from speedtrain.cli import main
-from speedtrain.judge import sandboxed_step, scratch
+from speedtrain.judge import sandbox_check, sandboxed_step, scratch
 from speedtrain.judge.control_groups import NoControlGroups
 
 from .conftest import board_of, command, needs_bwrap, submission
@@ -132,12 +132,12 @@ HARMLESS = {
     "asks whose run it is": """
         names = [os.readlink(f"/proc/self/fd/{number}") for number in (1, 2)]
         names += open("/proc/self/mountinfo").read().split()
-        assert not any(word in name for name in names for word in ("honest", "asks", "run-", "logs/")), names
+        assert not any(word in name for name in names for word in ("honest", "asks", "run-", "logs/", "copies")), names
         """,
     "asks for its limits": """
         found = [line.strip() for group in ("memory/memory.limit_in_bytes", "memory.max")
                  if os.path.exists(file := f"/sys/fs/cgroup/{group}") for line in open(file)]
-        assert all(int(limit) == 600 << 20 for limit in found), found
+        assert all(600 << 20 <= int(limit) < 640 << 20 for limit in found), found
         """,
 }
 IN_TESTING = {
@@ -315,11 +315,12 @@ def test_the_watch_alone_stops_it_too(name: str, watched: SimpleNamespace) -> No
 
 
 @needs_bwrap
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make groups and mounts everywhere")
-def test_the_kernel_holds_every_limit_where_it_can(judged: SimpleNamespace) -> None:
+def test_the_kernel_holds_every_limit_that_it_can(judged: SimpleNamespace) -> None:
+    held = list(sandbox_check.check_packages("bwrap").by_kernel)
     for entry in judged.board["entries"]:
-        assert entry["runs"][0]["by_kernel"] == ["memory", "processes", "cores", "disk"]
-        assert entry["runs"][0]["peak_memory"] <= 600 << 20
+        assert entry["runs"][0]["by_kernel"] == held
+        if "memory" in held:
+            assert entry["runs"][0]["peak_memory"] <= 640 << 20
 
 
 @needs_bwrap

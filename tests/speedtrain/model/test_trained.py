@@ -18,7 +18,8 @@ from small_model import CLASSES, save_model
 
 from speedtrain import load
 from speedtrain.data import load_images
-from speedtrain.data.stream import FEW, PART
+from speedtrain.data.image_files import Reading
+from speedtrain.data.stream import FEW, PART, open_images
 from speedtrain.machine import available_cores
 from speedtrain.model import inference
 from speedtrain.model.predictions import Prediction, Predictions
@@ -237,6 +238,12 @@ def test_from_several_threads_at_once(model: TrainedModel, photographs: Path) ->
         for future in files:
             np.testing.assert_allclose(future.result().probabilities, of_files, atol=1e-6)
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_pillow_keeps_its_own_limit_while_a_part_is_used(photographs: Path) -> None:
+    parts = open_images(sorted(photographs.iterdir()), Reading(32, "crop")).parts
+    assert next(parts).readable.any()
+    assert Image.MAX_IMAGE_PIXELS  # and not until somebody takes the rest of the parts
 
 
 def test_a_quick_way_that_disagrees_is_not_taken(model: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
