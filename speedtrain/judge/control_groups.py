@@ -26,6 +26,8 @@ HELPERS = 8
 """Processes of the sandbox's own, which are in the group too."""
 KERNEL_PART = 16
 """A group counts what the kernel needs for its processes too: its limit is higher by one part in so many."""
+NEARLY = 4 << 20
+"""Bytes below its limit at which a group of version 1 counts as full: what one process can ask for at once."""
 LEFT_OVER_SECONDS = 60.0
 """A group that is empty, and older than this, was left by a judge that is gone."""
 REMOVAL_SECONDS = 2.0
@@ -107,10 +109,12 @@ class Group:
         memory = self.folders["memory"]
         words = _read(memory / ("memory.events" if self.version == 2 else "memory.oom_control")).split()
         counts = dict(zip(words[::2], words[1::2], strict=False))
-        reached = [counts.get("oom", "0")]
-        if self.version == 1:
-            reached = [_read(memory / name).strip() for name in ("memory.failcnt", "memory.memsw.failcnt")]
-        return counts.get("oom_kill", "0") != "0" and not set(reached) <= {"", "0"}
+        if self.version == 2:
+            reached = counts.get("oom", "0") != "0"
+        else:
+            most, limit = (int(_read(memory / f"memory.{key}_in_bytes") or 0) for key in ("max_usage", "limit"))
+            reached = most + NEARLY >= limit
+        return counts.get("oom_kill", "0") != "0" and reached
 
     def remove(self) -> None:
         """Kills what is left in it, and removes it."""
