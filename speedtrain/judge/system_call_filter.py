@@ -5,8 +5,8 @@ Before that it gives up what a script has no use for, and nothing can give back:
 - **Keys.** The session keyring of the organiser would be inherited, and a keyring of a user outlives a step: what one
   step leaves there, another would find. The step gets a session keyring of its own, and no key can be used any more.
 - **System calls** by which something passes from one step to another, or escapes the limits: kernel keys, System V
-  memory, new namespaces and mounts, tracing, io_uring, BPF, sockets of other families than local, IPv4 and IPv6. A
-  filter (seccomp) refuses them. PyTorch, its data loaders and gloo do without.
+  memory, new namespaces and mounts, tracing, io_uring, BPF, sockets of other families than local, IPv4, IPv6 and
+  netlink. A filter (seccomp) refuses them. PyTorch, its data loaders and gloo do without.
 
 It is run as the text of `python -c`, since the sandbox does not show this file. It closes the pipe of events, so that
 the script cannot send an event.
