@@ -16,14 +16,11 @@ CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 os.environ["SPEEDTRAIN_CACHE"] = "off"  # no test reads or fills the cache of the person who runs it
 
 BY_THE_CLOCK = (
-    "speedtrain/ablation/test_curve",
     "speedtrain/ablation/test_sweep",
     "speedtrain/bench/",
     "speedtrain/run/test_earlier_runs",
-    "speedtrain/run/test_notebook",
     "speedtrain/run/test_run",
     "speedtrain/run/test_starting_weights",
-    "speedtrain/suspects/",
     "speedtrain/test_cli.py::test_a_network_that_fails_here",
     "speedtrain/test_thread_controller",
     "test_doc",
@@ -32,6 +29,7 @@ BY_THE_CLOCK = (
 """Where tests are that start training with a budget of seconds, or measure time."""
 
 BESIDE_THEM = (
+    "speedtrain/ablation/test_curve",
     "speedtrain/ablation/test_tune",
     "speedtrain/run/test_annotated_run",
     "speedtrain/ablation/test_ray_engine",
@@ -42,7 +40,9 @@ BESIDE_THEM = (
     "speedtrain/judge/test_judging",
     "speedtrain/judge/test_system_call_filter",
     "speedtrain/run/test_members_run",
+    "speedtrain/run/test_notebook",
     "speedtrain/submission/",
+    "speedtrain/suspects/",
 )
 """More of them, with time to spare: what the judge runs, mostly on one core until a deadline, and trainings that have
 more time than they need."""

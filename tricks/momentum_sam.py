@@ -29,8 +29,8 @@ class MomentumSAM(Trick):
     momentum: float = 0.9
 
     interacts: ClassVar[str] = (
-        "sam: use only one of the two. meta_warmup: by default, each of its passes computes its gradient at a point "
-        "ahead. gradient_centralization: by default, the momentum adds up the gradients before they are centralized."
+        "sam: use only one of the two. meta_warmup: by default, each of its passes computes its gradient at the "
+        "shifted weights. gradient_centralization: by default, the momentum adds up the gradients before they are centralized."
     )
     paper: ClassVar[str] = "Becker et al., Momentum-SAM, 2024 (arXiv 2401.12033)"
 
