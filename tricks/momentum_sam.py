@@ -30,7 +30,8 @@ class MomentumSAM(Trick):
 
     interacts: ClassVar[str] = (
         "sam: use only one of the two. meta_warmup: by default, each of its passes computes its gradient at the "
-        "shifted weights. gradient_centralization: by default, the momentum adds up the gradients before they are centralized."
+        "shifted weights. gradient_centralization: by default, the momentum adds up the gradients before they are "
+        "centralized."
     )
     paper: ClassVar[str] = "Becker et al., Momentum-SAM, 2024 (arXiv 2401.12033)"
 
