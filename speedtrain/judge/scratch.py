@@ -14,8 +14,8 @@ from pathlib import Path
 
 FOLDERS = ("tmp", "shm", "home")
 """Folders in it that the sandbox shows under other names."""
-ROOM = 4 << 20
-"""Bytes for what a file system needs for itself; an eighth of its size is added."""
+ROOM = 2 << 20
+"""Bytes that a file system needs for itself, beside a part for its inodes: 256 bytes for every 4096."""
 NEW_NAMESPACE, RECURSIVE, SLAVE = 0x20000, 0x4000, 1 << 19  # of unshare(2) and mount(2)
 
 _of_thread = threading.local()
@@ -42,7 +42,7 @@ def make_scratch(folder: Path, size: int, user: int) -> None:
 
 def room_for(size: int) -> int:
     """Bytes of disk that a scratch folder of a size takes at the most, with what a file system needs for itself."""
-    return size + size // 8 + ROOM
+    return size + size // 13 + ROOM
 
 
 def has_own_size(folder: Path) -> bool:
@@ -66,7 +66,7 @@ def _mount(folder: Path, size: int) -> None:
     """Mounts a new file system at a folder, where that is possible."""
     image = folder.with_name(f"{folder.name}.img")
     # blocks and inodes as of a large one: an inode for every block, and times to the nanosecond
-    kind = ["-b", "4096", "-i", "4096", "-I", "256", "-m", "0", "-O", "^has_journal", "-E", "nodiscard"]
+    kind = ["-b", "4096", "-i", "4096", "-I", "256", "-m", "0", "-O", "^has_journal,^resize_inode", "-E", "nodiscard"]
     make = ["mkfs.ext4", "-q", "-F", *kind, str(image)]
     with suppress(OSError, subprocess.CalledProcessError):
         _own_mounts()
