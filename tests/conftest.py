@@ -81,7 +81,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `pytest -n 2`, one process runs most of what goes by the clock, the other the rest and what only computes.
+    """With `pytest -n 3`, one process runs most of what goes by the clock, one the rest of that, and one what only
+    computes, in the time that the others leave. With `-n 2`, what only computes comes after them.
 
     The largest group begins first, single tests last. `--dist loadgroup` does nothing in pytest 9.2: pytest-xdist 3.8
     writes the group to an attribute of a test that is gone.

@@ -81,6 +81,8 @@ def shorten(arguments: list[str]) -> list[str]:
     verb, *rest = arguments
     cold = verb == "verify" or (verb == "judge" and "submission.zip" in rest)
     small = {**SMALL, "--budget": str(COLD)} if cold else SMALL
+    if verb == "bench":  # a whole run for each
+        small = {**small, "--budgets": "3"}
     if verb == "suspects" or "two" in rest:  # a training for each of its two parts; two networks
         small = {**SMALL, "--budget": str(2 * int(SMALL["--budget"]))}
     for place, word in enumerate(rest[:-1]):
