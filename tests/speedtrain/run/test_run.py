@@ -412,7 +412,7 @@ def test_from_python_with_arrays_fewer_than_a_batch_and_two_classes(tmp_path: Pa
     chosen = np.flatnonzero(digits.target < 2)[:40]
     images = (digits.images[chosen] * 15).astype(np.uint8)
     result = train(
-        5, (images, digits.target[chosen]), tricks=["flip", "sam"], settings={"width": 8, "sam.rho": 0.1},
+        9, (images, digits.target[chosen]), tricks=["flip", "sam"], settings={"width": 8, "sam.rho": 0.1},
         out=tmp_path / "run", precision="fp32",
     )  # fmt: skip
     assert result["status"] == "finished"
