@@ -138,7 +138,7 @@ class Cluster:
             UserError: they are not of the speed of those on which the judging was begun.
         """
         begun, now = turns.journal.header["speed"], self.speed
-        if begun and now and abs(now / begun - 1) > self._settings.drift:
+        if begun and now and machine_speed.is_off(now, begun, self._settings.drift):
             raise UserError(
                 f"--engine ray: these nodes have {now:.0f} GFLOP/s, those on which the judging was begun had "
                 f"{begun:.0f}: judge on nodes of the same kind"

@@ -37,6 +37,11 @@ def measure(cpus: Sequence[int]) -> float:
     return float(done.stdout)
 
 
+def is_off(now: float, reference: float, drift: float) -> bool:
+    """Whether a speed differs from a reference by more than `drift`, a part of the reference."""
+    return abs(now / reference - 1) > drift
+
+
 def recovered(cpus: Sequence[int], reference: float | None, drift: float) -> tuple[float, float]:
     """Waits until the machine is as fast as at the beginning, or for `RECOVERY_SECONDS`.
 
@@ -55,7 +60,7 @@ def recovered(cpus: Sequence[int], reference: float | None, drift: float) -> tup
     started = time.monotonic()
     while True:
         now, waited = measure(cpus), time.monotonic() - started
-        if reference is None or abs(now / reference - 1) <= drift or waited >= RECOVERY_SECONDS:
+        if reference is None or not is_off(now, reference, drift) or waited >= RECOVERY_SECONDS:
             return now, waited
         time.sleep(PAUSE)
 

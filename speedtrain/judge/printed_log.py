@@ -15,8 +15,6 @@ from typing import IO
 CHUNK = 1 << 16
 END_WAIT = 0.05
 """Seconds between two looks for the end of what is printed, once the step is over."""
-
-
 LONGEST_DRAIN = 5.0
 """Seconds for what is left in the pipe then."""
 

@@ -17,6 +17,7 @@ from speedtrain.judge.archive import Submission
 from speedtrain.judge.attempt import Measured, Task, measured_attempt
 from speedtrain.judge.board_folder import train_file
 from speedtrain.judge.journal import Journal
+from speedtrain.judge.machine_speed import is_off
 from speedtrain.judge.settings import Settings
 
 
@@ -170,7 +171,7 @@ class Turns:
         facts["predictions"] = _keep(outcome.predictions, predictions / f"{name}.npy")
         for number, (copy, predicted) in enumerate(zip(facts.get("copies", []), outcome.copies, strict=True), 1):
             copy["predictions"] = _keep(predicted, predictions / f"{name}-copy-{number:03}.npy")
-        drifted, changed = (bool(reference and now and abs(now / reference - 1) > drift) for now in speeds)
+        drifted, changed = (bool(reference and now and is_off(now, reference, drift)) for now in speeds)
         return {
             "submission": turn.submission,
             "run": turn.run,
