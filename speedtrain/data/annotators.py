@@ -14,6 +14,8 @@ WAYS = (DEFAULT, "soft", "majority", "em", "first")
 """What several labels may become; the number of an annotator is another way."""
 NO_LABEL = -1
 """Stands in `votes` where an annotator gave none."""
+MOST_ROUNDS, CONVERGED, SMALLEST = 200, 1e-6, 1e-12
+"""Of the expectation maximisation: its rounds, the change at which it ends, and what stands for a probability of 0."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,36 @@ def dawid_skene(votes: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings(action="ignore"):  # on what pandas will change
         labels = DawidSkene(n_iter=100, tol=1e-5).fit_predict(table)
     return labels.sort_index().to_numpy(np.int64)
+
+
+def estimate_transition(votes: np.ndarray, num_classes: int) -> np.ndarray:
+    """How labels were made wrong, from images with several: T[i, j] is the probability that one of class i got label j.
+
+    The model is Dawid and Skene's (1979) with one matrix for all annotators, fitted by expectation maximisation from
+    the shares of the votes. It takes errors for independent, so those that people share stay hidden. A class that no
+    image has keeps its labels.
+
+    Args:
+        votes: int64 [N, A], -1 where an annotator gave none.
+
+    Returns:
+        float64 [K, K].
+    """
+    counts = vote_counts(votes, num_classes).astype(np.float64)
+    counts = counts[counts.sum(axis=1) > 1]  # one label alone says nothing about the noise
+    chances = counts / counts.sum(axis=1, keepdims=True)  # of each true class
+    transition = np.eye(num_classes)
+    for _ in range(MOST_ROUNDS):
+        before, sizes = transition, chances.sum(axis=0)
+        transition = chances.T @ counts
+        totals = transition.sum(axis=1, keepdims=True)
+        transition = np.where(totals > 0, transition / np.maximum(totals, SMALLEST), np.eye(num_classes))
+        if np.abs(transition - before).max() < CONVERGED:
+            break
+        logarithms = np.log(np.maximum(sizes, SMALLEST)) + counts @ np.log(np.maximum(transition, SMALLEST)).T
+        chances = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
+        chances /= chances.sum(axis=1, keepdims=True)
+    return transition
 
 
 def measure_agreement(votes: np.ndarray, num_classes: int, labels: np.ndarray) -> Agreement:

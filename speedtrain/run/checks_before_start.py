@@ -12,6 +12,7 @@ from speedtrain.device import find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 from speedtrain.network.classifier import hub_tag
+from speedtrain.run.estimated_noise import estimate_noise
 from speedtrain.run.starting_weights import StartingWeights, read_starting_weights
 from speedtrain.training.lightning_module import build_training
 from tricks import TrickError
@@ -58,12 +59,15 @@ def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:
 def check_network(config: Config, train: Images) -> StartingWeights | None:
     """Takes a few steps with a small version of the network and its tricks, so that errors appear now.
 
+    In `config`, noise that is to be estimated from the annotators becomes a matrix.
+
     Returns:
         The weights to start from; None for random ones.
 
     Raises:
         UserError: a trick does not work with this model, the model with these images, or the weights with the network.
     """
+    estimate_noise(config, train)
     num_classes, side = len(train.classes), train.images.shape[1]
     device = torch.device(config.device)
     images = torch.tensor(train.images[:64], device=device)

@@ -14,6 +14,7 @@ from speedtrain.data import Images
 from speedtrain.errors import UserError
 from speedtrain.member_configs import PLANNED, member_configs
 from speedtrain.model.weights import load_facts
+from speedtrain.run.estimated_noise import estimate_noise
 from speedtrain.run.interruption import GRACE, Interruption
 from speedtrain.run.progress import Display
 from speedtrain.run.run_directory import may_fail, write_config
@@ -41,6 +42,8 @@ class WorkerProcess:
         on_step: is called with each event about how far training is. Default: none.
         members: the configurations of several networks, trained in place of one by `config`. Default: none.
 
+    In the configurations, noise that is to be estimated from the annotators becomes a matrix.
+
     Attributes:
         plan: as in `result.json`; before the plan arrives, what the configuration says.
         planned: whether the plan has arrived, of members that of each.
@@ -62,6 +65,8 @@ class WorkerProcess:
         members: Sequence[Config] = (),
     ) -> None:
         self.start, self.on_step, self.members = start, on_step, tuple(members)
+        for network in (config, *members):
+            estimate_noise(network, train)
         self.config, self.train, self.run, self.display, self.replay = config, train, run, display, replay
         keys = ("model", "side", "width", "batch_size", "precision")
         self.plan: dict[str, Any] = {key: getattr(config, key) for key in keys}

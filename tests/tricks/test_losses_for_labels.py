@@ -19,6 +19,7 @@ from tricks import (
     PeerLoss,
     TrickError,
 )
+from tricks.forward_correction import confident_transition
 
 COUNTS = [50, 20, 7, 3]
 LABELS = torch.repeat_interleave(torch.arange(4), torch.tensor(COUNTS))
@@ -158,6 +159,108 @@ def test_a_matrix_of_other_classes_or_none_is_refused(tmp_path):
         trick = ForwardCorrection(file=str(tmp_path / name))  # predictions do without it
         with pytest.raises(TrickError, match="must be a matrix"):
             trick.loss(F.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "words"),
+    [
+        (((0.5, 0.5), (1.0,)), "rows of equal length"),
+        (((0.5, 0.5),), "numbers"),
+        (((0.5, 0.4), (0.0, 1.0)), "sum to 1"),
+        (((1.5, -0.5), (0.0, 1.0)), "sum to 1"),
+    ],
+)
+def test_a_bad_matrix_in_a_recipe_is_refused_in_one_line(matrix, words):
+    with pytest.raises(TrickError, match=f"matrix must hold .*{words}.* got") as error:
+        ForwardCorrection(matrix=matrix)
+    assert "\n" not in str(error.value)
+
+
+def test_a_matrix_in_a_recipe_is_the_noise_whatever_else_is_given(tmp_path):
+    matrix = np.random.default_rng(0).dirichlet(np.ones(4), size=4)
+    np.save(tmp_path / "T.npy", matrix)
+    logits, targets = some()
+    from_file = ForwardCorrection(file=str(tmp_path / "T.npy")).loss(F.cross_entropy)(logits, targets)
+    for noise in (0.2, "annotators", "confident"):
+        trick = ForwardCorrection(noise, matrix=tuple(map(tuple, matrix.tolist())))
+        assert_same(trick.loss(F.cross_entropy)(logits, targets), from_file, logits)
+    with pytest.raises(TrickError, match="for 4 classes, and there are 3"):
+        trick.loss(F.cross_entropy)(*some(classes=3))
+
+
+def confident_by_hand(p, labels):
+    """T by the definition, one image at a time."""
+    classes = len(p[0])
+    of_label = [[row[j] for row, label in zip(p, labels, strict=True) if label == j] for j in range(classes)]
+    threshold = [sum(values) / len(values) for values in of_label]
+    joint = [[0.0] * classes for _ in range(classes)]
+    for row, label in zip(p, labels, strict=True):
+        sure = [j for j in range(classes) if row[j] >= threshold[j]]
+        if sure:
+            joint[label][max(sure, key=lambda j: row[j])] += 1
+    for label in range(classes):
+        scale = len(of_label[label]) / sum(joint[label])
+        joint[label] = [scale * value for value in joint[label]]
+    true = [sum(joint[label][j] for label in range(classes)) for j in range(classes)]
+    return [[joint[label][j] / true[j] for label in range(classes)] for j in range(classes)]
+
+
+def test_noise_from_confident_answers_is_that_of_the_definition():
+    logits, labels = torch.randn(200, 4, dtype=torch.float64), torch.randint(4, (200,))
+    logits[torch.arange(150), labels[:150]] += 2
+    p = logits.softmax(1)
+    written_out = torch.tensor(confident_by_hand(p.tolist(), labels.tolist()), dtype=torch.float64)
+    torch.testing.assert_close(confident_transition(p, labels), written_out, rtol=1e-12, atol=0)
+
+
+def test_noise_from_confident_answers_finds_what_was_planted():
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randint(3, (6000,), generator=generator)
+    planted = torch.tensor([[0.6, 0.3, 0.1], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]], dtype=torch.float64)
+    labels = torch.multinomial(planted[true], 1, generator=generator)[:, 0]
+    logits = torch.randn(6000, 3, generator=generator).double()
+    logits[torch.arange(6000), true] += 4  # a network that knows the true classes well
+    torch.testing.assert_close(confident_transition(logits.softmax(1), labels), planted, atol=0.05, rtol=0)
+    lonely = confident_transition(logits.softmax(1), labels.clamp(max=1))  # no image is labelled with the last class
+    torch.testing.assert_close(lonely.sum(dim=1), torch.ones(3, dtype=torch.float64))
+    assert lonely[2, 2] == 1
+
+
+def test_the_loss_is_corrected_from_the_estimate_on(make_batch):
+    """Until then it is the plain loss; the second pass of sam and images that were not seen yet have no part in it."""
+    trick, classes = ForwardCorrection("confident"), 4
+    labels = torch.arange(40) % classes
+    trick.data(torch.zeros(2, 3, 4, 4), labels)
+    loss, seen = trick.loss(F.cross_entropy), {}
+    for step in range(12):
+        ids = torch.randperm(30)[:12]
+        logits = torch.randn(12, classes, dtype=torch.float64, requires_grad=True)
+        targets = labels[ids]
+        trick.batch(make_batch(progress=step / 20, step=step)._replace(ids=ids))
+        value = loss(logits, targets)
+        if step <= 6:
+            seen |= dict(zip(ids.tolist(), logits.detach().softmax(1).tolist(), strict=True))
+        if step < 6:
+            assert_same(value, F.cross_entropy(logits, targets), logits)
+            loss(logits.detach() + 1, targets)
+            continue
+        by_hand = confident_by_hand([*seen.values()], [labels[n].item() for n in seen])
+        matrix = torch.tensor(by_hand, dtype=torch.float64)
+        assert_same(value, F.nll_loss((logits.softmax(1) @ matrix).log(), targets), logits)
+
+
+def test_an_estimate_needs_ids_whole_batches_or_people(make_batch):
+    trick = ForwardCorrection("confident")
+    with pytest.raises(TrickError, match="ids"):
+        trick.batch(make_batch())
+    trick.data(torch.zeros(2, 3, 4, 4), LABELS)
+    trick.batch(make_batch()._replace(ids=torch.arange(12)))
+    with pytest.raises(TrickError, match="whole batches"):
+        trick.loss(F.cross_entropy)(*some(6))
+    with pytest.raises(TrickError, match="several labels"):
+        ForwardCorrection("annotators").loss(F.cross_entropy)
+    with pytest.raises(TrickError, match="file must be empty"):
+        ForwardCorrection("confident", file="T.npy")
 
 
 def test_early_learning_regularization_over_several_steps():

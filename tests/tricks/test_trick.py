@@ -93,7 +93,13 @@ BAD = {
     "fairness_regularizer": [
         *[("strength", -1), ("strength", math.inf), ("strength", math.nan), ("groups", "clusters")],
     ],
-    "forward_correction": [("noise", -0.1), ("noise", 1), ("noise", math.nan)],
+    "forward_correction": [
+        ("noise", -0.1),
+        ("noise", 1),
+        ("noise", math.nan),
+        ("noise", "guess"),
+        ("matrix", ((2.0,),)),
+    ],
     "generalized_cross_entropy": [("q", 0), ("q", 1.1), ("q", math.nan)],
     "logit_adjustment": [("tau", -0.1), ("tau", math.inf), ("tau", math.nan)],
     "cutout": [("size", 0), ("size", math.nan)],

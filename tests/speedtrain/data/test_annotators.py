@@ -1,6 +1,7 @@
 """Several labels an image: aggregation against counts of our own, agreement against planted errors, bad input."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,16 @@ from speedtrain.ablation.sweep_folder import write_images
 from speedtrain.ablation.sweep_labels import load_for_sweep, with_labels
 from speedtrain.config import resolve
 from speedtrain.data import load_data
-from speedtrain.data.annotators import agreement_with_annotators, dawid_skene, majority, measure_agreement
+from speedtrain.data.annotators import (
+    agreement_with_annotators,
+    dawid_skene,
+    estimate_transition,
+    majority,
+    measure_agreement,
+)
 from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
+from speedtrain.run.estimated_noise import estimate_noise
 
 IMAGES = some_images(60)
 CLASSES = 3
@@ -216,3 +224,57 @@ def test_annotators_of_two_classes_say_that_they_are(tmp_path: Path) -> None:
     path = save_npz(tmp_path / "a.npz", images=IMAGES, labels=votes)
     assert "choose by --labels" in error_of(load_data, path)
     assert load_data(path, labels="majority").annotators is not None
+
+
+def test_the_noise_that_was_planted_is_estimated_from_three_labels() -> None:
+    generator = np.random.default_rng(0)
+    planted = np.array([[0.7, 0.3, 0.0, 0.0], [0.1, 0.6, 0.2, 0.1], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    true = generator.integers(0, 3, 6000)  # no image is of the last class
+    votes = np.stack([(generator.random((6000, 1)) > planted[true].cumsum(axis=1)).sum(axis=1) for _ in range(3)], 1)
+    votes[::3, 2] = votes[::5, 1] = -1  # not everybody labelled everything, and some images have one label
+    estimated = estimate_transition(votes, 4)
+    np.testing.assert_allclose(estimated.sum(axis=1), 1)
+    np.testing.assert_allclose(estimated[:3], planted[:3], atol=0.04)
+    agreed = np.repeat(np.arange(4)[:, None], 3, axis=1)
+    np.testing.assert_allclose(estimate_transition(agreed, 4), np.eye(4))
+
+
+def test_a_round_of_the_estimate_is_that_of_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the shares of the votes to T, to the chances of each class, and to T again: one image at a time."""
+    monkeypatch.setattr("speedtrain.data.annotators.MOST_ROUNDS", 2)
+    votes = some_votes()
+    given = [[label for label in row if label >= 0] for row in votes.tolist()]
+    given = [row for row in given if len(row) > 1]
+
+    def matrix(chances: list[list[float]]) -> list[list[float]]:
+        rows = [[0.0] * CLASSES for _ in range(CLASSES)]
+        for labels, chance in zip(given, chances, strict=True):
+            for label in labels:
+                for i in range(CLASSES):
+                    rows[i][label] += chance[i]
+        return [[value / sum(row) for value in row] for row in rows]
+
+    shares = [[labels.count(i) / len(labels) for i in range(CLASSES)] for labels in given]
+    transition, prior = matrix(shares), np.sum(shares, axis=0)
+    chances = []
+    for labels in given:
+        joint = [prior[i] * np.prod([transition[i][label] for label in labels]) for i in range(CLASSES)]
+        chances.append([float(value / sum(joint)) for value in joint])
+    np.testing.assert_allclose(estimate_transition(votes, CLASSES), matrix(chances), rtol=1e-9)
+
+
+def test_forward_correction_learns_the_noise_from_the_annotators(voted: Path) -> None:
+    config = resolve(budget=60, with_tricks=["forward_correction"], settings={"forward_correction.noise": "annotators"})
+    train = load_data(voted).train
+    estimate_noise(config, train)
+    estimated = estimate_transition(some_votes()[places(train.images)], CLASSES)
+    np.testing.assert_allclose(config.tricks["forward_correction"]["matrix"], estimated)
+    for way in ("majority", "em"):
+        with pytest.raises(UserError, match=f"not the noise of --labels {way}"):
+            estimate_noise(replace(config, labels=way), train)
+    one = save_npz(voted.parent / "one.npz", images=IMAGES, labels=np.arange(60) % CLASSES)
+    with pytest.raises(UserError, match="needs images with several labels, and one"):
+        estimate_noise(config, load_data(one).train)
+    config.tricks["forward_correction"]["noise"] = "confident"
+    with pytest.raises(UserError, match="use annotators with --labels separate"):
+        estimate_noise(config, train)
