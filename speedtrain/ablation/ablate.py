@@ -11,6 +11,7 @@ import pandas as pd
 
 from speedtrain.ablation.design import Design, make_design, with_labels_of, with_side, with_threads
 from speedtrain.ablation.engine import Engine, make_engine
+from speedtrain.ablation.metric import check_metric
 from speedtrain.ablation.sweep import Source, Sweep, check_counts, clock, run_sweep
 from speedtrain.ablation.sweep_labels import load_for_sweep
 from speedtrain.data import Images
@@ -32,6 +33,7 @@ def ablate(
     vary: Mapping[str, Sequence[Any]] | None = None,
     seeds: int = 5,
     subset: int | None = None,
+    metric: str = "accuracy",
     engine: str = "local",
     workers: int = 1,
     address: str | None = None,
@@ -54,6 +56,8 @@ def ablate(
         vary: hyperparameter → values, crossed with the design. Default: none.
         seeds: how many seeds. They are 0, 1, 2, …, or begin at `seed`. Default: 5.
         subset: training images per class, drawn anew for each seed. Default: all images, the same for each seed.
+        metric: the score to compare by: `accuracy` (the default), or `balanced_accuracy`, in which every class counts
+            the same. A finished sweep can be compared by the other one with `resume`.
         engine: `local` (the default), or `ray`.
         workers: trials at a time on this machine; they divide its cores. Default: 1.
         address: of the Ray cluster, as for `ray.init`. Default: $RAY_ADDRESS, or a new cluster of this machine.
@@ -65,13 +69,15 @@ def ablate(
         options: as for `train`: recipe, with_tricks, without, settings, model, …
 
     Returns:
-        A row per trial (`variant`, `seed`, `status`, `accuracy`, `images_per_second`, `epochs`, `width`, `seconds`,
-        `threads`, `error`, `run`). Its `attrs` hold `comparisons`, a list of dicts (see `compare`), and `out`.
+        A row per trial (`variant`, `seed`, `status`, `accuracy`, `balanced_accuracy`, `images_per_second`, `epochs`,
+        `width`, `seconds`, `threads`, `error`, `run`). Its `attrs` hold `comparisons`, a list of dicts (see `compare`),
+        and `out`.
 
     Raises:
         UserError: bad input, before any training.
     """
     check_counts(seeds=seeds)
+    check_metric(metric)
     first = options.pop("seed", None) or 0
     planned = make_design(design, tricks, vary, seeds=seeds, many=yes, budget=budget, **options)
     any_config = max(planned.variants.values(), key=lambda config: config.named_side or 0)
@@ -93,7 +99,7 @@ def ablate(
             _print_trials(planned, seeds, runner)
             return pd.DataFrame(columns=["variant", "seed"])
         facts = {"budget_seconds": budget, "design": design}
-        sweep = Sweep(planned, range(first, first + seeds), loaded, subset, facts)
+        sweep = Sweep(planned, range(first, first + seeds), loaded, subset, facts, metric)
         return run_sweep(sweep, Path(out).absolute(), runner, resume=resume, quiet=quiet)
 
 

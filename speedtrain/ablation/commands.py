@@ -29,6 +29,7 @@ def ablate_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
         design=options.design,
         vary=parse_vary(options.vary or []),
         subset=None if options.subset is None else whole_number("--subset", options.subset),
+        metric=options.metric,
         yes=options.yes,
         dry_run=options.dry_run,
         **sweep_arguments(options),
@@ -57,6 +58,7 @@ def tune_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
         search=parse_search(options.search or []),
         trials=whole_number("--trials", options.trials),
         confirm=whole_number("--confirm", options.confirm),
+        metric=options.metric,
         **sweep_arguments(options),
     )
     print_winner(table)

@@ -22,12 +22,12 @@ MANY = 500
 
 @dataclass(frozen=True)
 class Comparison:
-    """A question to the trials: how much accuracy does `label` gain?
+    """A question to the trials: how much does `label` gain?
 
     Attributes:
         label: what is added, in words.
-        weights: variant → weight of its accuracy, as in {"all": 1, "without sam": -1}. The weighted sum of the
-            accuracies for one seed is the paired difference for that seed. The weights sum to zero.
+        weights: variant → weight of its score, as in {"all": 1, "without sam": -1}. The weighted sum of the scores for
+            one seed is the paired difference for that seed. The weights sum to zero.
     """
 
     label: str

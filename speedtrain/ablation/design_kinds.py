@@ -1,7 +1,7 @@
 """The kinds of design: which sets of tricks are trained, and which questions they answer. One entry per kind.
 
 A cell is a set of varied tricks that are on. A question gives a weight to each of its cells; the weighted sum of their
-accuracies is the answer.
+scores is the answer.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -6,6 +6,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from speedtrain.ablation.design_kinds import KINDS
+from speedtrain.ablation.metric import METRICS
 from speedtrain.errors import UserError
 
 
@@ -17,6 +18,8 @@ def add_ablate_options(parser: ArgumentParser) -> None:
     add("--design", metavar="|".join(KINDS), default="drop-one", help=f"what to train; {kinds} (default: drop-one)")
     add("--vary", metavar="KEY=a,b,c", action="append", help="values of a hyperparameter, crossed with the design")
     add("--subset", metavar="N", help="training images per class, drawn anew for each seed (default: all)")
+    metrics = "score to compare by; balanced_accuracy: every class counts the same (default: accuracy)"
+    add("--metric", metavar="|".join(METRICS), default="accuracy", help=metrics)
     add("--dry-run", action="store_true", help="print the trials and their total time, and train nothing")
     add("--yes", action="store_true", help="accept a design of very many trials")
     _add_sweep_options(parser, "ablation")
@@ -30,6 +33,8 @@ def add_tune_options(parser: ArgumentParser) -> None:
     add("--trials", metavar="N", default="40", help="settings to try (default: 40)")
     add("--seeds", metavar="N", default="1", help="runs per setting (default: 1)")
     add("--confirm", metavar="N", default="5", help="fresh seeds to confirm the winner with (default: 5)")
+    metrics = "score to search and to confirm by; balanced_accuracy: every class counts the same (default: accuracy)"
+    add("--metric", metavar="|".join(METRICS), default="accuracy", help=metrics)
     _add_sweep_options(parser, "tuning")
 
 

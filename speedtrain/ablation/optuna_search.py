@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speedtrain.ablation.engine import Engine
+from speedtrain.ablation.metric import score_in_words
 from speedtrain.ablation.search_space import Dimension
 from speedtrain.ablation.trial import Row, Trial
 from speedtrain.errors import UserError
@@ -49,11 +50,11 @@ def mend_journal(journal: Path) -> None:
 
 @dataclass
 class _Attempt:
-    """One proposal, its settings, and the accuracies of its trials so far."""
+    """One proposal, its settings, and the scores of its trials so far."""
 
     proposal: "optuna.Trial"
     settings: Mapping[str, Any]
-    accuracies: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
 
 
 class Search:
@@ -62,11 +63,12 @@ class Search:
     Args:
         journal: the file. A proposal in it that a kill cut short is proposed again.
         space: what to search.
-        seeds: the trials of each proposal; its accuracy is their mean. Optuna's median pruner gives up a proposal
+        seeds: the trials of each proposal; its score is their mean. Optuna's median pruner gives up a proposal
             between them.
         seed: of the sampler.
         engine: runs the trials.
         make_trial: makes a trial.
+        metric: the score of a trial, a key of `METRICS`; the higher, the better.
     """
 
     def __init__(
@@ -77,11 +79,13 @@ class Search:
         seed: int,
         engine: Engine,
         make_trial: MakeTrial,
+        metric: str,
     ) -> None:
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
         self._space, self._seeds, self._engine, self._make_trial = space, seeds, engine, make_trial
+        self._metric = metric
         optuna.logging.set_verbosity(logging.WARNING)
         mend_journal(journal)
         self._study = optuna.create_study(
@@ -103,7 +107,7 @@ class Search:
         return [each for each in self._study.trials if each.state.is_finished() and "runs" in each.user_attrs]
 
     def best(self) -> "optuna.trial.FrozenTrial":
-        """The proposal with the highest accuracy."""
+        """The proposal with the highest score."""
         return self._study.best_trial
 
     def measure(self, number: int) -> Iterator[str]:
@@ -125,8 +129,8 @@ class Search:
                 row = trial.result() or {}
                 if self._record(attempt, row):
                     continuing.append(attempt)
-                accuracy = row.get("accuracy")
-                outcome = row.get("error") if accuracy is None else f"{accuracy:.2%}"
+                unknown = row.get(self._metric) is None
+                outcome = row.get("error") if unknown else score_in_words(row, self._metric)
                 yield f"{trial.variant}, seed {seed}: {outcome}"
             attempts = continuing
 
@@ -141,18 +145,19 @@ class Search:
         """Reports a trial's result to Optuna. Returns whether the proposal goes on with the next seed."""
         from optuna.trial import TrialState
 
-        if row.get("accuracy") is None:
+        score = row.get(self._metric)
+        if score is None:
             attempt.proposal.set_user_attr("error", row.get("error"))
             return self._finish(attempt, TrialState.FAIL)
-        attempt.proposal.report(float(np.mean([*attempt.accuracies, row["accuracy"]])), len(attempt.accuracies))
-        attempt.accuracies.append(row["accuracy"])
-        if len(attempt.accuracies) == len(self._seeds):
-            return self._finish(attempt, TrialState.COMPLETE, float(np.mean(attempt.accuracies)))
+        attempt.proposal.report(float(np.mean([*attempt.scores, score])), len(attempt.scores))
+        attempt.scores.append(score)
+        if len(attempt.scores) == len(self._seeds):
+            return self._finish(attempt, TrialState.COMPLETE, float(np.mean(attempt.scores)))
         if attempt.proposal.should_prune():
             return self._finish(attempt, TrialState.PRUNED)
         return True
 
-    def _finish(self, attempt: _Attempt, state: "optuna.trial.TrialState", accuracy: float | None = None) -> bool:
-        attempt.proposal.set_user_attr("runs", len(attempt.accuracies))
-        self._study.tell(attempt.proposal, accuracy, state=state)
+    def _finish(self, attempt: _Attempt, state: "optuna.trial.TrialState", score: float | None = None) -> bool:
+        attempt.proposal.set_user_attr("runs", len(attempt.scores))
+        self._study.tell(attempt.proposal, score, state=state)
         return False

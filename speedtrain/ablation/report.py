@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from speedtrain.ablation.design import Comparison
+from speedtrain.ablation.metric import METRICS
 from speedtrain.ablation.statistics import ENOUGH, compare, records, summarise
 from speedtrain.ablation.sweep_folder import SCHEMA
 from speedtrain.ablation.trial import Row
@@ -19,21 +20,20 @@ from speedtrain.view.figures import BLUE, GREY, ORANGE, figure
 from speedtrain.view.html import tag
 
 COLUMNS = (
-    "variant", "seed", "status", "accuracy", "images_per_second", "epochs", "width", "seconds", "threads", "error",
-    "run",
+    "variant", "seed", "status", "accuracy", "balanced_accuracy", "images_per_second", "epochs", "width", "seconds",
+    "threads", "error", "run",
 )  # fmt: skip
 LABEL_WIDTH = 34  # letters of a line beside the figure
 ANSWER_HEAD = ("", "difference (points)", "95 % interval", "p", "p (Holm)", "images/s", "epochs", "seeds", "verdict")
-VARIANT_HEAD = ("variant", "accuracy (%)", "sd (points)", "images/s", "epochs", "seeds", "failed")
-TEST = (
-    "Differences are paired by seed: accuracy with it minus without it. Intervals are 95 % by Student's t; "
-    "p-values are of the two-sided paired t-test, corrected for the number of comparisons by Holm's method. "
-    "They say how sure the difference is over seeds on these test images, not over other test images."
-)
 
 
 def write_tables(
-    out: Path, rows: Sequence[Row], comparisons: Sequence[Comparison], facts: Mapping[str, Any], planned: int
+    out: Path,
+    rows: Sequence[Row],
+    comparisons: Sequence[Comparison],
+    facts: Mapping[str, Any],
+    planned: int,
+    metric: str = "accuracy",
 ) -> pd.DataFrame:
     """Writes all files from the trials that are done.
 
@@ -43,21 +43,25 @@ def write_tables(
         comparisons: the questions to answer.
         facts: about the sweep: budget_seconds, design, where, plans, data, notes.
         planned: how many trials there will be.
+        metric: the score that is compared, a key of `METRICS`. Default: accuracy.
 
     Returns:
         A row per trial; see `ablate`.
     """
     trials = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    for column in ("accuracy", "images_per_second", "epochs", "seconds"):
+    for column in (*METRICS, "images_per_second", "epochs", "seconds"):
         trials[column] = pd.to_numeric(trials[column])
-    answers = compare(trials, comparisons)
-    variants = summarise(trials)
+    answers = compare(trials, comparisons, metric)
+    variants = summarise(trials, metric)
+    scored = trials["accuracy"].notna()
     summary = {
         "schema": SCHEMA,
         **facts,
+        "metric": metric,
         "planned": planned,
         "done": len(trials),
-        "failed": int(trials["accuracy"].isna().sum()),
+        "failed": int((~scored).sum()),
+        "without_metric": int((scored & trials[metric].isna()).sum()),
         "comparisons": _plain(answers),
         "variants": _plain(variants),
         "trials": _plain(trials),
@@ -83,16 +87,33 @@ def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _state(summary: Mapping[str, Any]) -> str:
-    """How many trials are done, where, and on which data, as a sentence."""
+    """How many trials are done, where, on which data, and by what they are compared, as a sentence."""
+    metric, unknown = METRICS[summary["metric"]], summary["without_metric"]
     failed = f", {summary['failed']} of them failed" if summary["failed"] else ""
+    failed += f", {unknown} of them without {metric}" if unknown else ""
     budget = "" if summary.get("budget_seconds") is None else f" of {summary['budget_seconds']:g} s each"
     plans = (summary.get("plans") or {}).values()
     in_words = (", ".join(f"{key} {value}" for key, value in plan.items()) for plan in plans)
     planned = "".join(f"; planned once: {plan}" for plan in in_words if plan)
     done = "all" if summary["done"] == summary["planned"] else f"{summary['done']} of"
     where, data = summary.get("where"), summary.get("data")
-    sentence = f"{done} {summary['planned']} trials{budget}, {where}{failed}; data {data}{planned}."
-    return sentence[0].upper() + sentence[1:]
+    sentence = f"{done} {summary['planned']} trials{budget}, {where}{failed}; data {data}{planned}"
+    return f"{sentence[0].upper()}{sentence[1:]}; compared by {metric}."
+
+
+def _how_tested(summary: Mapping[str, Any]) -> str:
+    """What the differences, intervals and p-values are, for the reader of a report."""
+    return (
+        f"Differences are paired by seed: {METRICS[summary['metric']]} with it minus without it. "
+        "Intervals are 95 % by Student's t; "
+        "p-values are of the two-sided paired t-test, corrected for the number of comparisons by Holm's method. "
+        "They say how sure the difference is over seeds on these test images, not over other test images."
+    )
+
+
+def _variant_head(summary: Mapping[str, Any]) -> list[str]:
+    sd = f"sd of {METRICS[summary['metric']]} (points)"
+    return ["variant", "accuracy (%)", "balanced (%)", sd, "images/s", "epochs", "seeds", "failed"]
 
 
 def _points(value: float, sign: bool = True) -> str:
@@ -114,8 +135,8 @@ def _answer_cells(row: Mapping[str, Any]) -> list[str]:
 
 def _variant_cells(row: Mapping[str, Any]) -> list[str]:
     speed, epochs = ("–" if math.isnan(row[k]) else f"{row[k]:,.1f}" for k in ("images_per_second", "epochs"))
-    accuracy, sd = _points(row["accuracy"], sign=False), _points(row["sd"], sign=False)
-    return [row["variant"], accuracy, sd, speed, epochs, str(row["seeds"]), str(row["failed"])]
+    scores = (_points(row[key], sign=False) for key in ("accuracy", "balanced_accuracy", "sd"))
+    return [row["variant"], *scores, speed, epochs, str(row["seeds"]), str(row["failed"])]
 
 
 def _sorted(answers: pd.DataFrame) -> list[dict[str, Any]]:
@@ -126,8 +147,8 @@ def _sorted(answers: pd.DataFrame) -> list[dict[str, Any]]:
 def _markdown(answers: pd.DataFrame, variants: pd.DataFrame, summary: Mapping[str, Any]) -> str:
     parts = [_state(summary), ""]
     parts += markdown.table(ANSWER_HEAD, [_answer_cells(row) for row in _sorted(answers)])
-    parts += ["", TEST, ""]
-    parts += markdown.table(VARIANT_HEAD, [_variant_cells(row) for row in records(variants)])
+    parts += ["", _how_tested(summary), ""]
+    parts += markdown.table(_variant_head(summary), [_variant_cells(row) for row in records(variants)])
     errors = [f"- {row['variant']}, seed {row['seed']}: {row['error']}" for row in summary["trials"] if row["error"]]
     if errors:
         parts += ["", "Failed:", "", *errors]
@@ -171,7 +192,8 @@ def _draw(path: Path, answers: pd.DataFrame, summary: Mapping[str, Any]) -> None
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="x")
-        label = "accuracy gained by having it, in percentage points (mean and 95 % interval, paired by seed)"
+        gained = f"{METRICS[summary['metric']]} gained by having it"
+        label = f"{gained}, in percentage points (mean and 95 % interval, paired by seed)"
         drawing.supxlabel(label, fontsize=11)
         drawing.suptitle(textwrap.fill(_state(summary), 105), x=0.01, ha="left", fontsize=10)
 
@@ -182,20 +204,21 @@ def _draw(path: Path, answers: pd.DataFrame, summary: Mapping[str, Any]) -> None
 def _page(
     out: Path, answers: pd.DataFrame, variants: pd.DataFrame, trials: pd.DataFrame, summary: Mapping[str, Any]
 ) -> str:
-    alt = "Differences in accuracy with their intervals; the table below holds the same numbers."
+    metric = METRICS[summary["metric"]]
+    alt = f"Differences in {metric} with their intervals; the table below holds the same numbers."
     answer_rows = [_answer_cells(row) for row in _sorted(answers)]
     variant_rows = [_variant_cells(row) for row in records(variants)]
     trial_rows = [_trial_cells(out, row) for row in records(trials)]
-    trial_head = ("trial", "accuracy (%)", "images/s", "epochs", "status", "error")
+    trial_head = ("trial", "accuracy (%)", "balanced (%)", "images/s", "epochs", "status", "error")
     return html.page(
         "Ablation",
         tag("h1", "What is it worth?"),
         tag("p", _state(summary)),
         html.picture((out / "ablation.png").read_bytes(), alt, class_="curve"),
-        html.sortable_table("Accuracy gained by having it", ANSWER_HEAD, answer_rows),
-        tag("p", TEST),
+        html.sortable_table(f"{metric.capitalize()} gained by having it", ANSWER_HEAD, answer_rows),
+        tag("p", _how_tested(summary)),
         tag("h2", "Variants"),
-        html.sortable_table("Means over seeds", VARIANT_HEAD, variant_rows),
+        html.sortable_table("Means over seeds", _variant_head(summary), variant_rows),
         tag("h2", "Trials"),
         html.sortable_table("Every trial", trial_head, trial_rows),
     )
@@ -206,6 +229,6 @@ def _trial_cells(out: Path, row: Mapping[str, Any]) -> list[object]:
     report = Path(str(row["run"]), "report.html")
     name = f"{row['variant']}, seed {row['seed']}"
     link = tag("a", name, href=report.as_posix()) if (out / report).exists() else name
-    _, accuracy, _, speed, epochs, *_ = _variant_cells({"sd": math.nan, "seeds": 0, "failed": 0, **row})
+    _, accuracy, balanced, _, speed, epochs, *_ = _variant_cells({"sd": math.nan, "seeds": 0, "failed": 0, **row})
     error = row["error"] if isinstance(row["error"], str) else ""  # pandas makes nan of a missing one
-    return [link, accuracy, speed, epochs, row["status"], error]
+    return [link, accuracy, balanced, speed, epochs, row["status"], error]

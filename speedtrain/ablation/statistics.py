@@ -17,23 +17,26 @@ ALPHA = 0.05
 """The level of the tests; the intervals cover 1 − ALPHA."""
 
 
-def summarise(trials: pd.DataFrame) -> pd.DataFrame:
+def summarise(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The trials of each variant in one row.
 
     Args:
         trials: a row per trial, as in `ablation.csv`.
+        metric: a key of `METRICS`; `seeds` and `sd` are of this score.
 
     Returns:
-        By variant, in order of appearance: `seeds` (scored), `failed`, `accuracy` (mean, 0..1), `sd` (sample
-        standard deviation over seeds; nan for one), `images_per_second` and `epochs` (means).
+        By variant, in order of appearance: `seeds` (whose score is known), `failed`, `accuracy` and
+        `balanced_accuracy` (means, 0..1), `sd` (sample standard deviation over seeds; nan for one),
+        `images_per_second` and `epochs` (means).
     """
     groups = trials.groupby("variant", sort=False)
     return pd.DataFrame(
         {
-            "seeds": groups["accuracy"].count(),
+            "seeds": groups[metric].count(),
             "failed": groups["accuracy"].apply(lambda column: int(column.isna().sum())),
             "accuracy": groups["accuracy"].mean(),
-            "sd": groups["accuracy"].std(),
+            "balanced_accuracy": groups["balanced_accuracy"].mean(),
+            "sd": groups[metric].std(),
             "images_per_second": groups["images_per_second"].mean(),
             "epochs": groups["epochs"].mean(),
         }
@@ -45,8 +48,8 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def compare(trials: pd.DataFrame, comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """Answers each comparison from the seeds that all its variants finished.
+def compare(trials: pd.DataFrame, comparisons: Sequence[Comparison], metric: str) -> pd.DataFrame:
+    """Answers each comparison from the seeds for which the scores of all its variants are known.
 
     The p-value is from the two-sided paired t-test, and so is the 95 % interval. `p_holm` is the p-value after Holm's
     correction for all comparisons with a p-value (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979).
@@ -54,13 +57,14 @@ def compare(trials: pd.DataFrame, comparisons: Sequence[Comparison]) -> pd.DataF
     Args:
         trials: a row per trial, as in `ablation.csv`.
         comparisons: the questions.
+        metric: the score that is compared, a key of `METRICS`.
 
     Returns:
-        A row per comparison: `label`, `seeds`, `difference`, `low`, `high` (of accuracy, 0..1), `p`, `p_holm`,
+        A row per comparison: `label`, `seeds`, `difference`, `low`, `high` (of the score, 0..1), `p`, `p_holm`,
         `speed` and `epochs` (ratios: with it ÷ without it; nan for an interaction), `verdict`.
     """
-    scores = trials.pivot(index="seed", columns="variant", values="accuracy") if len(trials) else pd.DataFrame()
-    costs = summarise(trials).set_index("variant") if len(trials) else pd.DataFrame()
+    scores = trials.pivot(index="seed", columns="variant", values=metric) if len(trials) else pd.DataFrame()
+    costs = summarise(trials, metric).set_index("variant") if len(trials) else pd.DataFrame()
     answers = pd.DataFrame([_answer(comparison, scores, costs) for comparison in comparisons])
     tested = answers["p"].notna()
     answers["p_holm"] = np.nan
@@ -91,7 +95,7 @@ def _answer(comparison: Comparison, scores: pd.DataFrame, costs: pd.DataFrame) -
 
 
 def _t_interval(more: np.ndarray, less: np.ndarray) -> dict[str, float]:
-    """Paired t-test of two accuracies per seed, both [seeds]. Empty where all differences are equal: no spread."""
+    """Paired t-test of two scores per seed, both [seeds]. Empty where all differences are equal: no spread."""
     if np.ptp(more - less) < 1e-12:
         return {}
     with warnings.catch_warnings():

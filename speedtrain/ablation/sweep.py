@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from speedtrain.ablation.design import Design
 from speedtrain.ablation.engine import Engine
+from speedtrain.ablation.metric import score_in_words
 from speedtrain.ablation.report import write_tables
 from speedtrain.ablation.shared_plan import plan_once_for_all
 from speedtrain.ablation.sweep_folder import lock_folder, record_identity, write_images
@@ -35,6 +37,8 @@ class Sweep:
         data: the images to train on and the images to score on.
         subset: training images per class, drawn anew for each seed. None: all, the same for each seed.
         facts: what the reports also show: budget_seconds, design.
+        metric: the score that is compared, a key of `METRICS`. Default: accuracy. Not a part of the identity: the same
+            trials can be compared by another one.
     """
 
     design: Design
@@ -42,6 +46,7 @@ class Sweep:
     data: Data
     subset: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    metric: str = "accuracy"
 
     def identity(self) -> dict[str, Any]:
         """JSON values that define this sweep; see `record_identity`."""
@@ -73,7 +78,7 @@ def run_sweep(
     *,
     resume: bool,
     quiet: bool,
-    write: Callable[..., pd.DataFrame] = write_tables,
+    write: Callable[..., pd.DataFrame] | None = None,
     plan_once: bool = True,
 ) -> pd.DataFrame:
     """Runs every trial that has no result yet.
@@ -84,8 +89,8 @@ def run_sweep(
         engine: where to train.
         resume: go on with the sweep in `out`.
         quiet: show no progress.
-        write: writes the tables after every trial and returns a row per trial. Takes the arguments of `write_tables`,
-            which is the default.
+        write: writes the tables after every trial and returns a row per trial. Takes the arguments of `write_tables`
+            but for the metric. Default: `write_tables`, by the sweep's metric.
         plan_once: plan once for variants that may share a plan; see `plan_once_for_all`. Default: yes. Otherwise
             every trial plans for itself.
 
@@ -95,6 +100,7 @@ def run_sweep(
     Raises:
         UserError: `out` cannot be used, a plan fails, or a signal from outside ended a trial.
     """
+    write_report = write or partial(write_tables, metric=sweep.metric)
     with lock_folder(out):
         record_identity(out, sweep.identity(), resume)
         write_images(out / "data", sweep.data, sweep.seeds, sweep.subset)
@@ -111,7 +117,7 @@ def run_sweep(
         remaining = {(trial.variant, trial.config.seed): trial.config.budget for trial in missing}
 
         def update() -> pd.DataFrame:
-            return write(out, rows, design.comparisons, facts, len(trials))
+            return write_report(out, rows, design.comparisons, facts, len(trials))
 
         table = update()
         started, finished_seconds = time.monotonic(), 0.0
@@ -127,7 +133,7 @@ def run_sweep(
                 # in proportion to the budgets, since trials may differ in them
                 left = clock((time.monotonic() - started) * sum(remaining.values()) / finished_seconds)
                 bar.update(task, completed=len(rows), description=f"{left} left")
-                outcome = row["error"] or f"{row['accuracy']:.2%}"
+                outcome = row["error"] or score_in_words(row, sweep.metric)
                 line = f"{len(rows)}/{len(trials)}  {row['variant']}, seed {row['seed']}: {outcome}  ({left} left)"
                 console.print(line, markup=False)
                 table = update()

@@ -16,6 +16,9 @@ from speedtrain.files import lock, write_atomic, write_npz
 SCHEMA = 1
 """Version of the JSON files of a sweep."""
 
+EARLIER = {"metric": "accuracy"}
+"""What `sweep.json` of a search means where an earlier version wrote it, without these keys."""
+
 
 @contextmanager
 def lock_folder(out: Path) -> Iterator[None]:
@@ -55,7 +58,7 @@ def record_identity(out: Path, identity: Mapping[str, Any], resume: bool) -> Non
         return
     if not resume:
         raise UserError(f"--out {out}: there is a sweep already; go on with --resume, or name a new folder")
-    recorded = json.loads(path.read_text(encoding="utf-8"))
+    recorded = {**EARLIER, **json.loads(path.read_text(encoding="utf-8"))}
     for key in content:
         if content[key] != recorded.get(key):
             raise UserError(f"--resume: {key} is not what it was when {out} was begun; name a new folder")

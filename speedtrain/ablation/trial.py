@@ -21,7 +21,8 @@ GRACE = 1.0
 """Seconds that a trial may take to end when its sweep ends. Short: an unfinished trial is trained again anyway."""
 
 Row = dict[str, Any]
-"""A trial's result: variant, seed, status, accuracy, images_per_second, epochs, width, seconds, threads, error, run."""
+"""A trial's result: variant, seed, status, accuracy, balanced_accuracy, images_per_second, epochs, width, seconds,
+threads, error, run. The accuracies are None where they are unknown."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class Trial:
     def result(self) -> Row | None:
         """The result, or None where the trial has not started or was cut short."""
         try:
-            return json.loads((self.folder / "done.json").read_text(encoding="utf-8"))
+            row = json.loads((self.folder / "done.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        return {"balanced_accuracy": None, **row}  # an earlier version did not keep it
 
     def save_result(self, row: Row) -> Row:
         """Writes the result; the trial is never run again. Returns the result."""
@@ -109,7 +111,8 @@ def _read_result(trial: Trial, exit_status: ExitStatus) -> Row:
     run, row = trial.folder / "run", failed_row(trial, None)
     if (run / "result.json").exists():
         result = read_result(run / "result.json")
-        row |= {key: result.get(key) for key in ("status", "accuracy", "images_per_second", "epochs", "error")}
+        copied = ("status", "accuracy", "balanced_accuracy", "images_per_second", "epochs", "error")
+        row |= {key: result.get(key) for key in copied}
         row["seconds"], row["width"] = result.get("wall_seconds"), result["plan"]["width"]
     elif exit_status.reason in ("interrupted", "abandoned"):
         row["status"] = "interrupted"
@@ -126,7 +129,7 @@ def failed_row(trial: Trial, error: str | None) -> Row:
         trial: the trial that failed.
         error: why, in one line.
     """
-    unknown = dict.fromkeys(("accuracy", "images_per_second", "epochs", "width", "seconds"))
+    unknown = dict.fromkeys(("accuracy", "balanced_accuracy", "images_per_second", "epochs", "width", "seconds"))
     row: Row = {"variant": trial.variant, "seed": trial.config.seed, "status": "failed", **unknown}
     run = str(Path(*trial.folder.parts[-3:], "run"))
     return {**row, "threads": trial.config.threads, "error": error, "run": run}

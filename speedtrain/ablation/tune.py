@@ -12,6 +12,7 @@ from rich.console import Console
 
 from speedtrain.ablation.design import Comparison, Design, with_labels_of, with_side, with_threads
 from speedtrain.ablation.engine import Engine, make_engine
+from speedtrain.ablation.metric import METRICS, check_metric
 from speedtrain.ablation.optuna_search import Search, require_optuna
 from speedtrain.ablation.search_space import make_search_space
 from speedtrain.ablation.shared_plan import plan_once_for_all
@@ -41,6 +42,7 @@ def tune(
     trials: int = 40,
     seeds: int = 1,
     confirm: int = 5,
+    metric: str = "accuracy",
     engine: str = "local",
     workers: int = 1,
     address: str | None = None,
@@ -51,7 +53,7 @@ def tune(
 ) -> pd.DataFrame:
     """Searches hyperparameters by Optuna's TPE sampler: `python -m speedtrain tune`.
 
-    The search measures accuracy on a fifth of the training images, held out, and never on `test`. The winner is
+    The search measures its metric on a fifth of the training images, held out, and never on `test`. The winner is
     written as a recipe. Then it is compared with the recipe that the search began from: with fresh seeds, on all
     training images, scored on `test`. Without `test`, both are scored on images that the search has not seen.
 
@@ -61,9 +63,11 @@ def tune(
         test: test images, as for `train`.
         search: hyperparameter → the values to search: `0.1..0.5`, `log:0.01..0.5`, `a,b,c`, or a list of choices.
         trials: how many settings to try. Default: 40.
-        seeds: runs per setting; their mean is its accuracy. Optuna's median pruner may give up a setting between
+        seeds: runs per setting; their mean is its score. Optuna's median pruner may give up a setting between
             them. Default: 1.
         confirm: seeds of the confirmation. Default: 5.
+        metric: the score to search by, and to compare the winner by: `accuracy` (the default), or `balanced_accuracy`,
+            in which every class counts the same.
         engine: as for `ablate`.
         workers: as for `ablate`.
         address: as for `ablate`.
@@ -73,14 +77,16 @@ def tune(
         options: as for `train`: recipe, with_tricks, without, settings, model, …
 
     Returns:
-        A row per setting: `number`, `state`, `accuracy`, `runs`, a column per hyperparameter, and `error`. Its `attrs`
-        hold `winner`, the path of the recipe, `confirmation`, the comparison's dict (see `ablate`), and `out`.
+        A row per setting: `number`, `state`, the metric under its name, `runs`, a column per hyperparameter, and
+        `error`. Its `attrs` hold `winner`, the path of the recipe, `confirmation`, the comparison's dict (see
+        `ablate`), `metric`, and `out`.
 
     Raises:
         UserError: bad input, before any training; Optuna is not installed; or no run could be scored.
     """
     require_optuna()
     check_counts(trials=trials, seeds=seeds, confirm=confirm)
+    check_metric(metric)
     first = options.pop("seed", None) or 0
     options["recipe"] = options.get("recipe") or default_recipe(**options)  # the same for all settings
     recipe = _Recipe(budget, dict(options.pop("settings", None) or {}), options)
@@ -93,6 +99,7 @@ def tune(
         "recipe": asdict(base),
         "search": {dimension.key: asdict(dimension) for dimension in space},
         "seeds": [first, seeds],
+        "metric": metric,
         "training images": loaded.train.sha256(),
         "test images": loaded.test.sha256(),
     }
@@ -101,22 +108,23 @@ def tune(
     with make_engine(engine, base, workers, address) as runner, lock_folder(out):
         record_identity(out, identity, resume)
         make_trial = _prepare_trials(recipe, loaded, out, runner)
-        searching = Search(out / "study.log", space, range(first, first + seeds), first, runner, make_trial)
+        searching = Search(out / "study.log", space, range(first, first + seeds), first, runner, make_trial, metric)
         while (left := trials - len(searching.finished())) > 0:
             for line in searching.measure(min(left, runner.at_once)):
                 console.print(f"{len(searching.finished())}/{trials}  {line}", markup=False)
-            write_search(out, searching.finished(), space)
-        table = write_search(out, searching.finished(), space)
-        if table["accuracy"].isna().all():
+            write_search(out, searching.finished(), space, metric)
+        table = write_search(out, searching.finished(), space, metric)
+        if table[metric].isna().all():
             raise UserError(f"no run could be scored; see {out / 'tune.csv'}")
         best = searching.best()
         tuned = recipe.configure(best.params)
         winner = out / "winner.yaml"
-        write_atomic(winner, recipe_text(tuned, best).encode())
+        write_atomic(winner, recipe_text(tuned, best, metric).encode())
         settings = ", ".join(f"{key} {value}" for key, value in best.params.items())
-        console.print(f"best of {len(table)}: {settings}; confirming with fresh seeds …", markup=False)
-        confirmation = _confirm(base, tuned, loaded, confirm, runner, out / "confirm", quiet)
-    table.attrs = {"winner": str(winner), "confirmation": confirmation, "out": str(out)}
+        words = f"best of {len(table)} by {METRICS[metric]}: {settings}"
+        console.print(f"{words}; confirming with fresh seeds …", markup=False)
+        confirmation = _confirm(base, tuned, loaded, confirm, metric, runner, out / "confirm", quiet)
+    table.attrs = {"winner": str(winner), "confirmation": confirmation, "metric": metric, "out": str(out)}
     return table
 
 
@@ -172,12 +180,12 @@ class _TrialMaker:
 
 
 def _confirm(
-    base: Config, tuned: Config, data: Data, seeds: int, engine: Engine, out: Path, quiet: bool
+    base: Config, tuned: Config, data: Data, seeds: int, metric: str, engine: Engine, out: Path, quiet: bool
 ) -> dict[str, Any]:
     """Compares the winner with the first recipe, by an ablation with fresh seeds on images that chose neither."""
     design = Design({"recipe": base, "tuned": tuned}, [Comparison("tuned", {"tuned": 1.0, "recipe": -1.0})])
     fresh_seeds = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds)
     design = with_labels_of(with_side(with_threads(design, engine.threads), data.side), data)
-    sweep = Sweep(design, fresh_seeds, data, facts={"budget_seconds": base.budget})
+    sweep = Sweep(design, fresh_seeds, data, facts={"budget_seconds": base.budget}, metric=metric)
     resume = (out / "sweep.json").exists()
     return run_sweep(sweep, out, engine, resume=resume, quiet=quiet).attrs["comparisons"][0]

@@ -96,6 +96,7 @@ def test_a_design_of_very_many_trials_needs_to_be_meant() -> None:
         (["--seeds", "0"], "--seeds"),
         (["--workers", "1000"], "cores"),
         (["--subset", "100000"], "--subset"),
+        (["--metric", "balanced"], "--metric balanced: must be accuracy or balanced_accuracy"),
         (["--design", "all-subsets"], "--yes"),
     ],
 )

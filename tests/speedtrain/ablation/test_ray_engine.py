@@ -102,14 +102,18 @@ def test_a_node_that_dies_costs_only_the_trials_on_it(
         assert result["wall_seconds"] <= SWEEP["budget"]
         assert ("flip" in result["tricks"]) == (row["variant"] == "reference")
 
-    # a finished sweep is read again, here on this machine, without training
+    # a finished sweep is read again, here on this machine, by the other metric, without training
     written = (out / "trials/000-reference/seed-0/done.json").stat().st_mtime
     command = ["ablate", "--budget", "10", "--data", "digits", "--tricks", "flip", "--seeds", "1", "--threads", "1"]
     command += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-    assert main([*command, "--out", str(out), "--resume"]) == 0
+    assert main([*command, "--out", str(out), "--resume", "--metric", "balanced_accuracy"]) == 0
     assert "too few seeds to conclude" in capsys.readouterr().out
     assert list(pd.read_csv(out / "ablation.csv")["accuracy"]) == pytest.approx(list(table["accuracy"]))
     assert (out / "trials/000-reference/seed-0/done.json").stat().st_mtime == written
+    summary = json.loads((out / "ablation.json").read_text())
+    more, less = (json.loads((out / run / "result.json").read_text())["balanced_accuracy"] for run in table["run"])
+    assert summary["metric"] == "balanced_accuracy"
+    assert summary["comparisons"][0]["difference"] == pytest.approx(more - less)
 
 
 def test_each_trial_gets_the_cores_of_the_smallest_node(cluster) -> None:

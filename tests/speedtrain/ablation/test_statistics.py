@@ -19,16 +19,16 @@ FACTS = {"budget_seconds": 60, "design": "drop-one", "workers": 1, "data": "<dig
 
 
 def rows(scores: dict[str, list[float | None]]) -> list[dict[str, Any]]:
-    """Trials with these accuracies, seed by seed; None has failed."""
+    """Trials with these accuracies, seed by seed; None has failed. By balanced accuracy, what is better is worse."""
     made = []
     for variant, accuracies in scores.items():
         for seed, accuracy in enumerate(accuracies):
             row: dict[str, Any] = dict.fromkeys(COLUMNS)
             row |= {"variant": variant, "seed": seed, "accuracy": accuracy, "run": f"trials/{variant}/seed-{seed}/run"}
-            failed = accuracy is None
-            row |= {"status": "failed" if failed else "finished", "error": "it <burst>" if failed else None}
-            if not failed:
-                row |= {"epochs": 10.0, "images_per_second": 100.0 if variant == "all" else 125.0}
+            row |= {"status": "finished"} if accuracy is not None else {"status": "failed", "error": "it <burst>"}
+            if accuracy is not None:
+                row |= {"balanced_accuracy": 1 - accuracy, "epochs": 10.0}
+                row |= {"images_per_second": 100.0 if variant == "all" else 125.0}
             made.append(row)
     return made
 
@@ -44,10 +44,11 @@ def answers_of(table: Any) -> dict[str, dict[str, Any]]:
     return {row["label"]: row for row in table.attrs["comparisons"]}
 
 
-def test_intervals_are_paired_and_corrected(tmp_path: Path) -> None:
-    answers = answers_of(write_tables(tmp_path, rows(SCORES), QUESTIONS, FACTS, 15))
+@pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("balanced_accuracy", -1)])
+def test_intervals_are_paired_and_corrected(metric: str, sign: int, tmp_path: Path) -> None:
+    answers = answers_of(write_tables(tmp_path, rows(SCORES), QUESTIONS, FACTS, 15, metric))
     for name, question in (("good", "without good"), ("idle", "without idle")):
-        differences = np.array(SCORES["all"], float) - np.array(SCORES[question], float)
+        differences = sign * (np.array(SCORES["all"], float) - np.array(SCORES[question], float))
         half = stats.t.ppf(0.975, 4) * differences.std(ddof=1) / 5**0.5
         assert answers[name]["difference"] == pytest.approx(differences.mean())
         assert answers[name]["low"] == pytest.approx(differences.mean() - half)
@@ -56,9 +57,13 @@ def test_intervals_are_paired_and_corrected(tmp_path: Path) -> None:
         assert answers[name]["p"] == pytest.approx(2 * stats.t.sf(abs(t), 4))
     assert answers["good"]["p_holm"] == pytest.approx(2 * answers["good"]["p"])  # the smaller of two
     assert answers["idle"]["p_holm"] == pytest.approx(answers["idle"]["p"])
-    assert answers["good"]["verdict"] == "helps"
+    assert answers["good"]["verdict"] == {1: "helps", -1: "harms"}[sign]
     assert answers["idle"]["verdict"] == "not shown either way"
     assert answers["good"]["speed"] == pytest.approx(0.8)
+    words = metric.replace("_", " ")
+    assert f"; compared by {words}.\n" in (tmp_path / "ablation.md").read_text()
+    assert f"by seed: {words} with it minus without it" in (tmp_path / "ablation.md").read_text()
+    assert f"{words.capitalize()} gained by having it" in (tmp_path / "ablation.html").read_text()
 
 
 def test_a_trick_that_harms_is_reported_so(tmp_path: Path) -> None:
@@ -83,14 +88,17 @@ def test_equal_differences_and_single_seeds_have_no_interval(tmp_path: Path) -> 
 
 def test_a_failed_trial_leaves_its_pair_out_and_is_shown(tmp_path: Path) -> None:
     scores = {**SCORES, "without good": [None, *SCORES["without good"][1:]]}
-    table = write_tables(tmp_path, rows(scores), QUESTIONS, FACTS, 15)
-    answer = answers_of(table)["good"]
-    assert answer["seeds"] == 4
-    expected = np.mean(np.array(SCORES["all"][1:], float) - np.array(SCORES["without good"][1:], float))
-    assert answer["difference"] == pytest.approx(expected)
+    made = rows(scores)
+    del made[-5]["balanced_accuracy"]  # so does a trial of which the metric is not known
+    answers = answers_of(write_tables(tmp_path, made, QUESTIONS, FACTS, 15, "balanced_accuracy"))
+    for name, question in (("good", "without good"), ("idle", "without idle")):
+        assert answers[name]["seeds"] == 4
+        expected = np.mean(np.array(SCORES[question][1:], float) - np.array(SCORES["all"][1:], float))
+        assert answers[name]["difference"] == pytest.approx(expected)
     summary = json.loads((tmp_path / "ablation.json").read_text())
     assert summary["failed"] == 1
-    assert "1 of them failed" in (tmp_path / "ablation.md").read_text()
+    assert {row["variant"]: row["seeds"] for row in summary["variants"]} == dict(zip(SCORES, (5, 4, 4), strict=True))
+    assert "1 of them failed, 1 of them without balanced accuracy" in (tmp_path / "ablation.md").read_text()
     page = (tmp_path / "ablation.html").read_text()
     assert "it &lt;burst&gt;" in page
     assert "<burst>" not in page
@@ -105,7 +113,8 @@ def test_tables_can_be_written_before_the_first_trial_is_done(tmp_path: Path) ->
 
 def test_nothing_is_cut_off_from_a_figure_with_long_labels(tmp_path: Path) -> None:
     label = "labels=majority, label_smoothing.smoothing=0 instead of labels=separate, label_smoothing.smoothing=0.2"
-    write_tables(tmp_path, rows(SCORES), [Comparison(label, question.weights) for question in QUESTIONS], FACTS, 15)
+    questions = [Comparison(label, question.weights) for question in QUESTIONS]
+    write_tables(tmp_path, rows(SCORES), questions, FACTS, 15, "balanced_accuracy")
     with Image.open(tmp_path / "ablation.png") as image:
         pixels = np.asarray(image.convert("L"))
     for edge in (pixels[:, :4], pixels[:, -4:], pixels[:4], pixels[-4:]):
@@ -120,7 +129,9 @@ def test_files_agree_and_need_nothing_else(tmp_path: Path) -> None:
         listed = list(csv.DictReader(file))
     assert len(listed) == 15
     assert {row["variant"] for row in listed} == set(SCORES)
+    assert all(float(row["balanced_accuracy"]) == pytest.approx(1 - float(row["accuracy"])) for row in listed)
     markdown = (tmp_path / "ablation.md").read_text().splitlines()
+    assert next(line for line in markdown if line.startswith("| all")).startswith("| all | 80.00 | 20.00 |")
     good = next(line for line in markdown if line.startswith("| good"))
     assert "+5.00" in good
     assert "-20 %" in good  # images per second

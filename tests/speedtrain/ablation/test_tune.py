@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +15,12 @@ from sklearn.datasets import load_digits
 
 from speedtrain import UserError, tune
 from speedtrain.ablation.local_engine import LocalEngine
+from speedtrain.ablation.optuna_search import Search
 from speedtrain.ablation.search_space import Dimension
+from speedtrain.ablation.trial import Row, Trial, failed_row
 from speedtrain.ablation.tune import _prepare_trials, _Recipe
 from speedtrain.cli import main
+from speedtrain.config import resolve
 from speedtrain.data import load_data
 
 from .conftest import kill, start, wait_until
@@ -50,6 +55,7 @@ def test_ranges_and_choices(text: object, expected: Dimension) -> None:
         (["--search", "sam.rho=0.1..0.2"], "--with sam"),
         (["--search", "flip.probability=0.5..2"], "probability"),
         (["--search", "lr=0.1..0.2", "--trials", "0"], "--trials"),
+        (["--search", "lr=0.1..0.2", "--metric", "f1"], "--metric f1: must be accuracy or balanced_accuracy"),
         (["--search", "lr=0.1..0.2", "--engine", "slurm"], "no such engine"),
         (["--search", "lr=0.1..0.2", "--address", "auto"], "--engine ray"),
     ],
@@ -84,6 +90,34 @@ def test_a_class_of_a_single_image_is_searched_with(tmp_path: Path) -> None:
         _prepare_trials(recipe, alone, tmp_path / "other", LocalEngine(recipe.configure({})))
 
 
+class OppositeScores:
+    """Trains nothing: the higher learning rate has the higher accuracy, and the lower balanced accuracy."""
+
+    at_once = 1
+
+    def run(self, trials: Sequence[Trial]) -> Generator[Row, None, None]:
+        for trial in trials:
+            trial.folder.mkdir(parents=True)
+            scores = {"accuracy": trial.config.lr, "balanced_accuracy": 1 - trial.config.lr}
+            yield trial.save_result({**failed_row(trial, None), "status": "finished", **scores})
+
+
+@pytest.mark.parametrize(("metric", "best"), [("accuracy", max), ("balanced_accuracy", min)])
+def test_a_search_finds_what_is_best_by_its_metric(metric: str, best: Callable, tmp_path: Path) -> None:
+    def make_trial(settings: Mapping[str, Any], seed: int) -> Trial:
+        return Trial("a", tmp_path / f"lr-{settings['lr']}", resolve(budget=9, settings=settings))
+
+    engine: Any = OppositeScores()
+    search = Search(tmp_path / "study.log", [Dimension("lr", 0.1, 0.2)], [0], 0, engine, make_trial, metric)
+    said = list(search.measure(3))
+    tried = [proposal.params["lr"] for proposal in search.finished()]
+    assert len(set(tried)) == 3
+    assert search.best().params["lr"] == best(tried)
+    scores = [rate if metric == "accuracy" else 1 - rate for rate in tried]
+    assert search.best().value == pytest.approx(max(scores))
+    assert said == [f"a, seed 0: {metric.replace('_', ' ')} {score:.2%}" for score in scores]
+
+
 @pytest.mark.usefixtures("warm_processes")
 def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
     warm_python: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -96,7 +130,7 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
     out = tmp_path / "tuning"
     command = ["tune", "--budget", "6", "--trials", "2", "--confirm", "1", "--search", "lr=0.00001,0.2"]
     command += ["--data", str(tmp_path / "train.npz"), "--test", str(tmp_path / "test.npz"), "--out", str(out)]
-    command += ["--without", "muon", "--workers", "2"]
+    command += ["--without", "muon", "--workers", "2", "--metric", "balanced_accuracy"]
     command += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
 
     search = start(command, warm_python)
@@ -110,18 +144,29 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
     table = pd.read_csv(out / "tune.csv")
     assert len(table) == 2
     assert (table["state"] == "complete").all()
-    assert table["accuracy"].max() > 0.5
+    assert table["balanced_accuracy"].max() > 0.5
+    measured = [json.loads(path.read_text())["balanced_accuracy"] for path in out.glob("trials/*/*/run/result.json")]
+    assert set(table["balanced_accuracy"].round(9)) == set(np.round(measured, 9))
     winner = yaml.safe_load((out / "winner.yaml").read_text())
-    assert winner["lr"] == table.loc[table["accuracy"].idxmax(), "lr"]
+    assert winner["lr"] == table.loc[table["balanced_accuracy"].idxmax(), "lr"]
     assert "budget" not in winner
     confirmed = json.loads((out / "confirm" / "ablation.json").read_text())
     assert {row["seed"] for row in confirmed["trials"]} == {1000}
     assert all(row["accuracy"] < 0.5 for row in confirmed["trials"])  # that, and only that, is on the test images
-    assert "fresh seeds" in capsys.readouterr().out
+    scores = {row["variant"]: row["balanced_accuracy"] for row in confirmed["trials"]}
+    assert confirmed["metric"] == "balanced_accuracy"
+    assert confirmed["comparisons"][0]["difference"] == pytest.approx(scores["tuned"] - scores["recipe"])
+    said = capsys.readouterr().out
+    assert "fresh seeds" in said
+    assert "points of balanced accuracy" in said
     assert (out / "tune.png").read_bytes().startswith(b"\x89PNG")
 
-    with pytest.raises(UserError, match="search is not what it was"):
-        tune(
-            6, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": "0.1,0.3"}, workers=2, out=out,
-            resume=True, without=["muon"], settings=SETTINGS,
-        )  # fmt: skip
+    for where, metric, different in (
+        ("0.1,0.3", "balanced_accuracy", "search"),
+        ("0.00001,0.2", "accuracy", "metric"),
+    ):
+        with pytest.raises(UserError, match=f"{different} is not what it was"):
+            tune(
+                6, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": where}, metric=metric, workers=2,
+                out=out, resume=True, without=["muon"], settings=SETTINGS,
+            )  # fmt: skip
