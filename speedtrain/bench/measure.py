@@ -23,6 +23,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from speedtrain.bench.prediction_speed import predictions
+from speedtrain.bench.step_parts import step_parts
 from speedtrain.config import Config, resolve
 from speedtrain.data.configured import load_configured
 from speedtrain.files import write_atomic
@@ -327,12 +328,14 @@ def main(config_file: Path, plan_file: Path, out: Path) -> None:
     stages = convolutions(device, plan.precision, peak, plan.batch_size)
     send_message(f"cost of each trick at width {plan.width} …")
     costs = trick_costs(config, plan, images, labels, classes)
+    loop = _Loop(config, plan, images, labels, classes)
+    parts = step_parts(loop.seconds, loop.training)
     send_message("predictions …")
     rates = {row["precision"]: row["gflops"] for row in peaks}
     predicted = predictions(config, plan, images, classes, rates, seconds_per_call)
     send_message("the harness against a bare loop …")
     harness = overhead(config, plan, images, labels, classes)
-    measured: dict[str, Any] = {"products": peaks, "convolutions": stages, "tricks": costs}
+    measured: dict[str, Any] = {"products": peaks, "convolutions": stages, "tricks": costs, "step": parts}
     measured |= {"predictions": predicted, "overhead": harness}
     write_atomic(out, json.dumps({"threads": config.threads, **measured}).encode())
 

@@ -37,7 +37,7 @@ def write_report(out: Path, result: Mapping[str, Any]) -> None:
     write_atomic(out / "bench.json", json.dumps(result, indent=2, ensure_ascii=False).encode())
     _draw(out / "bench.png", result)
     conditions = f"{_conditions(result)}."
-    tables = [make(result) for make in (_products, _convolutions, _tricks, _harness, _budgets, _predictions)]
+    tables = [make(result) for make in (_products, _convolutions, _step, _tricks, _harness, _budgets, _predictions)]
 
     lines = [conditions, ""]
     for table in tables:
@@ -83,6 +83,15 @@ def _convolutions(result: Mapping[str, Any]) -> Table:
         "Winograd's algorithm needs fewer multiplications than are counted, so the share may exceed 100 %."
     )
     return Table("Convolutions", text, ("width", *stages), rows)
+
+
+def _step(result: Mapping[str, Any]) -> Table:
+    rows = [[row["part"], f"{100 * row['share']:.1f} %"] for row in result["step"]]
+    text = (
+        "Where the time of a step of the recipe goes, forwards and backwards together, by torch's profiler, which "
+        "itself takes some time for every operation."
+    )
+    return Table("A step", text, ("part", "share"), rows)
 
 
 def _tricks(result: Mapping[str, Any]) -> Table:

@@ -1,13 +1,16 @@
 """The bench on this machine, but shorter: the numbers must be what the report calls them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from speedtrain.bench import measure
 from speedtrain.bench.report import write_report
+from speedtrain.bench.step_parts import IMAGES, OPTIMIZER, PARTS, step_parts
 from speedtrain.cli import main
 from speedtrain.config import resolve
 from speedtrain.data.configured import load_configured
@@ -68,6 +71,38 @@ def test_tricks_cost_what_they_must(measured: dict) -> None:
     assert costs["test_time_augmentation"]["low"] < 30  # nothing, apart from chance
     assert not costs["sam"]["in_recipe"]
     assert costs["muon"]["in_recipe"]
+
+
+def test_a_step_divides_into_its_parts(measured: dict) -> None:
+    shares = {row["part"]: row["share"] for row in measured["step"]}
+    assert sum(shares.values()) == pytest.approx(1, abs=0.01)
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    for part in (*PARTS, OPTIMIZER, IMAGES):
+        assert 0 < shares[part] < 1
+
+
+@pytest.mark.parametrize(
+    ("work", "part"),
+    [
+        (lambda x: x.flatten(1) @ x.flatten(1).T, "convolutions and products"),
+        (lambda x: F.max_pool2d(x, 2), "pooling"),
+        (lambda x: F.celu(x), "activation"),
+        (lambda x: x.half(), "copies and casts"),
+    ],
+)
+def test_the_time_of_an_operation_goes_to_its_part(work: Callable[[torch.Tensor], object], part: str) -> None:
+    images = torch.randn(64, 16, 32, 32)
+
+    class Step(torch.nn.Linear):
+        def make_batch(self, indices: torch.Tensor) -> torch.Tensor:
+            return images
+
+    step = Step(1, 1)
+    plain = step.make_batch
+    rows = step_parts(lambda: [work(images) for _ in range(5)], step)
+    assert rows[0]["part"] == part
+    assert rows[0]["share"] > 0.5
+    assert step.make_batch == plain
 
 
 def test_predictions_are_counted_by_hand(measured: dict) -> None:
