@@ -60,7 +60,7 @@ class ForwardCorrection(Trick):
         ):
             raise TrickError(f"noise must be at least 0 and below 1, or confident or annotators, got {self.noise!r}")
         if self.file and isinstance(self.noise, str):
-            raise TrickError(f"file must be empty where noise is {self.noise}, got {self.file}: leave one of the two out")
+            raise TrickError(f"file must be empty where noise is {self.noise}, got {self.file}: leave one out")
         self._given: Tensor | None = None
         if self.matrix:
             self._given = torch.tensor(_probabilities(_rows(self.matrix), "matrix", ""))

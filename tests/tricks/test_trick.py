@@ -91,7 +91,8 @@ BAD = {
         *[("memory", 1), ("memory", -0.1), ("memory", math.nan)],
     ],
     "fairness_regularizer": [
-        *[("strength", -1), ("strength", math.inf), ("strength", math.nan), ("groups", "clusters")],
+        *[("strength", -1), ("strength", math.inf), ("strength", math.nan), ("groups", "people")],
+        *[("clusters", 1), ("clusters", 2.5), ("clusters", math.nan)],
     ],
     "forward_correction": [
         ("noise", -0.1),
