@@ -61,6 +61,7 @@ from tricks.peer_loss import PeerLoss
 from tricks.progressive_resizing import ProgressiveResizing
 from tricks.random_crop import RandomCrop
 from tricks.random_resized_crop import RandomResizedCrop
+from tricks.saf import SAF
 from tricks.sam import SAM
 from tricks.test_time_augmentation import TestTimeAugmentation
 from tricks.trick import (
@@ -99,6 +100,7 @@ TRICKS: dict[str, type[Trick]] = {
         ClassWeights,
         PeerLoss,
         FairnessRegularizer,
+        SAF,
         SAM,
         MomentumSAM,
         MetaWarmup,
@@ -114,6 +116,7 @@ TRICKS: dict[str, type[Trick]] = {
 
 __all__ = [
     "CELU",
+    "SAF",
     "SAM",
     "STAGES",
     "TRICKS",
