@@ -48,6 +48,7 @@ from tricks.freeze_trunk import FreezeTrunk
 from tricks.generalized_cross_entropy import GeneralizedCrossEntropy
 from tricks.ghost_batch_norm import GhostBatchNorm
 from tricks.gradient_centralization import GradientCentralization
+from tricks.harmonic import Harmonic
 from tricks.label_smoothing import LabelSmoothing
 from tricks.layerwise_learning_rate import LayerwiseLearningRate
 from tricks.logit_adjustment import LogitAdjustment
@@ -83,6 +84,7 @@ TRICKS: dict[str, type[Trick]] = {
     for trick in (
         PatchWhitening,
         MirrorEquivariance,
+        Harmonic,
         CELU,
         GhostBatchNorm,
         RandomCrop,
@@ -134,6 +136,7 @@ __all__ = [
     "GeneralizedCrossEntropy",
     "GhostBatchNorm",
     "GradientCentralization",
+    "Harmonic",
     "LabelSmoothing",
     "LayerwiseLearningRate",
     "LogitAdjustment",

@@ -188,6 +188,8 @@ class MirrorEquivariance(Trick):
     @staticmethod
     def _check(layer: nn.Conv2d, first: bool) -> None:
         """Raises TrickError where a convolution cannot have such a kernel."""
+        if parametrize.is_parametrized(layer, "weight"):
+            raise TrickError("mirror_equivariance must come before harmonic and other tricks that build kernels")
         if layer.groups != 1:
             raise TrickError("mirror_equivariance cannot be used with grouped convolutions")
         if layer.out_channels % 2 or (not first and layer.in_channels % 2):

@@ -26,6 +26,7 @@ def test_tricks_stand_in_the_order_of_the_flow():
     assert list(TRICKS) == [
         "patch_whitening",
         "mirror_equivariance",
+        "harmonic",
         "celu",
         "ghost_batch_norm",
         "random_crop",
@@ -111,6 +112,7 @@ BAD = {
         *[("until", -0.1), ("until", 1.1), ("until", math.nan)],
     ],
     "ghost_batch_norm": [("splits", 0)],
+    "harmonic": [("levels", 0), ("levels", math.nan)],
     "label_smoothing": [("smoothing", -6.1), ("smoothing", 1), ("smoothing", math.nan)],
     "layerwise_learning_rate": [("first", 0), ("first", 1.1), ("first", math.nan)],
     "meta_warmup": [("alpha", 0), ("alpha", math.inf), ("alpha", math.nan), ("fraction", 1.5), ("fraction", math.nan)],
