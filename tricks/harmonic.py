@@ -88,7 +88,7 @@ class Harmonic(Trick):
     )
 
     def __post_init__(self) -> None:
-        if self.levels < 1:
+        if not self.levels >= 1:
             raise TrickError(f"levels must be at least 1, got {self.levels}")
 
     def model(self, model: nn.Module) -> nn.Module:
