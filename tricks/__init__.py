@@ -36,6 +36,7 @@ each trick wraps the previous `compute`.
 `TRICKS` holds all tricks by name, in the order in which they are applied. To write a new trick, see `Trick`.
 """
 
+from tricks.blur_pool import BlurPool
 from tricks.celu import CELU
 from tricks.class_weights import ClassWeights
 from tricks.cutmix import Cutmix
@@ -83,6 +84,7 @@ TRICKS: dict[str, type[Trick]] = {
     trick.name(): trick
     for trick in (
         PatchWhitening,
+        BlurPool,
         MirrorEquivariance,
         Harmonic,
         CELU,
@@ -123,6 +125,7 @@ __all__ = [
     "STAGES",
     "TRICKS",
     "Batch",
+    "BlurPool",
     "ClassWeights",
     "Compute",
     "Cutmix",

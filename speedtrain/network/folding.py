@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from tricks.blur_pool import MaxBlurPool2d
 from tricks.mirror_equivariance import as_ordinary_layers
 from tricks.patch_whitening import JoinedConv2d
 from tricks.surgery import replace_modules
@@ -41,7 +42,7 @@ def _fold(chain: nn.Sequential, place: int, norm: nn.BatchNorm2d) -> bool:
     if norm.bias is not None:
         shift = shift + norm.bias
     before = place - 1
-    if before >= 0 and isinstance(chain[before], nn.MaxPool2d):
+    if before >= 0 and isinstance(chain[before], nn.MaxPool2d | MaxBlurPool2d):
         if bool((scale < 0).any()):
             return False
         before -= 1

@@ -25,6 +25,7 @@ def test_the_example_in_the_package_docstring_runs():
 def test_tricks_stand_in_the_order_of_the_flow():
     assert list(TRICKS) == [
         "patch_whitening",
+        "blur_pool",
         "mirror_equivariance",
         "harmonic",
         "celu",
@@ -175,7 +176,7 @@ def test_a_trick_that_overrides_nothing_changes_nothing(make_network, make_batch
 @pytest.mark.parametrize("name", TRICKS)
 def test_every_trick_repeats_its_steps_from_a_loaded_state(name, make_network, make_batch):
     """Whatever a trick carries from step to step, outside the network and its optimizer, is in its state."""
-    trick, network = TRICKS[name](), make_network()
+    trick, network = TRICKS[name](), torch.nn.Sequential(torch.nn.MaxPool2d(2), make_network())
     trick.data(make_batch(40).images, torch.randint(4, (40,)))
     model = trick.model(network)
     optimizer = trick.step(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), model)
