@@ -154,7 +154,8 @@ def _add_run_options(parser: ArgumentParser) -> None:
     add(
         "--recipe",
         metavar="NAME|PATH",
-        help="recipe: auto, finetune, paper, or a YAML file (default: auto; finetune with --from or pretrained=true)",
+        help="recipe: auto, finetune, long_tail, paper, two, or a YAML file (default: auto; finetune with --from or "
+        "pretrained=true)",
     )
     add("--tricks", metavar="a,b,c", action="append", help="exactly these tricks; `none` for no trick")
     add("--with", metavar="a", action="append", help="add these tricks to the recipe's")

@@ -193,7 +193,7 @@ def note_on_fit(resized: int, count: int, side: int, fit: Fit) -> str:
     return f"{resized} of {count} images were {FITTED[fit]} {side}×{side}"
 
 
-def unreadable_images(problems: Mapping[Path, str], advice: str) -> UserError:
+def unreadable_images(problems: Mapping[Path, str] | Mapping[str, str], advice: str) -> UserError:
     """The error that names files that cannot be read as images, one or more."""
     named = list(problems.items())[:NAMED]
     if len(problems) == 1:

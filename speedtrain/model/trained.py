@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from speedtrain.data.image_files import Progress, Reading
+from speedtrain.data.image_files import Progress, Reading, unreadable_images
 from speedtrain.data.photograph import Fit
-from speedtrain.data.source import data_error
 from speedtrain.data.stream import ImageStream, Part, open_images
 from speedtrain.model.ensemble import Ensemble, Member
 from speedtrain.model.inference import Predictor
@@ -68,10 +67,12 @@ class TrainedModel:
     def read(self, images: Any) -> np.ndarray:
         """Images → uint8 [N, side, side, 3], as training saw them; arguments and errors as for `preprocess`."""
         parts, done = [np.empty((0, self.side, self.side, 3), np.uint8)], 0
+        problems: dict[str, str] = {}
         for part in open_images(images, self._reading).parts:
-            _refuse_problems(part, done)
+            problems |= _named_problems(part, done)
             parts.append(part.images)
             done += len(part.names)
+        _refuse(problems)
         return np.concatenate(parts)
 
     def predict(
@@ -124,7 +125,7 @@ class TrainedModel:
         rows, files, problems = [self._no_answers(0)], list[str | None](), dict[int, str]()
         for part in stream.parts:
             if stream.single:
-                _refuse_problems(part)
+                _refuse(_named_problems(part))
             done = len(files)
             answers = self._no_answers(len(part.names))
             answers[:, part.readable] = self._probabilities(predictor, part, stream, done, progress)
@@ -160,7 +161,12 @@ def _slices(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield images[first : first + size]
 
 
-def _refuse_problems(part: Part, done: int = 0) -> None:
-    """Refuses a part with images that could not be read. `done` images came before it."""
-    for place, why in part.problems.items():
-        raise data_error(part.names[place] or f"image {done + place}", f"cannot be read as an image ({why})")
+def _named_problems(part: Part, done: int = 0) -> dict[str, str]:
+    """Name of an image that could not be read → why. `done` images came before the part."""
+    return {part.names[place] or f"image {done + place}": why for place, why in part.problems.items()}
+
+
+def _refuse(problems: Mapping[str, str]) -> None:
+    """Raises UserError where there are images that could not be read."""
+    if problems:
+        raise unreadable_images(problems, "mend or leave out what is damaged")

@@ -1,6 +1,7 @@
 """The trained model in a person's hands: every form of images, as training saw them, and what cannot be read."""
 
 import io
+import re
 import tracemalloc
 import weakref
 from collections.abc import Iterator
@@ -135,6 +136,8 @@ def test_unreadable_files_are_marked_in_their_place(model: TrainedModel, photogr
     error = error_of(model.predict, photographs / "0002.png")
     assert "0002.png: cannot be read as an image" in error
     assert "0002.png: cannot be read as an image" in error_of(model.preprocess, photographs)
+    all_of_them = error_of(model.preprocess, [photographs / "0002.png", photographs / "0000.png", "nowhere.png"])
+    assert re.search(r"^2 files cannot be read as images: .*0002.png \(.*nowhere.png \(", all_of_them)
 
 
 @pytest.mark.parametrize("gap", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, ""], ids=repr)
