@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import sys
-from argparse import Action
+from argparse import SUPPRESS, Action
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +23,7 @@ from speedtrain.export.commands import add_export_options, export_command
 from speedtrain.judge import commands as judging
 from speedtrain.run import commands as running
 from speedtrain.run.commands import print_line
-from speedtrain.suspects.commands import add_suspects_options, suspects_command
+from speedtrain.suspects.commands import REFUSED, add_suspects_options, suspects_command
 from speedtrain.tracks.commands import add_corrupt_options, corrupt_command
 from speedtrain.training.imports import import_lightning
 
@@ -71,7 +71,7 @@ def build_parser() -> ArgumentParser:
     verbs = parser.add_subcommands(required=True, dest="verb")
     parsers = {verb: _Parser(description=help[0].upper() + help[1:] + ".") for verb, help in VERBS.items()}
     for verb in ("train", "plan", "ablate", "tune", "curve", "bench", "suspects"):
-        _add_run_options(parsers[verb])
+        _add_run_options(parsers[verb], hidden=REFUSED if verb == "suspects" else ())
     ablation_options.add_ablate_options(parsers["ablate"])
     ablation_options.add_tune_options(parsers["tune"])
     ablation_options.add_curve_options(parsers["curve"])
@@ -114,8 +114,16 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _add_run_options(parser: ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_run_options(parser: ArgumentParser, hidden: Sequence[str] = ()) -> None:
+    """Adds the options of every command that trains.
+
+    Args:
+        hidden: options that --help leaves out, since the command refuses them, in words. Default: none.
+    """
+
+    def add(option: str, help: str, **details: Any) -> None:
+        parser.add_argument(option, help=SUPPRESS if option in hidden else help, **details)
+
     add("--budget", metavar="SECONDS", help="wall-clock seconds, from the start of the training process")
     named = "|".join([*DATA_SETS, "torchvision:NAME", "PATH"])
     add("--data", metavar=named, help="training images; a PATH is an .npz, a folder or a .csv (default: auto)")

@@ -8,6 +8,8 @@ from jsonargparse import ArgumentParser, Namespace
 from speedtrain.errors import UserError
 
 SHOWN = 10
+REFUSED = ("--test", "--per-class", "--from")
+"""Options of `train` that `find_suspects` refuses, and says why."""
 
 
 def add_suspects_options(parser: ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from labelled_images import error_of, save_npz, some_images
 from speedtrain.cli import main
 from speedtrain.data import Images, load_data
 from speedtrain.errors import UserError
-from speedtrain.suspects.find import divide, find_suspects
+from speedtrain.suspects.commands import REFUSED
+from speedtrain.suspects.find import UNUSED, divide, find_suspects
 
 PINNED = ["--set", "width=8", "--set", "batch_size=32", "--set", "precision=fp32"]
 
@@ -84,3 +86,12 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 groups cannot be divided into 3 parts"):
         divide(some(np.repeat([0, 1], 9), np.repeat(np.array(["a", "b"], dtype=object), 9)), 3)
     assert not (tmp_path / "a").exists()
+
+
+def test_help_lists_no_option_that_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {f"--{option.replace('_', '-')}" for option in UNUSED} < set(REFUSED)
+    with pytest.raises(SystemExit):
+        main(["suspects", "--help"])
+    listed = re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert "--folds" in listed
+    assert not set(REFUSED) & set(listed)
