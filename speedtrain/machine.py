@@ -42,7 +42,27 @@ def total_memory(root: Path = Path("/")) -> int:
         root: as for `available_cores`.
     """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([physical, *_memory_limits(root)])
+    return min([physical, *(limit for _, limit in _memory_limits(root))])
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process may take still: of the machine, or of its control group where that has fewer.
+
+    What the kernel keeps of files that were read or written is free, since it gives that up for a process.
+
+    Args:
+        root: as for `available_cores`.
+    """
+    free = [total_memory(root)]  # where the system does not tell
+    for line in _read(root / "proc/meminfo").splitlines():
+        name, _, amount = line.partition(":")
+        if name == "MemAvailable":
+            free.append(int(amount.split()[0]) << 10)
+    for group, limit in _memory_limits(root):
+        used = _read(group / "memory.current") or _read(group / "memory.usage_in_bytes")
+        if used.isdigit():
+            free.append(limit - int(used) + _kept_of_files(group))
+    return max(0, min(free))
 
 
 def processor_name() -> str:
@@ -70,12 +90,19 @@ def _cpu_quotas(root: Path) -> Iterator[float | None]:
         yield int(quota) / int(period) if quota.isdigit() and period.isdigit() else None  # "max", or -1: no limit
 
 
-def _memory_limits(root: Path) -> Iterator[int]:
-    """Bytes that each control group around this process allows, where it sets a limit."""
+def _memory_limits(root: Path) -> Iterator[tuple[Path, int]]:
+    """The control groups around this process that set a limit, each with the bytes that it allows."""
     for group in _groups(root, "memory"):
         limit = _read(group / "memory.max") or _read(group / "memory.limit_in_bytes")
         if limit.isdigit():
-            yield int(limit)
+            yield group, int(limit)
+
+
+def _kept_of_files(group: Path) -> int:
+    """Bytes of files that the kernel keeps in memory, and counts as used by a control group."""
+    facts = dict(line.partition(" ")[::2] for line in _read(group / "memory.stat").splitlines())
+    # in version 1, what has no total in its name leaves out the groups inside, which the use counts
+    return sum(int(facts.get(f"total_{name}", facts.get(name, 0))) for name in ("active_file", "inactive_file"))
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

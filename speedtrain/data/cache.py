@@ -74,17 +74,31 @@ class ImageCache:
         self._side = side
         self.problem: str | None = None
 
-    def read(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Those of the images that are there, uint8 [side, side, 3] each."""
-        found = {}
+    def read(self, keys: Sequence[bytes | None], images: np.ndarray) -> np.ndarray:
+        """Copies those that are there to their places.
+
+        Args:
+            keys: of the N images; None for one that has none.
+            images: uint8 [N, side, side, 3], changed in place.
+
+        Returns:
+            bool [N]: which were there.
+        """
+        found = np.zeros(len(keys), dtype=bool)
+        places: dict[bytes, list[int]] = {}  # a file may be named twice
+        for place, key in enumerate(keys):
+            if key is not None:
+                places.setdefault(key, []).append(place)
+        known = list(places)
 
         def look_up(database: sqlite3.Connection) -> None:
-            for first in range(0, len(keys), CHUNK):
-                some = list(keys[first : first + CHUNK])
+            for first in range(0, len(known), CHUNK):
+                some = known[first : first + CHUNK]
                 marks = ",".join("?" * len(some))
                 for key, pixels in database.execute(f"SELECT key, pixels FROM images WHERE key IN ({marks})", some):
                     if len(pixels) == self._side**2 * 3:
-                        found[key] = np.frombuffer(pixels, np.uint8).reshape(self._side, self._side, 3)
+                        images[places[key]] = np.frombuffer(pixels, np.uint8).reshape(self._side, self._side, 3)
+                        found[places[key]] = True
                 database.execute(f"UPDATE images SET used = ? WHERE key IN ({marks})", [time.time(), *some])
 
         self._attempt(look_up)
@@ -92,7 +106,7 @@ class ImageCache:
 
     def write(self, images: Iterable[tuple[bytes, np.ndarray]]) -> None:
         """Keeps images, and drops those unused for longest where there are too many."""
-        rows = [(key, time.time(), image.nbytes, image.tobytes()) for key, image in images]
+        rows = [(key, time.time(), image.nbytes, image.data) for key, image in images]
 
         def add(database: sqlite3.Connection) -> None:
             database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)

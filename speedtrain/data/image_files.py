@@ -1,6 +1,5 @@
 """Many image files → one array: all cores, the cache, progress, and the files that cannot be read."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -9,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from speedtrain.data.cache import ImageCache, cache_folder, image_key
+from speedtrain.data.mapped import empty_images, take
 from speedtrain.data.photograph import FITTED, SIDE, Fit, large_images_allowed, natural_side, read_photograph, size_of
 from speedtrain.data.source import Source, data_error
 from speedtrain.errors import UserError
-from speedtrain.machine import available_cores, total_memory
+from speedtrain.machine import available_cores
 
 LEAST = 0.048
 """Core-seconds of training for each image from which more than 32 pixels a side pay: some twenty epochs of images of 64
@@ -21,9 +21,6 @@ NAMED = 20
 """Unreadable files that an error names."""
 BATCH = 256
 """Images that go into the cache at once."""
-
-COPIES = 4
-"""Of the images, at the most at once: as read, less the holdout, on their way to the process that trains, and there."""
 
 Progress = Callable[[int, int], None]
 
@@ -95,23 +92,19 @@ def read_photographs(paths: Sequence[Path], reading: Reading) -> Photographs:
     """Reads image files, each from the cache or else decoded, on all cores.
 
     Threads are enough: Pillow decodes and resizes outside of Python's lock.
+
+    Raises:
+        UserError: the images fit neither into memory nor on the disk.
     """
     problems: dict[Path, str] = {}
     with large_images_allowed(), ThreadPoolExecutor(available_cores()) as pool:
         try:
             sizes = list(pool.map(_size, paths))
             side, on_side = reading.decide_side([size for size in sizes if size] or [(SIDE, SIDE)], len(paths))
-            _check_memory(len(paths), side)
-            images = np.empty((len(paths), side, side, 3), np.uint8)
+            images = empty_images(len(paths), side)
             cache = ImageCache(cache_folder(), side)
             keys = [image_key(path, side, reading.fit) for path in paths]
-            known = cache.read([key for key in keys if key])
-            missing = []
-            for place, key in enumerate(keys):
-                if key in known:
-                    images[place] = known[key]
-                else:
-                    missing.append(place)
+            missing = np.flatnonzero(~cache.read(keys, images)).tolist()
 
             def decode(place: int) -> str | None:
                 try:
@@ -138,7 +131,8 @@ def read_photographs(paths: Sequence[Path], reading: Reading) -> Photographs:
     readable = np.array([path not in problems for path in paths], dtype=bool)
     resized = sum(size != (side, side) for size, good in zip(sizes, readable, strict=True) if good)
     notes = (f"decoded images could not be kept for the next run ({cache.problem})",) if cache.problem else ()
-    return Photographs(images if readable.all() else images[readable], readable, resized, problems, (*on_side, *notes))
+    images = images if readable.all() else take(images, readable)
+    return Photographs(images, readable, resized, problems, (*on_side, *notes))
 
 
 def labelled_photographs(
@@ -173,7 +167,6 @@ def labelled_photographs(
     if read.problems:
         first, why = next(iter(read.problems.items()))
         said.append(f"{len(read.problems)} files that cannot be read were left out, {first.name} for one ({why})")
-    colour = bool((read.images[..., 0] != read.images[..., 1]).any())
     return Source(
         name=name,
         where=where,
@@ -182,7 +175,7 @@ def labelled_photographs(
         classes=classes,
         notes=(*(f"{name}: {note}" for note in [*read.notes, *said]), *notes),
         by_name=True,
-        native=side == SIDE and not read.resized and colour,
+        native=side == SIDE and not read.resized and any(map(_in_colour, read.images)),
         files=tuple(named for path, named in files.items() if path not in read.problems),
         problems={files[path]: why for path, why in read.problems.items()},
     )
@@ -204,14 +197,9 @@ def unreadable_images(problems: Mapping[Path, str] | Mapping[str, str], advice: 
     return UserError(" ".join(f"{len(problems)} files cannot be read as images: {files}{more}: {advice}".split()))
 
 
-def _check_memory(count: int, side: int) -> None:
-    """Refuses images that do not fit into memory, and names the side at which they would."""
-    memory = total_memory()
-    needed = COPIES * count * side**2 * 3
-    if needed > memory:
-        fits = math.isqrt(memory // (COPIES * count * 3))
-        takes = f"{count} images of {side}×{side} pixels take {needed / 2**30:.1f} GiB"
-        raise data_error("--side", f"{takes}, and there are {memory / 2**30:.1f}: give --side {fits}, or fewer images")
+def _in_colour(image: np.ndarray) -> bool:
+    """Whether an image uint8 [side, side, 3] has a pixel that is more red than green, or less."""
+    return bool((image[..., 0] != image[..., 1]).any())
 
 
 def _size(path: Path) -> tuple[int, int] | None:

@@ -150,6 +150,10 @@ def load_data(
     else:
         held, test_notes = test_set(test_source, train, named=source.classes is not None)
         notes += test_notes
+    default_per_class, is_holdout = source.default_per_class, test_source is None
+    root = source.root or (test_source.root if test_source is not None else None)
+    skipped = (*source.problems, *(test_source.problems if test_source is not None else ()))
+    del source, test_source  # until here a holdout takes the memory of all images twice
 
     annotators = None
     if train.votes is not None:
@@ -157,8 +161,8 @@ def load_data(
         labels = DEFAULT if labels is None else labels
         train, left_out = labels_for_training(train, labels, seed)
         notes += [f"{train.name}: {annotators.in_words()} (--labels {labels})", *left_out]
-    if per_class is None and source.default_per_class is not None:
-        per_class = source.default_per_class
+    if per_class is None and default_per_class is not None:
+        per_class = default_per_class
         notes.append(f"training on {per_class} images per class, as in the competition (--per-class all takes all)")
     if per_class not in (None, "all"):
         train, limit_notes = limit_per_class(train, int(per_class))
@@ -181,9 +185,7 @@ def load_data(
     # built-in sets are what they are; an image in both is told of already
     if not shared and not (isinstance(data, str) and data in DATA_SETS):
         notes += notes_on_near_copies(train, held)
-    root = source.root or (test_source.root if test_source is not None else None)
-    skipped = (*source.problems, *(test_source.problems if test_source is not None else ()))
-    return Data(train, held, test_source is None, tuple(dict.fromkeys(notes)), root, skipped, annotators, labels)
+    return Data(train, held, is_holdout, tuple(dict.fromkeys(notes)), root, skipped, annotators, labels)
 
 
 def _reading(

@@ -6,6 +6,8 @@ images of CIFAR-10, three are taken for copies; among 341 photographs of clothin
 bits of horizontal gradients) found as many of the copies only together with a tenth of the clothing.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from PIL import Image
 
@@ -38,7 +40,7 @@ def notes_on_near_copies(train: Images, test: Images) -> list[str]:
     Of more than SAMPLE test images, as many are compared, evenly spaced.
     """
     places = np.arange(min(SAMPLE, len(test.images))) * len(test.images) // min(SAMPLE, len(test.images))
-    seen = _pixels(test.images[places])
+    seen = _pixels(test.images[place] for place in places)
     nearest, likeness = np.zeros(len(seen), np.int64), np.full(len(seen), -1.0, np.float32)
     for first in range(0, len(train.images), SAMPLE):
         known = _pixels(train.images[first : first + SAMPLE])
@@ -73,7 +75,7 @@ def mirrored_classes(images: Images) -> list[tuple[str, str]]:
     rng = np.random.default_rng(0)
     members = [rng.permutation(np.flatnonzero(images.labels == label))[:per_class] for label in range(num_classes)]
     labels = np.repeat(np.arange(num_classes), [len(some) for some in members])
-    pixels = _pixels(images.images[np.concatenate(members)])
+    pixels = _pixels(images.images[place] for place in np.concatenate(members))
     upright, mirrored = _nearness(pixels, pixels, labels), _nearness(_mirrored(pixels), pixels, labels)
 
     def is_mirror(own: int, other: int) -> bool:
@@ -100,8 +102,8 @@ def _nearness(seen: np.ndarray, known: np.ndarray, labels: np.ndarray) -> np.nda
     return np.stack([cosines[:, labels == label].max(1) for label in range(labels.max() + 1)], 1)
 
 
-def _pixels(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, 3] → float32 [N, GRID · GRID · 3] of mean 0 and length 1; 0 for an image of one colour."""
+def _pixels(images: Iterable[np.ndarray]) -> np.ndarray:
+    """N images uint8 [H, W, 3] → float32 [N, GRID · GRID · 3] of mean 0 and length 1; 0 for an image of one colour."""
     small = np.stack(
         [np.asarray(Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BOX)) for image in images]
     )

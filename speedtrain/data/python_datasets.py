@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from speedtrain.data.image_files import Reading, note_on_fit
+from speedtrain.data.mapped import empty_images
 from speedtrain.data.photograph import SIDE, large_images_allowed, read_image
 from speedtrain.data.source import Source, class_numbers, data_error
 from speedtrain.machine import available_cores
@@ -44,7 +45,7 @@ def read_indexable(dataset: Any, name: str, reading: Reading, *, in_parallel: bo
     with large_images_allowed(), ThreadPoolExecutor(available_cores()) if in_parallel else nullcontext() as pool:
         each = pool.map if pool else map
         side, on_side = reading.decide_side((_item(dataset, place, name)[0].size for place in sample), count)
-        images = np.empty((count, side, side, 3), np.uint8)
+        images = empty_images(count, side)
 
         def read(place: int) -> tuple[int | str, bool, bool]:
             image, label = _item(dataset, place, name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from speedtrain.data.mapped import take
 from speedtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Images:
 
         return replace(
             self,
-            images=self.images[chosen],
+            images=take(self.images, chosen),
             labels=self.labels[chosen],
             files=files,
             groups=of(self.groups),

@@ -8,6 +8,7 @@ import numpy as np
 
 from speedtrain.data.annotators import NO_LABEL
 from speedtrain.data.image_files import Reading
+from speedtrain.data.mapped import join
 from speedtrain.data.source import Images, Source, class_numbers, data_error
 
 TRAIN = "train"
@@ -98,7 +99,7 @@ def _joined(first: Source, second: Source) -> Source:
 
     return replace(
         first,
-        images=np.concatenate([first.images, second.images]),
+        images=join(first.images, second.images),
         labels=np.concatenate([first.labels, second.labels]),
         votes=None if first.votes is None or second.votes is None else np.concatenate([first.votes, second.votes]),
         classes=classes,

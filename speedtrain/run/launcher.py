@@ -11,6 +11,7 @@ from typing import Any
 
 from speedtrain.config import Config
 from speedtrain.data import Images
+from speedtrain.data.mapped import check_disk, folder_for
 from speedtrain.errors import UserError
 from speedtrain.member_configs import PLANNED, member_configs
 from speedtrain.model.weights import load_facts
@@ -82,6 +83,9 @@ class WorkerProcess:
         Args:
             interruption: what may end it early.
             max_steps, plan_only: as in `Job`.
+
+        Raises:
+            UserError: the disk has no room for the training images.
         """
         log_file, replay_steps = self.replay or (None, 0)
         seconds = self.config.budget if log_file is None else math.inf
@@ -99,12 +103,14 @@ class WorkerProcess:
             started_from=None if self.start is None else self.start.described,
             members=self.members,
         )
+        images, scratch = self.train.images, folder_for(self.train.images)
+        check_disk(scratch, len(images), images.shape[1])
         with (
-            tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder,
+            tempfile.TemporaryDirectory(prefix="speedtrain-", dir=scratch, ignore_cleanup_errors=True) as folder,
             open(self.run / "log.txt", "ab") as log,
         ):
             start = None if self.start is None else self.start.file
-            job.write(Path(folder), self.train.images, self.train.labels, self.train.targets, start)
+            job.write(Path(folder), images, self.train.labels, self.train.targets, start)
             command, environment = worker_command(Path(folder)), worker_environment(self.config)
             with (
                 Guarded(command, seconds, grace=GRACE, env=environment, output=log, on_event=self._on_event) as process,

@@ -217,7 +217,7 @@ def _predict(config: Config, images: Images, held: np.ndarray, run: Path, displa
             raise UserError(explain_nothing_saved(config, train, interruption))
     torch.set_num_threads(config.threads or 1)
     model = load(weights, device=config.device)
-    return model.predict_all(images.images[held], progress=display.counting("judging")).probabilities
+    return model.predict_all(images.subset(held).images, progress=display.counting("judging")).probabilities
 
 
 def _check_installed() -> None:

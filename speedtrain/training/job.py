@@ -10,6 +10,7 @@ import numpy as np
 
 from speedtrain.config import Config
 
+IMAGES = "images.npy"
 START = "start.safetensors"
 """Name of the file with the weights to start from."""
 TARGETS = "targets.npy"
@@ -62,7 +63,7 @@ class Job:
         """
         if start is not None:
             (folder / START).write_bytes(start)
-        np.save(folder / "images.npy", images)
+        np.save(folder / IMAGES, images)
         np.save(folder / "labels.npy", labels)
         if targets is not None:
             np.save(folder / TARGETS, targets)
@@ -78,13 +79,16 @@ class Job:
     def take(cls, folder: Path) -> tuple["Job", np.ndarray, np.ndarray, np.ndarray | None, bytes | None]:
         """Reads a job, its images, labels and targets, and the weights to start from, and deletes the folder.
 
-        The images should not stay on the disk if the parent process is killed.
+        The images should not stay on the disk if the parent process is killed. They are not copied into memory: the
+        array is the deleted file, mapped, and cannot be changed. The folder of a job of several networks stays, since
+        its images are handed on.
         """
         start = (folder / START).read_bytes() if (folder / START).exists() else None
         job = cls(**json.loads((folder / "job.json").read_text(encoding="utf-8")))
-        images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
+        images, labels = np.load(folder / IMAGES, mmap_mode="r"), np.load(folder / "labels.npy")
         targets = np.load(folder / TARGETS) if (folder / TARGETS).exists() else None
-        shutil.rmtree(folder, ignore_errors=True)
+        if not job.members:
+            shutil.rmtree(folder, ignore_errors=True)
         replay = None if job.replay is None else Path(job.replay)
         config = Config(**job.config)  # type: ignore[arg-type]  # a mapping in JSON
         members = tuple(Config(**member) for member in job.members)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ import numpy as np
 
 from speedtrain.config import Config
 from speedtrain.starting_point import WEIGHTS
-from speedtrain.training.job import Job
+from speedtrain.training.job import IMAGES, Job
 from speedtrain.training.member_weights import FOLDER, gather, recorded_members
 from speedtrain.training.metrics import MetricsWriter
 from speedtrain.training.process import last_line, worker_command, worker_environment
@@ -101,7 +101,8 @@ def train_members(
 
     Args:
         configs: one per member.
-        scratch: a folder for the members' jobs, made here; whoever names it deletes it.
+        scratch: a folder for the members' jobs, made where it is not there; whoever names it deletes it. If it holds
+            a job with these images, its files are handed on.
         replay: the directory of a run whose members' logs are followed instead of the clock; default: by the clock.
 
     Returns:
@@ -143,19 +144,20 @@ def _write_jobs(
     jobs: Mapping[int, Job], scratch: Path, images: np.ndarray, labels: np.ndarray, targets: np.ndarray | None
 ) -> None:
     """A folder per job, with its number as name; the images lie on the disk once. Settings follow, with a deadline."""
-    first = min(jobs)
-    for number, job in jobs.items():
+    scratch.mkdir(parents=True, exist_ok=True)
+    if not (scratch / IMAGES).exists():
+        jobs[min(jobs)].write(scratch, images, labels, targets)
+    files = list(scratch.glob("*.npy"))
+    for number in jobs:
         folder = scratch / str(number)
-        folder.mkdir(parents=True)
-        if number == first:
-            job.write(folder, images, labels, targets)
-            continue
-        for file in (scratch / str(first)).iterdir():
-            if file.suffix == ".npy":
-                try:
-                    os.link(file, folder / file.name)
-                except OSError:  # a file system without links
-                    shutil.copyfile(file, folder / file.name)
+        folder.mkdir()
+        for file in files:
+            try:
+                os.link(file, folder / file.name)
+            except OSError:  # a file system without links
+                shutil.copyfile(file, folder / file.name)
+    for file in files:
+        file.unlink()
 
 
 class _Leader:

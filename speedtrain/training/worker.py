@@ -96,7 +96,8 @@ def train(
     with ledger.phase("data"):
         device = torch.device(config.device)
         configure_device(device)
-        stored = torch.tensor(images, device=device)
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # and nothing writes to it
+        stored = torch.as_tensor(images, device=device)  # on a CPU not a copy
         numbers = torch.tensor(labels, device=device)
         soft = None if targets is None else torch.tensor(targets, device=device)
 

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from speedtrain import machine
-from speedtrain.machine import available_cores, bind_to_cores, core_numbers, processor_name, total_memory
+from speedtrain.machine import (
+    available_cores,
+    bind_to_cores,
+    core_numbers,
+    free_memory,
+    processor_name,
+    total_memory,
+)
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 GIB = 1 << 30
@@ -129,6 +136,50 @@ def test_a_limit_above_what_the_machine_has_adds_nothing(tmp_path: Path) -> None
 def test_without_control_groups_the_machine_counts(tmp_path: Path) -> None:
     assert available_cores(tmp_path) == 16
     assert total_memory(tmp_path) == PHYSICAL
+
+
+MIB = 1 << 20
+AVAILABLE = "MemTotal:        3145728 kB\nMemFree:          131072 kB\nMemAvailable:    1048576 kB\nBuffers: 1 kB"
+"""Of /proc/meminfo: 1 GiB is available."""
+
+
+def test_free_is_what_the_machine_has_left(tmp_path: Path) -> None:
+    assert free_memory(tmp_path) == PHYSICAL  # nothing says more
+    root = lay_out(tmp_path, "0::/", {"cgroup.controllers": "cpu memory"})
+    (root / "proc/meminfo").write_text(AVAILABLE)
+    assert free_memory(root) == min(GIB, PHYSICAL)
+
+
+def test_free_is_what_a_group_of_version_2_leaves(tmp_path: Path) -> None:
+    files = {
+        "machine.slice/memory.max": str(800 * MIB),
+        "machine.slice/memory.current": str(600 * MIB),
+        "machine.slice/memory.stat": f"anon {350 * MIB}\nfile {250 * MIB}\nactive_file {50 * MIB}\n"
+        f"inactive_file {150 * MIB}\nshmem {50 * MIB}\ninactive_anon 7",
+        "machine.slice/job/memory.max": "max",
+        "machine.slice/job/memory.current": str(100 * MIB),
+    }
+    root = lay_out(tmp_path, "0::/machine.slice/job", files)
+    (root / "proc/meminfo").write_text(AVAILABLE)
+    assert free_memory(root) == 400 * MIB  # 200 of those used are of files; what is in /dev/shm stays
+    (root / "sys/fs/cgroup/machine.slice/job/memory.max").write_text(f"{300 * MIB}\n")
+    assert free_memory(root) == 200 * MIB
+    (root / "sys/fs/cgroup/machine.slice/memory.current").write_text(f"{1200 * MIB}\n")
+    assert free_memory(root) == 0
+
+
+def test_free_is_what_a_group_of_version_1_leaves(tmp_path: Path) -> None:
+    files = {
+        "memory/job/memory.limit_in_bytes": str(800 * MIB),
+        "memory/job/memory.usage_in_bytes": str(600 * MIB),
+        # the group alone, and with all groups inside
+        "memory/job/memory.stat": f"active_file 1\ninactive_file 2\ntotal_active_file {50 * MIB}\n"
+        f"total_inactive_file {150 * MIB}",
+        "memory/memory.limit_in_bytes": UNLIMITED_V1,
+        "memory/memory.usage_in_bytes": str(100 * GIB),
+    }
+    root = lay_out(tmp_path, "5:memory:/job", files)
+    assert free_memory(root) == 400 * MIB
 
 
 def test_there_are_as_many_core_numbers_as_cores(monkeypatch: pytest.MonkeyPatch) -> None:

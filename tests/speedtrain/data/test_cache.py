@@ -1,17 +1,21 @@
 """The cache of decoded images: never old pixels, never fatal, bounded; and files that cannot be read."""
 
+import contextlib
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from labelled_images import error_of, save_folder, some_images
 from PIL import Image
+from small_disk import LIMITS_FILES, read_only, small_disk
 
 from speedtrain.data import cache, image_files, load_data, load_images
 
@@ -118,6 +122,60 @@ def test_a_cache_that_cannot_be_used_is_a_note(folder: Path, damage: str) -> Non
     if damage != "file in its place":
         load_data(folder)
         assert load_data(folder).notes == expected.notes
+
+
+@pytest.mark.skipif(not os.geteuid() and not LIMITS_FILES, reason="root may write anywhere but to a mount")
+def test_a_read_only_cache_costs_only_time(folder: Path, decoded: list[Path]) -> None:
+    expected = load_data(folder)
+    with read_only(folder.parent / "cache"):
+        data = load_data(folder)
+    assert data.train.sha256() == expected.train.sha256()
+    assert data.test.sha256() == expected.test.sha256()
+    added = set(data.notes) - set(expected.notes)
+    assert len(added) == 1
+    assert "decoded images could not be kept" in added.pop()
+    assert load_data(folder).notes == expected.notes
+    assert len(decoded) == 20
+
+
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """Inside, a file grows to 50,000 bytes and no further."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "disk",
+    [
+        "small files",
+        *(pytest.param(size, marks=pytest.mark.skipif(not LIMITS_FILES, reason="mounts")) for size in ("4k", "100k")),
+    ],
+)
+def test_a_disk_that_fills_up_while_images_are_kept_costs_only_time(
+    folder: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch, disk: str
+) -> None:
+    """After the first images or before, it depends on the disk. With room again, the cache is whole."""
+    monkeypatch.setattr(image_files, "BATCH", 2)
+    monkeypatch.setenv("SPEEDTRAIN_CACHE", "off")
+    expected = load_data(folder, side=64)
+    place = folder.parent / "small"
+    monkeypatch.setenv("SPEEDTRAIN_CACHE", str(place))
+    with small_files() if disk == "small files" else small_disk(place, disk):
+        data = load_data(folder, side=64)
+    assert data.train.sha256() == expected.train.sha256()
+    assert data.test.sha256() == expected.test.sha256()
+    added = set(data.notes) - set(expected.notes)
+    assert len(added) == 1
+    assert "decoded images could not be kept" in added.pop()
+    assert len(decoded) == 20
+    for _ in range(2):
+        assert load_data(folder, side=64).notes == expected.notes
+    assert len(decoded) <= 30
 
 
 def test_killed_at_any_instant_and_two_at_once(folder: Path, decoded: list[Path]) -> None:

@@ -245,12 +245,3 @@ def test_a_short_budget_keeps_photographs_at_32_pixels_and_says_so(
     data = load_data(tmp_path / "set", side=side, core_seconds=core_seconds)
     assert data.side == expected
     assert any("core-seconds are short for 10 images" in note for note in data.notes) == (expected == 32)
-
-
-def test_images_that_do_not_fit_into_memory_name_a_side_that_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_folder(tmp_path / "set", {"a": some_images(5, 64, 64, 3), "b": some_images(5, 64, 64, 3)})
-    monkeypatch.setattr(image_files, "total_memory", lambda: 10 * 3 * 50**2 * image_files.COPIES)
-    assert "give --side 50, or fewer images" in error_of(load_data, tmp_path / "set", side=51)
-    assert load_data(tmp_path / "set", side=50).side == 50

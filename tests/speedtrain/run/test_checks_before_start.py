@@ -1,11 +1,21 @@
-"""Options that change nothing are said."""
+"""Options that change nothing are said, and so is a disk without room for the training images."""
 
+import shutil
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from labelled_images import error_of, some_images, some_labels
 
 from speedtrain.config import resolve
+from speedtrain.data import Images, mapped
 from speedtrain.run.checks_before_start import unused_options
+from speedtrain.run.interruption import Interruption
+from speedtrain.run.launcher import WorkerProcess
+from speedtrain.run.progress import Display
+from speedtrain.training.job import Job
 
 
 @pytest.mark.parametrize(
@@ -26,3 +36,25 @@ def test_options_without_effect(options: dict[str, Any], said: str | None) -> No
     warnings = unused_options(resolve(budget=9, **options), options)
     assert len(warnings) == (said is not None)
     assert all(warning.startswith("warning: ") and str(said) in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_training_images_without_room_on_the_disk_are_refused_before_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_file: bool
+) -> None:
+    """Mapped images go to the disk for large files, others to the folder that the system names."""
+    images = some_images(300, 64, 64, 3)
+    if in_file:
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr(mapped, "free_memory", lambda: 0)
+        images = mapped.take(mapped.join(images[:1], images[1:]), images[:, 0, 0, 0] >= 0)
+    folder = tmp_path if in_file else tempfile.gettempdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=300 * 3 * 30**2))
+    monkeypatch.setattr(Job, "write", lambda *_: pytest.fail("written"))
+    train = Images("set", images, some_labels(300), ("a", "b", "c"))
+    worker = WorkerProcess(resolve(budget=9), train, tmp_path, Display(quiet=True))
+    message = error_of(worker.work, Interruption())
+    assert message.startswith(
+        f"{folder}: no room for 300 images of 64×64 pixels: they need 4 MiB there, and 1 are free"
+    )
+    assert "give --side 30, fewer images" in message
