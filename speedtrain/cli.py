@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 from argparse import SUPPRESS, Action
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,7 +71,8 @@ def build_parser() -> ArgumentParser:
     verbs = parser.add_subcommands(required=True, dest="verb")
     parsers = {verb: _Parser(description=help[0].upper() + help[1:] + ".") for verb, help in VERBS.items()}
     for verb in ("train", "plan", "ablate", "tune", "curve", "bench", "suspects"):
-        _add_run_options(parsers[verb], hidden=REFUSED if verb == "suspects" else ())
+        hidden = dict.fromkeys(REFUSED, SUPPRESS) if verb == "suspects" else {}
+        _add_run_options(parsers[verb], hidden | (ablation_options.OWN_HELP if verb == "ablate" else {}))
     ablation_options.add_ablate_options(parsers["ablate"])
     ablation_options.add_tune_options(parsers["tune"])
     ablation_options.add_curve_options(parsers["curve"])
@@ -114,15 +115,15 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _add_run_options(parser: ArgumentParser, hidden: Sequence[str] = ()) -> None:
+def _add_run_options(parser: ArgumentParser, own_help: Mapping[str, str]) -> None:
     """Adds the options of every command that trains.
 
     Args:
-        hidden: options that --help leaves out, since the command refuses them, in words. Default: none.
+        own_help: option → what --help says of it in this command, where that is not what it says in `train`.
     """
 
     def add(option: str, help: str, **details: Any) -> None:
-        parser.add_argument(option, help=SUPPRESS if option in hidden else help, **details)
+        parser.add_argument(option, help=own_help.get(option, help), **details)
 
     add("--budget", metavar="SECONDS", help="wall-clock seconds, from the start of the training process")
     named = "|".join([*DATA_SETS, "torchvision:NAME", "PATH"])
@@ -178,7 +179,7 @@ def _add_run_options(parser: ArgumentParser, hidden: Sequence[str] = ()) -> None
 def _add_package_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", metavar="ZIP", required=True, help="file to write")
-    add("--recipe", metavar="NAME|PATH", help="recipe: auto, paper, or a YAML file (default: auto)")
+    add("--recipe", metavar="NAME|PATH", help="recipe: auto, long_tail, paper, two, or a YAML file (default: auto)")
     add("--run", metavar="DIR", help="take the configuration of this run instead of a recipe")
     add("--set", metavar="KEY=VALUE", action="append", help="any hyperparameter, dotted: sam.rho=0.1, lr=0.2")
     add("--name", metavar="TEAM", help="name on the board (default: speedtrain and the recipe's name)")

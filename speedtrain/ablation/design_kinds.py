@@ -81,14 +81,14 @@ class DesignKind:
 
 KINDS: dict[str, DesignKind] = {
     "drop-one": DesignKind(
-        "all tricks, and all but each",
+        "all varied tricks, and all but each",
         cells=_drop_one_cells,
         questions=_gain_over_dropping,
         count=lambda tricks: 1 + tricks,
         name=_name_of_missing,
     ),
     "add-one": DesignKind(
-        "no trick, and each alone",
+        "none of the varied tricks, and each alone",
         cells=lambda tricks: _cells_up_to(1, tricks),
         questions=_gain_over_none,
         count=lambda tricks: 1 + tricks,
@@ -100,7 +100,7 @@ KINDS: dict[str, DesignKind] = {
         count=lambda tricks: 2**tricks,
     ),
     "pairs": DesignKind(
-        "no trick, each alone, and each two together",
+        "none of the varied tricks, each alone, and each two together",
         cells=lambda tricks: _cells_up_to(2, tricks),
         questions=_gains_and_interactions,
         count=lambda tricks: 1 + tricks + tricks * (tricks - 1) // 2,

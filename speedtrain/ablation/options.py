@@ -9,6 +9,12 @@ from speedtrain.ablation.design_kinds import KINDS
 from speedtrain.ablation.metric import METRICS
 from speedtrain.errors import UserError
 
+OWN_HELP = {
+    "--tricks": "tricks to vary, the others stay on; `none` to compare only what --vary names (default: all of the "
+    "recipe)"
+}
+"""What --help of `ablate` says of an option that it understands in its own way."""
+
 
 def add_ablate_options(parser: ArgumentParser) -> None:
     """Adds the options of `ablate` that `train` does not have."""
