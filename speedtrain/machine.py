@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +64,22 @@ def free_memory(root: Path = Path("/")) -> int:
         if used.isdigit():
             free.append(limit - int(used) + _kept_of_files(group))
     return max(0, min(free))
+
+
+def is_in_memory(folder: Path, root: Path = Path("/")) -> bool:
+    """Whether files in the folder take memory, as in a tmpfs; no where the system does not tell.
+
+    Args:
+        folder: an existing one.
+        root: as for `available_cores`.
+    """
+    folder, nearest, kind = folder.resolve(), -1, ""
+    for line in _read(root / "proc/mounts").splitlines():
+        _, place, this, *_ = line.split(" ")
+        mounted = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), place))
+        if folder.is_relative_to(mounted) and len(mounted.parts) >= nearest:  # of two at one place, the later is on top
+            nearest, kind = len(mounted.parts), this
+    return kind in ("tmpfs", "ramfs")
 
 
 def processor_name() -> str:

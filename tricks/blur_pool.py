@@ -56,7 +56,8 @@ class BlurPool(Trick):
 
     interacts: ClassVar[str] = (
         "test_time_augmentation: the shifted views then differ less from one another, and gain less. "
-        "mirror_equivariance must come after it, as it does by default."
+        "mirror_equivariance must come after it, as it does by default. It then needs maps of even sides, also with "
+        "progressive_resizing."
     )
     paper: ClassVar[str] = "Zhang, Making Convolutional Networks Shift-Invariant Again, 2019 (arXiv 1904.11486)"
 

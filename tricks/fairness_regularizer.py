@@ -206,10 +206,11 @@ class FairnessRegularizer(Trick):
         seen = self._seen.float()
         if self._features is None:
             self._features = seen.new_full((len(self._labels), seen.shape[1]), math.nan)
-        last = {number: place for place, number in enumerate(ids.tolist())}
-        finite = seen.isfinite().all(dim=1).tolist()  # an overflow in half precision must not stay
-        rows = torch.tensor([place for place in last.values() if finite[place]], dtype=torch.int64, device=ids.device)
-        self._features[ids[rows]] = seen[rows]
+        places = torch.arange(len(ids), device=ids.device)
+        last = ids.new_zeros(len(self._labels)).scatter_reduce(0, ids, places, "amax")[ids]
+        latest, before = seen[last], self._features[ids]
+        finite = latest.isfinite().all(dim=1, keepdim=True)  # an overflow in half precision must not stay
+        self._features[ids] = torch.where(finite, latest, before)
         return self._features
 
     @torch.no_grad()

@@ -31,7 +31,7 @@ class ForwardCorrection(Trick):
       then counts as one of class j if p_j is at least the mean p_j of the images with label j (of several such classes,
       the one with the largest p). T follows from how often such images have each label (Northcutt et al., Confident
       Learning, 2019, arXiv 1911.00068, section 3.1).
-    - `annotators`: from images with labels of several people. `speedtrain` estimates T before training and passes it as
+    - `annotators`: from images with labels of several people. `speedtrain` estimates T before training, and gives it as
       `matrix`; see `speedtrain/data/annotators.py`.
 
     Args:
@@ -39,7 +39,7 @@ class ForwardCorrection(Trick):
             confident or annotators, to estimate T. Default: 0.2.
         file: path of a matrix T as `.npy`, float [K, K], or of an `.npz` that holds it as `transition`, instead of
             `noise`. Default: empty.
-        matrix: T itself, K rows of K numbers, instead of `noise` and `file`. Default: ().
+        matrix: T for `noise: annotators`, K rows of K numbers; without effect for any other noise. Default: ().
     """
 
     noise: float | Literal["confident", "annotators"] = 0.2
@@ -63,7 +63,8 @@ class ForwardCorrection(Trick):
             raise TrickError(f"file must be empty where noise is {self.noise}, got {self.file}: leave one out")
         self._given: Tensor | None = None
         if self.matrix:
-            self._given = torch.tensor(_probabilities(_rows(self.matrix), "matrix", ""))
+            given = torch.tensor(_probabilities(_rows(self.matrix), "matrix", ""))
+            self._given = given if self.noise == "annotators" else None
         self._labels: Tensor | None = None
         self._ids: Tensor | None = None
         self._progress = 0.0
@@ -73,7 +74,7 @@ class ForwardCorrection(Trick):
 
     @property
     def _by_confidence(self) -> bool:
-        return self.noise == "confident" and not self.matrix
+        return self.noise == "confident"
 
     def data(self, images: Tensor, labels: Tensor) -> None:
         self._labels = labels
@@ -90,8 +91,9 @@ class ForwardCorrection(Trick):
 
     def loss(self, loss: Loss) -> Loss:
         # a file is read here, and not before, since predictions do without it
-        read = None if self.file == "" or self.matrix else torch.tensor(read_transition(Path(self.file)))
-        if self.noise == "annotators" and not self.matrix and read is None:
+        if self.file:
+            self._given = torch.tensor(read_transition(Path(self.file)))
+        if self.noise == "annotators" and self._given is None:
             raise TrickError(
                 "forward_correction.noise: annotators needs several labels for each image; give a number, or confident"
             )
@@ -104,10 +106,10 @@ class ForwardCorrection(Trick):
                 matrix = self._estimated
             else:
                 if self._given is None:
-                    self._given = _symmetric(float(self.noise), logits.shape[1]) if read is None else read
-                matrix = self._given
+                    self._given = _symmetric(float(self.noise), logits.shape[1])
+                matrix = self._given = self._given.to(logits.device)
             if len(matrix) != logits.shape[1]:
-                source = f"file: T of {self.file}" if self.file and not self.matrix else "matrix: T"
+                source = f"file: T of {self.file}" if self.file else "matrix: T"
                 raise TrickError(f"{source} is for {len(matrix)} classes, and there are {logits.shape[1]}")
             # of log-probabilities the softmax is the probabilities themselves
             given = logits.softmax(dim=1) @ matrix.to(logits)

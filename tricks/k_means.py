@@ -55,5 +55,7 @@ def k_means(points: Tensor, centres: Tensor, iterations: int) -> Tensor:
 
 def nearest_centre(points: Tensor, centres: Tensor) -> Tensor:
     """The number of the centre [K, D] that is nearest to each point [N, D], int64 [N]."""
-    # |x − c|² without |x|², which is the same for all centres
+    # |x − c|² without |x|², which is the same for all centres; around their mean, so that little is lost by rounding
+    middle = centres.mean(dim=0)
+    points, centres = points - middle, centres - middle
     return torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2).argmin(dim=1)

@@ -129,8 +129,7 @@ class Search:
                 row = trial.result() or {}
                 if self._record(attempt, row):
                     continuing.append(attempt)
-                unknown = row.get(self._metric) is None
-                outcome = row.get("error") if unknown else score_in_words(row, self._metric)
+                outcome = row.get("error") or score_in_words(row, self._metric)
                 yield f"{trial.variant}, seed {seed}: {outcome}"
             attempts = continuing
 
@@ -147,7 +146,7 @@ class Search:
 
         score = row.get(self._metric)
         if score is None:
-            attempt.proposal.set_user_attr("error", row.get("error"))
+            attempt.proposal.set_user_attr("error", row.get("error") or score_in_words(row, self._metric))
             return self._finish(attempt, TrialState.FAIL)
         attempt.proposal.report(float(np.mean([*attempt.scores, score])), len(attempt.scores))
         attempt.scores.append(score)

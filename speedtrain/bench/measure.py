@@ -319,7 +319,7 @@ def main(config_file: Path, plan_file: Path, out: Path) -> None:
     configure_device(device)
     torch.set_num_threads(config.threads or available_cores())
     data = load_configured(config).train
-    images, labels = torch.tensor(data.images, device=device), torch.tensor(data.labels, device=device)
+    images, labels = torch.as_tensor(data.images, device=device), torch.tensor(data.labels, device=device)
     classes = len(data.classes)
     send_message("matrix products …")
     peaks = products(device, ["fp32", "bf16"] if device.type == "cpu" else ["fp32", "bf16", "fp16"])

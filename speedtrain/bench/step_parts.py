@@ -5,16 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-IMAGES = "images: normalise, crop, flip"
+IMAGES = "images: normalise, crop, flip and the like"
 OPTIMIZER = "optimizer"
 OTHER = "other"
 PARTS = {
     "loss": ("softmax", "nll", "cross_entropy"),
     "convolutions and products": ("conv", "mm", "matmul", "linear", "unfold", "im2col", "patchproduct", "winograd"),
     "pooling": ("pool", "max"),
-    "batch norm": ("norm",),
+    "batch norm": ("batch_norm", "batchnorm"),
     "activation": ("elu", "threshold"),
     "copies and casts": ("copy", "clone", "fill", "zero", "cat", "empty", "_to", "contiguous"),
     "additions": ("add", "sum"),
@@ -44,14 +45,17 @@ def step_parts(step: Callable[[], object], training: Any) -> list[dict[str, Any]
     training.make_batch = recorded
     try:
         step()  # the first call makes kernels
-        with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        # the host's operations too, on a GPU: they tell which part a kernel belongs to
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        with profile(activities=activities) as profiler:
             step()
     finally:
         training.make_batch = plain
     seconds: Counter[str] = Counter()
     for event in profiler.events() or ():
-        seconds[_part(event)] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
-    whole = sum(seconds.values())
+        if event.device_type == DeviceType.CPU:
+            seconds[_part(event)] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    whole = sum(seconds.values()) or 1.0  # a GPU that may not be profiled
     return [{"part": part, "share": round(taken / whole, 4)} for part, taken in seconds.most_common()]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from speedtrain.errors import UserError
-from speedtrain.machine import free_memory
+from speedtrain.machine import free_memory, is_in_memory
 
 VARIABLE = "TMPDIR"
 """Environment variable with the folder for large temporary files."""
@@ -93,8 +93,9 @@ def check_disk(folder: Path, count: int, side: int, copies: int = 1, memory: int
     Raises:
         UserError: they do not fit.
     """
-    needed, free = copies * count * side**2 * 3, shutil.disk_usage(folder).free
-    if needed > free:
+    needed, usage = copies * count * side**2 * 3, shutil.disk_usage(folder)
+    free = min(usage.free, free_memory()) if is_in_memory(folder) else usage.free
+    if needed > free and usage.total:  # some file systems do not tell
         fits = math.isqrt(max(free // copies, memory) // (count * 3))
         there = f"they need {needed / MIB:,.0f} MiB there, and {free / MIB:,.0f} are free"
         instead = f" (in memory, images could take {memory / MIB:,.0f})" if memory else ""

@@ -1,12 +1,14 @@
 """What is checked before the clock starts."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from speedtrain.config import AUTO, CIFAR10, IN_MEMORY, TORCHVISION, Config
 from speedtrain.data import Images
+from speedtrain.data.mapped import check_disk, folder_for
 from speedtrain.data.table import SUFFIXES
 from speedtrain.device import find_device
 from speedtrain.errors import UserError
@@ -56,10 +58,13 @@ def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:
     return [f"warning: {line}" for line in unused]
 
 
+def check_room(train: Images) -> None:
+    """Raises UserError where the disk has no room for the training images on their way to the process that trains."""
+    check_disk(folder_for(train.images), len(train.images), train.images.shape[1])
+
+
 def check_network(config: Config, train: Images) -> StartingWeights | None:
     """Takes a few steps with a small version of the network and its tricks, so that errors appear now.
-
-    In `config`, noise that is to be estimated from the annotators becomes a matrix.
 
     Returns:
         The weights to start from; None for random ones.
@@ -67,6 +72,7 @@ def check_network(config: Config, train: Images) -> StartingWeights | None:
     Raises:
         UserError: a trick does not work with this model, the model with these images, or the weights with the network.
     """
+    config = replace(config)
     estimate_noise(config, train)
     num_classes, side = len(train.classes), train.images.shape[1]
     device = torch.device(config.device)

@@ -11,7 +11,7 @@ from typing import Any
 
 from speedtrain.config import Config
 from speedtrain.data import Images
-from speedtrain.data.mapped import check_disk, folder_for
+from speedtrain.data.mapped import folder_for
 from speedtrain.errors import UserError
 from speedtrain.member_configs import PLANNED, member_configs
 from speedtrain.model.weights import load_facts
@@ -67,7 +67,7 @@ class WorkerProcess:
     ) -> None:
         self.start, self.on_step, self.members = start, on_step, tuple(members)
         for network in (config, *members):
-            estimate_noise(network, train)
+            estimate_noise(network, train, keep=replay is not None)
         self.config, self.train, self.run, self.display, self.replay = config, train, run, display, replay
         keys = ("model", "side", "width", "batch_size", "precision")
         self.plan: dict[str, Any] = {key: getattr(config, key) for key in keys}
@@ -83,9 +83,6 @@ class WorkerProcess:
         Args:
             interruption: what may end it early.
             max_steps, plan_only: as in `Job`.
-
-        Raises:
-            UserError: the disk has no room for the training images.
         """
         log_file, replay_steps = self.replay or (None, 0)
         seconds = self.config.budget if log_file is None else math.inf
@@ -103,10 +100,11 @@ class WorkerProcess:
             started_from=None if self.start is None else self.start.described,
             members=self.members,
         )
-        images, scratch = self.train.images, folder_for(self.train.images)
-        check_disk(scratch, len(images), images.shape[1])
+        images = self.train.images
         with (
-            tempfile.TemporaryDirectory(prefix="speedtrain-", dir=scratch, ignore_cleanup_errors=True) as folder,
+            tempfile.TemporaryDirectory(
+                prefix="speedtrain-", dir=folder_for(images), ignore_cleanup_errors=True
+            ) as folder,
             open(self.run / "log.txt", "ab") as log,
         ):
             start = None if self.start is None else self.start.file

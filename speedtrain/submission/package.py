@@ -87,9 +87,15 @@ def package(
     members = member_configs(config)
     for network in members or [config]:
         refuse_frozen_random_layers(network.tricks)
-        if network.tricks.get("forward_correction", {}).get("file"):
+        noise = network.tricks.get("forward_correction", {})
+        if noise.get("file"):
             raise UserError(
                 "forward_correction.file: a submission cannot read it; set forward_correction.noise instead"
+            )
+        if noise.get("noise") == "annotators":
+            raise UserError(
+                "forward_correction.noise: annotators, and a submission gets one label an image; set a number, or "
+                "confident"
             )
     introduction = _read_text(description) if description else ""
     name = name or f"speedtrain {run.resolve().name if run else Path(recipe).stem}"

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from speedtrain.errors import UserError
 
 SHOWN = 10
-REFUSED = ("--test", "--per-class", "--from")
+REFUSED = ("--test", "--per-class")
 """Options of `train` that `find_suspects` refuses, and says why."""
 
 

@@ -85,7 +85,11 @@ class Job:
         """
         start = (folder / START).read_bytes() if (folder / START).exists() else None
         job = cls(**json.loads((folder / "job.json").read_text(encoding="utf-8")))
-        images, labels = np.load(folder / IMAGES, mmap_mode="r"), np.load(folder / "labels.npy")
+        labels = np.load(folder / "labels.npy")
+        try:
+            images = np.load(folder / IMAGES, mmap_mode="r")
+        except OSError:  # a file system that cannot map files
+            images = np.load(folder / IMAGES)
         targets = np.load(folder / TARGETS) if (folder / TARGETS).exists() else None
         if not job.members:
             shutil.rmtree(folder, ignore_errors=True)

@@ -182,6 +182,25 @@ def test_free_is_what_a_group_of_version_1_leaves(tmp_path: Path) -> None:
     assert free_memory(root) == 400 * MIB
 
 
+def test_a_folder_is_in_memory_where_the_nearest_mount_is(tmp_path: Path) -> None:
+    for name in ("plain", "quick/deep", "a b"):
+        (tmp_path / name).mkdir(parents=True)
+    top = str(tmp_path).replace(" ", "\\040")
+    mounts = [
+        "/dev/sda / ext4 rw 0 0",
+        f"tmpfs {top}/quick tmpfs rw 0 0",
+        f"tmpfs {top}/a\\040b ramfs rw 0 0",
+        f"tmpfs {top}/plain tmpfs rw 0 0",
+        f"/dev/sdb {top}/plain xfs rw 0 0",
+    ]
+    root = tmp_path / "root"
+    (root / "proc").mkdir(parents=True)
+    (root / "proc/mounts").write_text("\n".join(mounts) + "\n")
+    named = {name: machine.is_in_memory(tmp_path / name, root) for name in ("plain", "quick", "quick/deep", "a b", ".")}
+    assert named == {"plain": False, "quick": True, "quick/deep": True, "a b": True, ".": False}
+    assert not machine.is_in_memory(tmp_path, tmp_path / "nowhere")
+
+
 def test_there_are_as_many_core_numbers_as_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_cpu_quotas", lambda root: iter([None, 3.5]))
     assert core_numbers() == [0, 1, 2]

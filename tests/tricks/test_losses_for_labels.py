@@ -172,20 +172,22 @@ def test_a_matrix_of_other_classes_or_none_is_refused(tmp_path):
 )
 def test_a_bad_matrix_in_a_recipe_is_refused_in_one_line(matrix, words):
     with pytest.raises(TrickError, match=f"matrix must hold .*{words}.* got") as error:
-        ForwardCorrection(matrix=matrix)
+        ForwardCorrection("annotators", matrix=matrix)
     assert "\n" not in str(error.value)
 
 
-def test_a_matrix_in_a_recipe_is_the_noise_whatever_else_is_given(tmp_path):
+def test_a_matrix_in_a_recipe_is_the_noise_of_the_annotators_and_of_nothing_else(tmp_path):
     matrix = np.random.default_rng(0).dirichlet(np.ones(4), size=4)
     np.save(tmp_path / "T.npy", matrix)
     logits, targets = some()
     from_file = ForwardCorrection(file=str(tmp_path / "T.npy")).loss(F.cross_entropy)(logits, targets)
-    for noise in (0.2, "annotators", "confident"):
-        trick = ForwardCorrection(noise, matrix=tuple(map(tuple, matrix.tolist())))
-        assert_same(trick.loss(F.cross_entropy)(logits, targets), from_file, logits)
+    rows = tuple(map(tuple, matrix.tolist()))
+    trick = ForwardCorrection("annotators", matrix=rows)
+    assert_same(trick.loss(F.cross_entropy)(logits, targets), from_file, logits)
     with pytest.raises(TrickError, match="for 4 classes, and there are 3"):
         trick.loss(F.cross_entropy)(*some(classes=3))
+    a_third = [ForwardCorrection(0.3, matrix=given).loss(F.cross_entropy)(logits, targets) for given in ((), rows)]
+    assert_same(*a_third, logits)
 
 
 def confident_by_hand(p, labels):
@@ -247,6 +249,30 @@ def test_the_loss_is_corrected_from_the_estimate_on(make_batch):
         by_hand = confident_by_hand([*seen.values()], [labels[n].item() for n in seen])
         matrix = torch.tensor(by_hand, dtype=torch.float64)
         assert_same(value, F.nll_loss((logits.softmax(1) @ matrix).log(), targets), logits)
+
+
+def test_an_estimate_returns_to_an_earlier_state_to_the_bit(make_batch):
+    """Before it, and across it: the loss may have become infinite at any step."""
+    trick, labels = ForwardCorrection("confident"), torch.arange(40) % 4
+    trick.data(torch.zeros(2, 3, 4, 4), labels)
+    loss = trick.loss(F.cross_entropy)
+
+    def train(steps):
+        torch.manual_seed(1)
+        values = []
+        for step in steps:
+            ids = torch.randperm(40)[:12]
+            trick.batch(make_batch(progress=step / 20, step=step)._replace(ids=ids))
+            values.append(loss(torch.randn(12, 4), labels[ids]).item())
+        return values
+
+    train(range(4))
+    for steps in (range(4, 10), range(10, 14)):
+        state = trick.state()
+        first = train(steps)
+        for _ in range(2):  # the same state again: it was copied
+            trick.load_state(state)
+            assert train(steps) == first
 
 
 def test_an_estimate_needs_ids_whole_batches_or_people(make_batch):

@@ -21,6 +21,7 @@ from speedtrain.data.annotators import (
 )
 from speedtrain.data.configured import load_given
 from speedtrain.errors import UserError
+from speedtrain.run.checks_before_start import check_network
 from speedtrain.run.estimated_noise import estimate_noise
 
 IMAGES = some_images(60)
@@ -215,6 +216,7 @@ def test_every_variant_of_a_sweep_gets_every_annotator(tmp_path: Path) -> None:
         assert trial.labels == (config.labels or "separate")
         np.testing.assert_array_equal(trial.train.votes, votes[places(trial.train.images)])
         np.testing.assert_array_equal(trial.test.labels, loaded.test.labels)
+    assert not isinstance(loaded.train.images, np.memmap)
     with pytest.raises(UserError, match=r"--labels 7: .* give a number from 1 to 3"):
         load_for_sweep([*configs, resolve(budget=9, data=str(path), labels=7)], configs[0], None, None)
 
@@ -278,3 +280,20 @@ def test_forward_correction_learns_the_noise_from_the_annotators(voted: Path) ->
     config.tricks["forward_correction"]["noise"] = "confident"
     with pytest.raises(UserError, match="use annotators with --labels separate"):
         estimate_noise(config, train)
+    estimate_noise(replace(config, labels="majority"), train)  # as a sweep loads them
+
+
+def test_an_estimate_stays_with_its_run(voted: Path) -> None:
+    """Copies of a configuration share their tricks, and a recorded matrix may be of other labels."""
+    config = resolve(budget=60, with_tricks=["forward_correction"], settings={"forward_correction.noise": "annotators"})
+    config.device = "cpu"
+    train, copied = load_data(voted).train, replace(config)
+    check_network(config, train)
+    estimate_noise(copied, train)
+    assert config.tricks["forward_correction"]["matrix"] == ()
+    estimated = copied.tricks["forward_correction"]["matrix"]
+    copied.tricks["forward_correction"]["matrix"] = other = [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    estimate_noise(copied, train, keep=True)
+    assert copied.tricks["forward_correction"]["matrix"] == other
+    estimate_noise(copied, train)
+    assert copied.tricks["forward_correction"]["matrix"] == estimated

@@ -38,7 +38,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets the bytes of memory that are free."""
+    """Sets the bytes of memory that are free. The folders of the tests count as disks, wherever they are."""
+    monkeypatch.setattr(mapped, "is_in_memory", lambda path: False)
     return lambda number: monkeypatch.setattr(mapped, "free_memory", lambda: number)
 
 
@@ -181,7 +182,7 @@ def test_what_fits_neither_into_memory_nor_on_the_disk_names_a_side_that_does(
 ) -> None:
     free(1000)
     room = mapped.HELD * ALL
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=room))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=room, total=2 * room))
     message = error_of(load_data, folder, side=SIDE + 1)
     assert message.startswith(f"{scratch}: no room for 20 images of 51×51 pixels: they need 0 MiB there, ")
     assert "give --side 50, fewer images, or a folder with more room by TMPDIR" in message
@@ -189,6 +190,16 @@ def test_what_fits_neither_into_memory_nor_on_the_disk_names_a_side_that_does(
     free(2 * 20 * 60**2 * 3)  # memory has room for more than the disk
     assert "give --side 60, fewer images" in error_of(load_data, folder, side=61)
     assert not isinstance(load_data(folder, side=60).train.images, np.memmap)
+
+
+def test_a_disk_in_memory_has_no_more_room_than_memory(
+    folder: Path, scratch: Path, free: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(ALL)  # images of 50 pixels a side once, and a mapped set needs them twice
+    monkeypatch.setattr(mapped, "is_in_memory", lambda path: path == scratch)
+    assert "no room for 20 images of 50×50 pixels" in error_of(load_data, folder, side=SIDE)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0, total=0))
+    assert load_data(folder, side=SIDE).side == SIDE  # a file system that does not tell
 
 
 @pytest.mark.skipif(not LIMITS_FILES, reason="needs to mount a small file system")
