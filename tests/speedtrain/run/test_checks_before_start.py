@@ -10,12 +10,10 @@ import pytest
 from labelled_images import error_of, some_images, some_labels
 
 from speedtrain.config import resolve
-from speedtrain.data import Images, mapped
+from speedtrain.data import Data, Images, mapped
 from speedtrain.run.checks_before_start import unused_options
-from speedtrain.run.interruption import Interruption
-from speedtrain.run.launcher import WorkerProcess
+from speedtrain.run.execute import execute
 from speedtrain.run.progress import Display
-from speedtrain.training.job import Job
 
 
 @pytest.mark.parametrize(
@@ -49,12 +47,13 @@ def test_training_images_without_room_on_the_disk_are_refused_before_the_clock(
         monkeypatch.setattr(mapped, "free_memory", lambda: 0)
         images = mapped.take(mapped.join(images[:1], images[1:]), images[:, 0, 0, 0] >= 0)
     folder = tmp_path if in_file else tempfile.gettempdir()
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=300 * 3 * 30**2))
-    monkeypatch.setattr(Job, "write", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=300 * 3 * 30**2, total=1 << 30))
+    monkeypatch.setattr(mapped, "is_in_memory", lambda path: False)
     train = Images("set", images, some_labels(300), ("a", "b", "c"))
-    worker = WorkerProcess(resolve(budget=9), train, tmp_path, Display(quiet=True))
-    message = error_of(worker.work, Interruption())
+    config, out = resolve(budget=9, settings={"width": 8}), tmp_path / "run"
+    message = error_of(execute, config, Data(train, train, False, ()), out, Display(quiet=True), off_clock={})
     assert message.startswith(
         f"{folder}: no room for 300 images of 64×64 pixels: they need 4 MiB there, and 1 are free"
     )
     assert "give --side 30, fewer images" in message
+    assert not out.exists()
