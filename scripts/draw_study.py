@@ -11,6 +11,7 @@ The file holds `studies`, each with its `trials` (variant, seed, accuracy, balan
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from speedtrain.view.figures import LIGHT_GREY, SERIES, figure
 
 APART = 0.24
 """Distance of the marks of two series in one row."""
+LETTERS = 10
+"""Of a title in an inch."""
 
 
 def scores(study: dict[str, Any], variant: str, metric: str) -> np.ndarray:
@@ -39,7 +42,8 @@ def draw(file: Path, out: Path) -> None:
     record = json.loads(file.read_text(encoding="utf-8"))
     plan = record["figure"]
     labels = list(dict.fromkeys(label for arms in plan["series"].values() for label in arms))
-    with figure(out, 3.6 * len(plan["panels"]) + 1.6, 1.5 + 0.5 * len(labels)) as drawing:
+    width = max(7.5, 3.6 * len(plan["panels"]) + 1.6)  # inches
+    with figure(out, width, 1.7 + 0.5 * len(labels)) as drawing:
         panels = drawing.subplots(1, len(plan["panels"]), sharey=True, squeeze=False)[0]
         for axes, (title, name) in zip(panels, plan["panels"].items(), strict=True):
             for number, (series, arms) in enumerate(plan["series"].items()):
@@ -57,7 +61,7 @@ def draw(file: Path, out: Path) -> None:
         if len(plan["series"]) > 1:
             panels[-1].legend(fontsize=9, loc="best")
         drawing.supxlabel(f"{plan['metric'].replace('_', ' ')} (%): mean, 95 % interval, and each seed", fontsize=10)
-        drawing.suptitle(plan["title"], x=0.01, ha="left", fontsize=12)
+        drawing.suptitle(textwrap.fill(plan["title"], int(LETTERS * width)), x=0.01, ha="left", fontsize=12)
 
 
 if __name__ == "__main__":
