@@ -5,12 +5,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tricks.surgery import replace_modules
 from tricks.trick import Trick, TrickError
 
-HEIGHT, WIDTH = 2, 3
-"""Dimensions of feature maps [B, C, H, W]."""
+BLUR = (0.25, 0.5, 0.25)
+"""Weights of a maximum and its neighbours, in each direction."""
 
 
 class MaxBlurPool2d(nn.Module):
@@ -21,22 +22,12 @@ class MaxBlurPool2d(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, C, H, W] → [B, C, ⌊H / 2⌋, ⌊W / 2⌋]: of an odd side, the last row or column is left over."""
-        for dim in (HEIGHT, WIDTH):
-            length = maps.shape[dim] // 2 * 2
-            maps = torch.maximum(maps.narrow(dim, 0, length - 1), maps.narrow(dim, 1, length - 1))
-        for dim in (HEIGHT, WIDTH):
-            maps = _blurred(maps, dim)
-        return maps
-
-
-def _blurred(maps: Tensor, dim: int) -> Tensor:
-    """Along one dimension of length 2 n − 1, every second position and its neighbours, weighted by 1/2 and 1/4:
-    length n."""
-    positions = torch.arange(maps.shape[dim], device=maps.device)
-    centres, between = maps.index_select(dim, positions[::2]), maps.index_select(dim, positions[1::2])
-    before = torch.cat([centres.narrow(dim, 0, 1), between], dim)
-    after = torch.cat([between, centres.narrow(dim, -1, 1)], dim)
-    return (before + 2 * centres + after) / 4
+        height, width = (side // 2 * 2 for side in maps.shape[2:])
+        maxima = F.max_pool2d(maps[..., :height, :width], 2, stride=1)
+        weights = torch.tensor(BLUR, dtype=maps.dtype, device=maps.device)
+        kernels = weights.outer(weights).expand(maps.shape[1], 1, 3, 3)
+        # as a convolution of each channel: sums of slices take three to seven times as long on a CPU
+        return F.conv2d(F.pad(maxima, (1, 1, 1, 1), mode="replicate"), kernels, stride=2, groups=maps.shape[1])
 
 
 @dataclass
