@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from speedtrain.ablation.statistics import interval_of_mean
 from speedtrain.view.figures import LIGHT_GREY, SERIES, figure
 
 APART = 0.24
@@ -29,12 +29,6 @@ LETTERS = 10
 def scores(study: dict[str, Any], variant: str, metric: str) -> np.ndarray:
     """Of each seed, in percent."""
     return np.array([100 * row[metric] for row in study["trials"] if row["variant"] == variant])
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean, by Student's t."""
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return values.mean() - half, values.mean() + half
 
 
 def draw(file: Path, out: Path) -> None:
@@ -51,7 +45,7 @@ def draw(file: Path, out: Path) -> None:
                     values = scores(record["studies"][name], variant, plan["metric"])
                     place = labels.index(label) + APART * (number - (len(plan["series"]) - 1) / 2)
                     axes.plot(values, [place] * len(values), "o", color=LIGHT_GREY, markersize=4, zorder=1)
-                    axes.plot(interval(values), [place, place], color=SERIES[number], linewidth=2)
+                    axes.plot(interval_of_mean(values), [place, place], color=SERIES[number], linewidth=2)
                     named = series if label == next(iter(arms)) else None
                     axes.plot(values.mean(), place, "o", color=SERIES[number], markersize=7, label=named)
             axes.set_title(title, fontsize=11)

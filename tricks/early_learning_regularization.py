@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tricks.trick import Batch, Loss, Trick, TrickError
+from tricks.trick import Batch, Loss, Trick, TrickError, last_places, whole_batch
 
 
 @dataclass
@@ -57,11 +57,7 @@ class EarlyLearningRegularization(Trick):
 
     def loss(self, loss: Loss) -> Loss:
         def regularized(logits: Tensor, targets: Tensor) -> Tensor:
-            ids = self._ids
-            if ids is None or len(ids) != len(logits):
-                raise TrickError(
-                    "early_learning_regularization needs whole batches, one image each: leave out meta_warmup"
-                )
+            ids = whole_batch(self._ids, logits, "early_learning_regularization")
             # as in the authors' code: neither quite 0 nor 1, so that no logarithm is infinite
             probabilities = logits.softmax(dim=1).clamp(1e-4, 1 - 1e-4)
             if self._targets is None:
@@ -76,12 +72,11 @@ class EarlyLearningRegularization(Trick):
 
     def _remember(self, targets: Tensor, ids: Tensor, probabilities: Tensor) -> None:
         """Moves the targets of a batch, each once: an image that is in it twice by the later one."""
-        last = {number: place for place, number in enumerate(ids.tolist())}
-        finite = probabilities.isfinite().all(dim=1).tolist()  # an overflow in half precision must not stay
-        rows = torch.tensor([place for place in last.values() if finite[place]], dtype=torch.int64, device=ids.device)
-        chosen = ids[rows]
-        shares = probabilities[rows] / probabilities[rows].sum(dim=1, keepdim=True)
-        targets[chosen] = self.memory * targets[chosen] + (1 - self.memory) * shares.to(targets)
+        latest, before = probabilities[last_places(ids, self._num_images)], targets[ids]
+        shares = latest / latest.sum(dim=1, keepdim=True)
+        finite = latest.isfinite().all(dim=1, keepdim=True)  # an overflow in half precision must not stay
+        after = self.memory * before + (1 - self.memory) * shares.to(targets)
+        targets[ids] = torch.where(finite, after, before)
 
     def state(self) -> dict[str, Any]:
         return {"targets": None if self._targets is None else self._targets.clone()}

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from tricks.k_means import first_centres, k_means, nearest_centre
-from tricks.trick import Batch, Compute, Loss, Trick, TrickError, class_counts, soft_targets
+from tricks.trick import (
+    Batch,
+    Compute,
+    Loss,
+    Trick,
+    TrickError,
+    class_counts,
+    last_places,
+    soft_targets,
+    whole_batch,
+)
 
 HEAD_SHARE = 5 / 6
 """Of the training images are in the classes of the head: 5 to 1, as in the paper."""
@@ -105,7 +115,7 @@ class FairnessRegularizer(Trick):
             nonlocal group_of_class
             soft = soft_targets(targets, logits)
             if self.groups == "clusters":
-                groups, count = self._groups_of_batch(len(logits)), self.clusters
+                groups, count = self._groups_of_batch(logits), self.clusters
                 if groups is None:
                     return loss(logits, targets)
             else:
@@ -166,24 +176,20 @@ class FairnessRegularizer(Trick):
             tail[order[-1]] = 1
         return tail
 
-    def _groups_of_batch(self, count: int) -> Tensor | None:
+    def _groups_of_batch(self, logits: Tensor) -> Tensor | None:
         """The cluster of each image of the step's batch, int64 [B]; None before the first clustering.
 
         The first pass of a step keeps the features, and clusters where it is time to.
 
         Args:
-            count: of the images in this pass.
+            logits: of this pass, [B, K].
 
         Raises:
             TrickError: the images or their features are not known.
         """
-        ids = self._ids
-        if ids is None:
+        if self._ids is None:
             raise TrickError(CLUSTERS_NEED)
-        if len(ids) != count:
-            raise TrickError(
-                "fairness_regularizer with groups: clusters needs whole batches, one image each: leave out meta_warmup"
-            )
+        ids = whole_batch(self._ids, logits, "fairness_regularizer with groups: clusters")
         if self._fresh:
             features = self._remember(ids)
             self._seen, self._fresh = None, False
@@ -206,9 +212,7 @@ class FairnessRegularizer(Trick):
         seen = self._seen.float()
         if self._features is None:
             self._features = seen.new_full((len(self._labels), seen.shape[1]), math.nan)
-        places = torch.arange(len(ids), device=ids.device)
-        last = ids.new_zeros(len(self._labels)).scatter_reduce(0, ids, places, "amax")[ids]
-        latest, before = seen[last], self._features[ids]
+        latest, before = seen[last_places(ids, len(self._labels))], self._features[ids]
         finite = latest.isfinite().all(dim=1, keepdim=True)  # an overflow in half precision must not stay
         self._features[ids] = torch.where(finite, latest, before)
         return self._features

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tricks.trick import Batch, Loss, Trick, TrickError
+from tricks.trick import Batch, Loss, Trick, TrickError, whole_batch
 
 ESTIMATE_AT = 0.3
 """Progress from which the noise is estimated from confident images: every image has been seen by then in all but the
@@ -119,11 +119,9 @@ class ForwardCorrection(Trick):
 
     def _observe(self, logits: Tensor) -> None:
         """Keeps the answers to a step's images until the noise is estimated from them, once."""
-        ids = self._ids
         if self._estimated is not None:
             return
-        if ids is None or len(ids) != len(logits):
-            raise TrickError("forward_correction with noise: confident needs whole batches: leave out meta_warmup")
+        ids = whole_batch(self._ids, logits, "forward_correction with noise: confident")
         assert self._labels is not None
         if not self._fresh:  # the second pass of sam
             return

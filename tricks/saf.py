@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tricks.trick import Batch, Loss, Trick, TrickError
+from tricks.trick import Batch, Loss, Trick, TrickError, last_places, whole_batch
 
 
 @dataclass
@@ -82,9 +82,7 @@ class SAF(Trick):
 
     def loss(self, loss: Loss) -> Loss:
         def with_trajectory(logits: Tensor, targets: Tensor) -> Tensor:
-            ids = self._ids
-            if ids is None or len(ids) != len(logits):
-                raise TrickError("saf needs whole batches, one image each: leave out meta_warmup")
+            ids = whole_batch(self._ids, logits, "saf")
             precision = torch.promote_types(logits.dtype, torch.float32)
             present = (logits.to(precision) / self.temperature).log_softmax(dim=1)
             if self._outputs is None:
@@ -103,9 +101,7 @@ class SAF(Trick):
 
     def _remember(self, outputs: Tensor, ids: Tensor, present: Tensor) -> None:
         """Adds the outputs of a batch: of an image that is in it twice, only the later one."""
-        places = torch.arange(len(ids), device=ids.device)
-        last = ids.new_zeros(self._num_images).scatter_reduce(0, ids, places, "amax")[ids]
-        latest, before = present[last], outputs[ids]
+        latest, before = present[last_places(ids, self._num_images)], outputs[ids]
         finite = latest.isfinite().all(dim=1)  # an overflow in half precision must not stay
         after = torch.cat([before[:, 1:], latest[:, None]], dim=1)
         outputs[ids] = torch.where(finite[:, None, None], after, before)

@@ -185,6 +185,33 @@ def class_counts(labels: Tensor | None, logits: Tensor, trick: str) -> Tensor:
     return counts.clamp(min=1).to(logits.device, torch.promote_types(logits.dtype, torch.float32))
 
 
+def whole_batch(ids: Tensor | None, logits: Tensor, trick: str) -> Tensor:
+    """The numbers of a step's images, for a trick that keeps something per image.
+
+    Args:
+        ids: as the step's `Batch` gave them, int64 [B]; None if there was none.
+        logits: of the pass that is computed now.
+        trick: name of the trick, for the error message.
+
+    Raises:
+        TrickError: the pass is not over the whole batch.
+    """
+    if ids is None or len(ids) != len(logits):
+        raise TrickError(f"{trick} needs whole batches, one image each: leave out meta_warmup")
+    return ids
+
+
+def last_places(ids: Tensor, images: int) -> Tensor:
+    """For each place of a batch the last place with the same image, int64 [B], without waiting for a GPU.
+
+    Args:
+        ids: numbers of the images, int64 [B]; one may be there twice.
+        images: how many training images there are.
+    """
+    places = torch.arange(len(ids), device=ids.device)
+    return ids.new_zeros(images).scatter_reduce(0, ids, places, "amax")[ids]
+
+
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Inside the context, batch norms in training mode normalise by their batch but keep their running statistics."""

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from speedtrain.ablation.design import Comparison
 from speedtrain.ablation.report import COLUMNS
-from speedtrain.ablation.statistics import ALPHA, records
+from speedtrain.ablation.statistics import interval_of_mean, records
 from speedtrain.ablation.sweep_folder import SCHEMA
 from speedtrain.ablation.trial import Row
 from speedtrain.files import write_atomic
@@ -87,8 +86,7 @@ def summarise_points(trials: pd.DataFrame, points: Mapping[str, Point]) -> pd.Da
         row: dict[str, Any] = {**point._asdict(), "seeds": len(scores)}
         row |= {"accuracy": scores.mean(), "sd": scores.std(), "low": np.nan, "high": np.nan}
         if len(scores) > 1 and np.ptp(scores) > 0:
-            half_width = stats.sem(scores) * stats.t.ppf(1 - ALPHA / 2, len(scores) - 1)
-            row |= {"low": scores.mean() - half_width, "high": scores.mean() + half_width}
+            row["low"], row["high"] = interval_of_mean(scores)
         means = {key: pd.to_numeric(mine[key]).mean() for key in ("width", "epochs", "images_per_second")}
         rows.append({**row, **means})
     return pd.DataFrame(rows)

@@ -115,6 +115,13 @@ def _costs(weights: Mapping[str, float], costs: pd.DataFrame) -> dict[str, float
     return {"speed": float(ratios["images_per_second"]), "epochs": float(ratios["epochs"])}
 
 
+def interval_of_mean(scores: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, float]:
+    """The 95 % interval of the mean of at least two scores, by Student's t."""
+    half_width = stats.sem(scores) * stats.t.ppf(1 - ALPHA / 2, len(scores) - 1)
+    mean = float(np.mean(scores))
+    return mean - half_width, mean + half_width
+
+
 def _verdict(row: Mapping[str, Any]) -> str:
     if row["seeds"] < ENOUGH:
         return "too few seeds to conclude"

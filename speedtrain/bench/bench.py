@@ -50,9 +50,9 @@ def bench(
     Returns:
         The content of `bench.json`: `plan`, `products` (billions of operations per second), `convolutions` (rate for
         each stage and width, and its share of the rate of a matrix product), `step` (which share of a step each kind of
-        operation takes), `tricks` (percent that each adds to a
-        step), `overhead` (percent that the harness adds to a step of a bare loop), `predictions` (images per second
-        for each batch size), and `budgets` (seconds and shares of each phase).
+        operation takes), `tricks` (percent that each adds to a step), `overhead` (percent that the harness adds to a
+        step of a bare loop), `predictions` (images per second for each batch size), and `budgets` (seconds and shares
+        of each phase).
 
     Raises:
         UserError: bad input, or a measurement or a run failed.
