@@ -52,6 +52,8 @@ def _in_words(kind: Any) -> str:
         return " or ".join(str(value) for value in get_args(kind))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(_in_words(part) for part in get_args(kind))
+    if get_origin(kind) is dict:
+        return "a mapping"
     inside = str(get_args(kind))
     example = "[[0, 0], [1, 1]]" if "tuple" in inside else "[{}, {with: sam}]" if "dict" in inside else "[0.5, 1]"
     return f"a list like {example}"

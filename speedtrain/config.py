@@ -67,6 +67,8 @@ class Config:
         pretrained: whether a timm model starts from the weights that timm offers for it.
         snapshots: from how many instants of the run to keep the weights, for its accuracy against time.
         members: what each of several networks has of its own, see `speedtrain/member_configs.py`; [] for one network.
+        or_members: members to train in place of one network where the planner predicts a higher accuracy of them:
+            their `networks`, and the `gain` of their average (docs/members.md); null for one network.
     """
 
     budget: float
@@ -99,6 +101,7 @@ class Config:
     pretrained: bool = False
     snapshots: int = 0
     members: list[dict[str, Any]] = field(default_factory=list)
+    or_members: dict[str, Any] | None = None
 
     @property
     def from_random(self) -> bool:
@@ -234,7 +237,10 @@ def resolve(
     given = _given(settings=settings, **options)
     recipe = recipe or default_recipe(**given)
     defaults = {} if isinstance(recipe, Mapping) else read_recipe("auto") | {"tricks": None}
-    keys = defaults | read_recipe(recipe)
+    named = read_recipe(recipe)
+    if "members" in named or "members" in given:  # which networks there are is said
+        named = {"or_members": None} | (named if "members" not in given else {**named, "or_members": None})
+    keys = defaults | named
     start = find_trained_run({**keys, **given}.get("start_from"))
     if isinstance(tricks, str) or isinstance(with_tricks, str) or isinstance(without, str):
         raise UserError("tricks must be a list of names, as in ['sam', 'flip'], not text")

@@ -6,7 +6,12 @@ A recipe names its members, and how each differs from the rest of the recipe:
       - {}
       - {with: mirror_equivariance, muon.lr: 0.07}
 
-They train at the same time, each on its share of the cores, and the answers of all are averaged.
+They train at the same time, each on its share of the cores, and the answers of all are averaged. Or a recipe leaves it
+to the planner whether members are trained, or one network:
+
+    or_members:
+      gain: 0.01
+      networks: [{}, {with: mirror_equivariance}]
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +54,7 @@ def member_configs(config: Config) -> tuple[Config, ...]:
             raise UserError(f"members and {key}: several networks start from random weights; take one of the two out")
     if config.snapshots:
         raise UserError("members and snapshots: weights on the way are kept of a single network only; take one out")
-    shared = {**yaml.safe_load(config.as_yaml()), "members": []}
+    shared = {**yaml.safe_load(config.as_yaml()), "members": [], "or_members": None}
     return with_shares([_member(shared, member, place) for place, member in enumerate(config.members, 1)], config)
 
 

@@ -52,7 +52,8 @@ def curve(
 
     Returns:
         A row per recipe and budget: `recipe`, `budget`, `seeds`, `accuracy` (mean), `sd`, `low` and `high` (its 95 %
-        interval over seeds, by Student's t), and the means `width`, `epochs` and `images_per_second`.
+        interval over seeds, by Student's t), and the means `networks` (at once), `width`, `epochs` and
+        `images_per_second`.
 
     Raises:
         UserError: bad input, before any training.

@@ -19,7 +19,10 @@ from speedtrain.view import html, markdown
 from speedtrain.view.figures import SERIES, figure
 from speedtrain.view.html import tag
 
-HEAD = ("recipe", "budget (s)", "accuracy (%)", "95 % interval", "sd (points)", "width", "epochs", "images/s", "seeds")
+HEAD = (
+    *("recipe", "budget (s)", "accuracy (%)", "95 % interval", "sd (points)"),
+    *("networks", "width", "epochs", "images/s", "seeds"),
+)
 
 
 class Point(NamedTuple):
@@ -87,7 +90,7 @@ def summarise_points(trials: pd.DataFrame, points: Mapping[str, Point]) -> pd.Da
         row |= {"accuracy": scores.mean(), "sd": scores.std(), "low": np.nan, "high": np.nan}
         if len(scores) > 1 and np.ptp(scores) > 0:
             row["low"], row["high"] = interval_of_mean(scores)
-        means = {key: pd.to_numeric(mine[key]).mean() for key in ("width", "epochs", "images_per_second")}
+        means = {key: pd.to_numeric(mine[key]).mean() for key in ("networks", "width", "epochs", "images_per_second")}
         rows.append({**row, **means})
     return pd.DataFrame(rows)
 
@@ -99,7 +102,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     interval = "–" if np.isnan(row["low"]) else f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
     return [
         row["recipe"], f"{row['budget']:g}", number(100 * row["accuracy"], 2), interval, number(100 * row["sd"], 2),
-        number(row["width"], 0), number(row["epochs"]), number(row["images_per_second"], 0), str(row["seeds"]),
+        f"{row['networks']:.3g}", number(row["width"], 0), number(row["epochs"]),
+        number(row["images_per_second"], 0), str(row["seeds"]),
     ]  # fmt: skip
 
 

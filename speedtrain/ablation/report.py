@@ -21,7 +21,7 @@ from speedtrain.view.html import tag
 
 COLUMNS = (
     "variant", "seed", "status", "accuracy", "balanced_accuracy", "images_per_second", "epochs", "width", "seconds",
-    "threads", "error", "run",
+    "networks", "threads", "error", "run",
 )  # fmt: skip
 LABEL_WIDTH = 34  # letters of a line beside the figure
 ANSWER_HEAD = ("", "difference (points)", "95 % interval", "p", "p (Holm)", "images/s", "epochs", "seeds", "verdict")

@@ -113,7 +113,10 @@ def _read_result(trial: Trial, exit_status: ExitStatus) -> Row:
         result = read_result(run / "result.json")
         copied = ("status", "accuracy", "balanced_accuracy", "images_per_second", "epochs", "error")
         row |= {key: result.get(key) for key in copied}
-        row["seconds"], row["width"] = result.get("wall_seconds"), result["plan"]["width"]
+        row["seconds"] = result.get("wall_seconds")
+        networks = result["plan"].get("members", [result["plan"]])
+        widths = [network["width"] for network in networks if network["width"] is not None]
+        row["width"], row["networks"] = sum(widths) / len(widths) if widths else None, len(networks)
     elif exit_status.reason in ("interrupted", "abandoned"):
         row["status"] = "interrupted"
     if row["accuracy"] is None and not row["error"]:
@@ -129,7 +132,8 @@ def failed_row(trial: Trial, error: str | None) -> Row:
         trial: the trial that failed.
         error: why, in one line.
     """
-    unknown = dict.fromkeys(("accuracy", "balanced_accuracy", "images_per_second", "epochs", "width", "seconds"))
+    measured = ("accuracy", "balanced_accuracy", "images_per_second", "epochs", "width", "networks", "seconds")
+    unknown = dict.fromkeys(measured)
     row: Row = {"variant": trial.variant, "seed": trial.config.seed, "status": "failed", **unknown}
     run = str(Path(*trial.folder.parts[-3:], "run"))
     return {**row, "threads": trial.config.threads, "error": error, "run": run}

@@ -59,6 +59,7 @@ def bench(
     """
     if not budgets:
         raise UserError("no budget; say which, as in --budgets 60,600")
+    options["settings"] = {"or_members": None, **(options.get("settings") or {})}  # one network is measured
     configs = [resolve(budget=budget, data=data, test=test, **options) for budget in dict.fromkeys(budgets)]
     config = configs[0]
     if config.members:

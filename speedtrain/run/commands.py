@@ -73,6 +73,11 @@ def _print_plan(chosen: dict[str, Any]) -> None:
         if chosen[key] is not None:
             print(f"  {key:18} {chosen[key]}")
     print(f"  {'images_per_second':18} {chosen['images_per_second']:.0f}  (about {chosen['epochs']:.1f} epochs)")
+    _print_measured(chosen)
+
+
+def _print_measured(chosen: dict[str, Any]) -> None:
+    """The reasons of a plan, and the networks that were measured for it."""
     print("because")
     for reason in chosen["reasons"] or ["the recipe pins everything"]:
         print(f"  {reason}")
@@ -93,6 +98,9 @@ def plan_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
     print(f"on {config.device} with {config.threads} threads, in {config.budget:g} s:")
     print(f"  {'tricks':18} {', '.join(config.tricks) or 'none'}")
     members = chosen.get("members")
+    if members and chosen["reasons"]:
+        print("one network on all cores was measured, and several are taken")
+        _print_measured(chosen)
     for number, each in enumerate(members or [chosen], 1):
         if members:
             print(f"network {number} of {len(members)}, {in_words(config.members[number - 1])}")

@@ -26,6 +26,7 @@ from speedtrain.run.scoring import Score, score
 from speedtrain.run.seen_images import count_seen_images, notes_on_seen_images, write_seen_images
 from speedtrain.run.starting_weights import check_same_start
 from speedtrain.starting_point import find_trained_run
+from speedtrain.training.one_or_several import are_ruled_out, considered_members
 
 
 def execute(
@@ -57,7 +58,8 @@ def execute(
     if config.pretrained:
         display.info(f"fetching the weights that timm offers for {config.model} …")
     members = member_configs(config)
-    for network in members or [config]:
+    or_members = () if replay is not None else considered_members(config, data.train.images.shape[1])
+    for network in (*(members or [config]), *or_members):
         start = checks_before_start.check_network(network, data.train)
     before = find_trained_run(config.start_from)
     seen = None if before is None else count_seen_images(before, data.test)
@@ -71,13 +73,15 @@ def execute(
     run = run_directory.new_run_directory(out)
     for message in messages:
         display.warn(message)
+    if are_ruled_out(config, data.train.images.shape[1]):
+        display.info("one network: several at once (or_members) are for the default recipe without changes")
     run_directory.write_config(run, config)
     with may_fail(display):
         write_seen_images(run, data.train, before)
     off_clock["check"] = time.monotonic() - started
 
     with loggers.follow(config, run), Interruption() as interruption:
-        worker = WorkerProcess(config, data.train, run, display, replay, start, loggers.step, members)
+        worker = WorkerProcess(config, data.train, run, display, replay, start, loggers.step, members, or_members)
         ended = worker.work(interruption)
 
         started = time.monotonic()

@@ -42,6 +42,7 @@ class WorkerProcess:
         start: the weights to start from; None: random ones.
         on_step: is called with each event about how far training is. Default: none.
         members: the configurations of several networks, trained in place of one by `config`. Default: none.
+        or_members: likewise, where the planner predicts a higher accuracy of them. Default: none.
 
     In the configurations, noise that is to be estimated from the annotators becomes a matrix.
 
@@ -64,14 +65,17 @@ class WorkerProcess:
         start: StartingWeights | None = None,
         on_step: Callable[[dict[str, Any]], None] | None = None,
         members: Sequence[Config] = (),
+        or_members: Sequence[Config] = (),
     ) -> None:
-        self.start, self.on_step, self.members = start, on_step, tuple(members)
-        for network in (config, *members):
+        self.start, self.on_step = start, on_step
+        self.members, self._or_members = tuple(members), tuple(or_members)
+        for network in (config, *members, *or_members):
             estimate_noise(network, train, keep=replay is not None)
         self.config, self.train, self.run, self.display, self.replay = config, train, run, display, replay
         keys = ("model", "side", "width", "batch_size", "precision")
         self.plan: dict[str, Any] = {key: getattr(config, key) for key in keys}
         self._plans: dict[int, dict[str, Any]] = {}
+        self._plan_of_one: dict[str, Any] | None = None  # which the members are better than, as predicted
         self.last: dict[str, Any] = {}
         self.done: dict[str, Any] | None = None
         self.messages: list[str] = []
@@ -99,6 +103,7 @@ class WorkerProcess:
             plan_only=plan_only,
             started_from=None if self.start is None else self.start.described,
             members=self.members,
+            or_members=self._or_members,
         )
         images = self.train.images
         with (
@@ -154,6 +159,8 @@ class WorkerProcess:
         match event.pop("event"):
             case "plan":
                 self._take_plan(event["plan"], event.get("member", 1))
+            case "members":
+                self._take_members(event["plan"])
             case "phase":
                 self.last = event
             case "step":
@@ -173,6 +180,14 @@ class WorkerProcess:
     def planned(self) -> bool:
         return len(self._plans) == max(1, len(self.members))
 
+    def _take_members(self, plan_of_one: dict[str, Any]) -> None:
+        """Several networks are trained in place of one, for which this is the plan."""
+        assert self.config.or_members is not None
+        self.members, self._plan_of_one = self._or_members, plan_of_one
+        self.config.members = list(self.config.or_members["networks"])
+        for reason in plan_of_one["reasons"]:
+            self.display.info(reason)
+
     def _take_plan(self, plan: dict[str, Any], number: int) -> None:
         self._plans[number] = plan
         decided = {key: plan[key] for key in ("width", "batch_size", "precision") if plan[key] is not None}
@@ -181,6 +196,9 @@ class WorkerProcess:
             members[number - 1] = {**members[number - 1], PLANNED: decided}
             self.config.members = members
             self.plan = plan_of_members([self._plans[each] for each in sorted(self._plans)])
+            if self._plan_of_one is not None:
+                self.plan |= {key: self._plan_of_one[key] for key in ("reasons", "alternatives")}
+                self.plan["accuracy"] = self._accuracy_of_average()
         else:
             self.plan = plan
             for key, value in decided.items():
@@ -189,6 +207,14 @@ class WorkerProcess:
             write_config(self.run, self.config)
         for reason in plan["reasons"]:
             self.display.info(f"member {number}: {reason}" if self.members else reason)
+
+    def _accuracy_of_average(self) -> float | None:
+        """Of members that the planner took, the mean of what is predicted for each, and the gain of their average."""
+        alone = [each["accuracy"] for each in self.plan["members"]]
+        if None in alone or self.config.or_members is None:
+            return None
+        accuracy: float = sum(alone) / len(alone) + self.config.or_members["gain"]
+        return round(min(1.0, accuracy), 4)
 
     def _gather_again(self) -> None:
         """Where the process that leads members could not gather their weights at its end, takes what they saved."""
@@ -235,10 +261,12 @@ def run_probe(
     *,
     max_steps: int | None = None,
     plan_only: bool = False,
+    or_members: Sequence[Config] = (),
 ) -> Probe:
-    """Launches a process that only plans, or takes a few steps. Arguments as for `WorkerProcess.work`."""
+    """Launches a process that only plans, or takes a few steps. Arguments as for `WorkerProcess` and its `work`."""
     with tempfile.TemporaryDirectory(prefix="speedtrain-", ignore_cleanup_errors=True) as folder:
         config = replace(config)
-        worker = WorkerProcess(config, train, Path(folder), Display(quiet=True), members=member_configs(config))
+        members, quiet = member_configs(config), Display(quiet=True)
+        worker = WorkerProcess(config, train, Path(folder), quiet, members=members, or_members=or_members)
         ended = worker.work(interruption, max_steps=max_steps, plan_only=plan_only)
         return Probe(worker, ended, worker.last_error(ended))  # read now: the log goes with the directory

@@ -1,5 +1,6 @@
 """What a run would do on this machine, measured without training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import run_probe
 from speedtrain.run.mirrored_classes import notes_on_mirrors
 from speedtrain.run.progress import Display
+from speedtrain.training.one_or_several import considered_members
 from speedtrain.training.scaling_law import predict_accuracy
 
 
@@ -35,10 +37,11 @@ def plan(
     given = {**options, **(options.get("settings") or {})}
     messages = [*loaded.notes, *unused_options(config, given), *resolve_machine(config)]
     messages += notes_on_mirrors(config, loaded.train, options.get("without", ()))
-    for network in member_configs(config) or [config]:
+    or_members = considered_members(config, loaded.train.images.shape[1])
+    for network in (*(member_configs(config) or [config]), *or_members):
         if start := check_network(network, loaded.train):
             messages.append(start.message)
-    measured = measure_plan(config, loaded.train)
+    measured = measure_plan(config, loaded.train, or_members)
     sizes = len(loaded.train.images), len(loaded.train.classes), len(loaded.test.images)
     return (
         config,
@@ -47,16 +50,24 @@ def plan(
     )
 
 
-def measure_plan(config: Config, train: Images) -> dict[str, Any]:
+def measure_plan(config: Config, train: Images, or_members: Sequence[Config] = ()) -> dict[str, Any]:
     """The plan for a configuration on this machine, as in `result.json`; resolves device and threads in `config`.
 
-    A process like the one that trains makes the plan, on a clock that counts from its start.
+    A process like the one that trains makes the plan, on a clock that counts from its start. Where it takes several
+    networks in place of one, `config` has them as its members.
+
+    Args:
+        config: of one network, or with its members.
+        train: the training images.
+        or_members: several networks that the planner may take in place of one. Default: none.
 
     Raises:
         UserError: a training step fails.
     """
     resolve_machine(config)
-    probe = run_probe(config, train, Interruption(), plan_only=True)
+    probe = run_probe(config, train, Interruption(), plan_only=True, or_members=or_members)
+    if or_members:
+        config.members = probe.worker.config.members
     if not probe.worker.planned:
         raise UserError(f"a training step fails here: {probe.error or 'planning does not end'}"[:300])
     return probe.worker.plan

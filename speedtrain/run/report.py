@@ -245,7 +245,7 @@ def _what_was_run(result: Mapping[str, Any]) -> Html:
         "Started from": definitions(result.get("started_from")),
         "Members": _members(result.get("members"), scored=result.get("accuracy") is not None),
         "Plan": definitions(plan) + bullets(reasons),
-        "Measured": _measured(measured),
+        "Measured": _measured(measured, several="members" in result),
         "Tricks": definitions({name: values or "on" for name, values in tricks.items()}),
         "Machine": definitions(machine),
         "Command": tag("pre", tag("code", command)) if command else Html(),
@@ -272,7 +272,7 @@ def _members(members: Sequence[Mapping[str, Any]] | None, scored: bool) -> Html:
     return table("Networks trained at the same time; the answers of all are averaged", head, rows, "plain")
 
 
-def _measured(alternatives: Sequence[Mapping[str, Any]] | None) -> Html:
+def _measured(alternatives: Sequence[Mapping[str, Any]] | None, several: bool) -> Html:
     if not alternatives:
         return Html()
     head = ("width", "precision", "images/s", "epochs", "predicted accuracy")
@@ -286,7 +286,8 @@ def _measured(alternatives: Sequence[Mapping[str, Any]] | None) -> Html:
         )
         for row in alternatives
     ]
-    return table("Measured networks, and their predicted accuracy on images like CIFAR-10's", head, rows, "plain")
+    what = "One network on all cores, as measured" if several else "Measured networks"
+    return table(f"{what}, and the predicted accuracy on images like CIFAR-10's", head, rows, "plain")
 
 
 # ---- the curve ----

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.member_configs import in_words, member_configs
 from speedtrain.starting_point import refuse_frozen_random_layers
+from speedtrain.training.one_or_several import considered_members
 
 INTERFACE = 1
 """Version of the interface that docs/submission.md describes."""
@@ -84,8 +85,9 @@ def package(
     config.data, config.test, config.data_root = "auto", None, None
     config.columns, config.with_validation, config.snapshots = {}, False, 0
     config.seed, config.device, config.threads = 0, "auto", None
-    members = member_configs(config)
-    for network in members or [config]:
+    members = member_configs(config) or considered_members(config)
+    networks = members if config.members else (config, *members)
+    for network in networks:
         refuse_frozen_random_layers(network.tricks)
         noise = network.tricks.get("forward_correction", {})
         if noise.get("file"):
@@ -106,7 +108,7 @@ def package(
     for number, member in enumerate(members, 1):  # complete: what completes them is not in the zip
         files[f"members/{number}.yaml"] = member.as_yaml().encode()
     files["requirements.txt"] = "".join(f"{line}\n" for line in _requirements()).encode()
-    files["DESCRIPTION.md"] = _describe(name, authors, introduction, config).encode()
+    files["DESCRIPTION.md"] = _describe(name, authors, introduction, config, networks).encode()
     files["LICENSE"] = _licence().encode()
     manifest = {
         "interface": INTERFACE,
@@ -166,7 +168,7 @@ def _read_text(path: Path) -> str:
         raise UserError(f"--description {path}: cannot be read ({error})") from None
 
 
-def _describe(name: str, authors: str, introduction: str, config: Config) -> str:
+def _describe(name: str, authors: str, introduction: str, config: Config, networks: Sequence[Config]) -> str:
     """DESCRIPTION.md: what is trained, how, and with which tricks."""
     from tricks import TRICKS
 
@@ -190,16 +192,26 @@ def _describe(name: str, authors: str, introduction: str, config: Config) -> str
     lines += ["Trains by the clock, from random weights, on the training images alone.", ""]
     lines += [f"- {key}: {value}" for key, value in facts.items()]
     lines += ["", "## Tricks", ""]
-    for key, values in config.tricks.items():
+    tricks = {key: values for network in reversed(networks) for key, values in network.tricks.items()}
+    for key, values in tricks.items():
         trick = TRICKS[key]
         summary = " ".join((trick.__doc__ or "").strip().partition("\n\n")[0].split())
         changed = ", ".join(f"{field} {value}" for field, value in values.items())
         paper = f" Source: {trick.paper}." if trick.paper else ""
         lines.append(f"- **{key}**{f' ({changed})' if changed else ''}: {summary}{paper}")
-    lines += [] if config.tricks else ["None."]
-    if config.members:
-        lines += ["", "## Members", "", "Several networks train at the same time, and their answers are averaged:", ""]
-        lines += [f"{number}. {in_words(member)}" for number, member in enumerate(config.members, 1)]
+    lines += [] if tricks else ["None."]
+    if len(networks) > 1:
+        own, when = config.members, ""
+        if config.or_members and not own:
+            own, when = config.or_members["networks"], " where this is predicted to be better than one network"
+        lines += [
+            "",
+            "## Members",
+            "",
+            f"Several networks train at the same time{when}. Their answers are averaged:",
+            "",
+        ]
+        lines += [f"{number}. {in_words(member)}" for number, member in enumerate(own, 1)]
     lines += ["", "## To run it", "", "```", "pip install -r requirements.txt"]
     lines += ["python training.py --data TRAIN.npz --net_sav weights --budget 600"]
     lines += ["python test.py --data IMAGES.npz --net_sav weights --predictions predictions.npy", "```", ""]

@@ -33,6 +33,7 @@ class Job:
             since they are random.
         ends_at: the deadline, in seconds of `time.monotonic()`; default: the budget after the start of the process.
         members: the configurations of several networks, trained at once in place of one by `config`; default: none.
+        or_members: likewise, where the planner predicts a higher accuracy of them than of one network; default: none.
     """
 
     config: Config
@@ -46,6 +47,7 @@ class Job:
     started_from: dict[str, Any] | None = None
     ends_at: float | None = None
     members: tuple[Config, ...] = ()
+    or_members: tuple[Config, ...] = ()
 
     def write(
         self,
@@ -96,5 +98,7 @@ class Job:
         replay = None if job.replay is None else Path(job.replay)
         config = Config(**job.config)  # type: ignore[arg-type]  # a mapping in JSON
         members = tuple(Config(**member) for member in job.members)  # type: ignore[arg-type]
-        job = replace(job, config=config, members=members, classes=tuple(job.classes), run=Path(job.run), replay=replay)
+        considered = tuple(Config(**member) for member in job.or_members)  # type: ignore[arg-type]
+        job = replace(job, config=config, members=members, or_members=considered)
+        job = replace(job, classes=tuple(job.classes), run=Path(job.run), replay=replay)
         return job, images, labels, targets, start

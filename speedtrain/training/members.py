@@ -223,6 +223,8 @@ class _Leader:
                 if (failure := member.failure()) is not None:
                     self._say(f"member {member.number}: {failure}")
             now = time.monotonic()
+            if not self.weights.exists() and all((m.run / WEIGHTS).exists() for m in self.members):
+                next_gather = now  # the first time, as soon as there is something
             if now >= next_report:
                 next_report = now + REPORT_EVERY
                 self.report()

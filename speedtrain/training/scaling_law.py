@@ -116,6 +116,11 @@ FITTED_SETTINGS: dict[str, Any] = {
 recipe fits the law anew."""
 
 
+def is_fitted(config: Config) -> bool:
+    """Whether a recipe is the one that the law was fitted to, but for its width."""
+    return all(_plain(getattr(config, key)) == _plain(value) for key, value in FITTED_SETTINGS.items())
+
+
 def law_for(side: int) -> ScalingLaw:
     """The law to choose a width by, for images of this side in pixels."""
     return LARGE_IMAGES if side >= LARGE else RESNET9
@@ -147,16 +152,16 @@ def predict_accuracy(
         those of the fitted runs, and outside the range of those runs.
     """
     accuracy: float | None = plan.get("accuracy")
-    same_recipe = all(_plain(getattr(config, key)) == _plain(value) for key, value in FITTED_SETTINGS.items())
     same_images = native and plan["side"] == SIDE
     if (
         accuracy is None
         or not config.from_random
-        or not (same_images and same_recipe)
+        or not (same_images and is_fitted(config))
         or plan["batch_size"] != BATCH_SIZE
     ):
         return None
-    if not RESNET9_RANGE.contains(plan["width"], plan["epochs"], num_images, num_classes):
+    networks = plan.get("members", [plan])
+    if not all(RESNET9_RANGE.contains(each["width"], each["epochs"], num_images, num_classes) for each in networks):
         return None
     half_width = Z_95 * math.hypot(RESNET9.deviation, math.sqrt(accuracy * (1 - accuracy) / num_test_images))
     low, high = max(0.0, accuracy - half_width), min(1.0, accuracy + half_width)

@@ -1,10 +1,12 @@
-"""The process that trains: plan → train → save, inside the budget, which began when this process started.
+"""The process that trains: plan → train → save, inside the budget, which began when this process started. Of several
+networks, it leads the processes that do.
 
 The parent process runs it as `python -m speedtrain.training.worker FOLDER`, with a `Job` in the folder. The weights and
 logs go to the run's directory; progress and messages go to the parent process as events.
 """
 
 import contextlib
+import ctypes
 import logging
 import math
 import os
@@ -12,6 +14,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +37,12 @@ def send_message(line: str) -> None:
     send_event({"event": "message", "text": line[:600]})
 
 
+def give_memory_back() -> None:
+    """Gives freed memory back to the system, which `MALLOC_SETTINGS` would keep. Only the GNU C library can."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def train(
     config: "Config",
     images: "np.ndarray",
@@ -49,6 +58,8 @@ def train(
     facts: Mapping[str, object] | None = None,
     targets: "np.ndarray | None" = None,
     start: bytes | None = None,
+    or_members: "Sequence[Config]" = (),
+    scratch: Path | None = None,
 ) -> int:
     """Trains by the clock, and saves again and again to `run`.
 
@@ -66,9 +77,15 @@ def train(
         facts: JSON values to store with the weights; default: none.
         targets: float32 [N, K], to train on instead of the labels; default: none.
         start: a safetensors file of weights to start from; what it lacks is random; default: all are random.
+        or_members: several networks to train in place of this one, where their average is predicted to be more
+            accurate. This process then leads theirs, and trains nothing itself; default: none.
+        scratch: a folder for their jobs, as for `train_members`; needed with `or_members`.
 
     Returns:
         How many images training saw, repetitions included.
+
+    Raises:
+        RuntimeError: a step fails, or of several networks all do.
     """
     thread_controller = ThreadController(config.threads or available_cores())
     num_classes = len(classes)
@@ -84,6 +101,7 @@ def train(
         from speedtrain.training.divergence import DivergenceGuard
         from speedtrain.training.lightning_module import build_training
         from speedtrain.training.memory_guard import MemoryGuard
+        from speedtrain.training.one_or_several import weigh
         from speedtrain.training.planner import make_plan
         from timing import BudgetCallback
 
@@ -105,9 +123,36 @@ def train(
         torch.set_num_threads(thread_controller.initial())
         left = max(0.0, config.budget - budget.elapsed())
         plan = make_plan(config, stored, numbers, num_classes, left, plan_only=plan_only)
+        several, reason = False, None
+        if or_members:
+            several, reason = weigh(config, plan, or_members, len(stored), num_classes, budget.elapsed())
+            kept = [] if several else plan.reasons  # the rest is about a network that is not trained
+            plan.reasons = [*kept, *([] if reason is None else [reason])]
         config.batch_size, config.precision = plan.batch_size, plan.precision
         config.width = plan.width or config.width
-        send_event({"event": "plan", "plan": plan.as_dict()})
+        send_event({"event": "members" if several else "plan", "plan": plan.as_dict()})
+    if several:
+        from speedtrain.training.members import train_members
+
+        assert scratch is not None
+        del stored, numbers, soft
+        give_memory_back()
+        if plan_only:  # the members' time begins when this process has planned
+            or_members = [replace(member, budget=config.budget - budget.elapsed()) for member in or_members]
+        return train_members(
+            or_members,
+            images,
+            labels,
+            classes,
+            run,
+            ledger=ledger,
+            scratch=scratch,
+            max_steps=max_steps,
+            plan_only=plan_only,
+            weights=weights,
+            facts=facts,
+            targets=targets,
+        )
     if plan_only:
         return 0
     send_event({"event": "phase", "phases": ledger.phases()})  # in case nothing more is heard of this process
@@ -213,6 +258,8 @@ def main(folder: Path) -> None:
         facts=facts,
         targets=targets,
         start=start,
+        or_members=job.or_members,
+        scratch=folder,
     )
 
 

@@ -46,7 +46,7 @@ def main() -> None:
         config.device, _ = find_device()
         config.threads = available_cores()
         folder = Path(__file__).with_name("members")
-        own = [folder / f"{number}.yaml" for number in range(1, len(config.members) + 1)]
+        own = [folder / f"{number}.yaml" for number in range(1, len(list(folder.glob("*.yaml"))) + 1)]
         members = with_shares([Config(**yaml.safe_load(file.read_text(encoding="utf-8"))) for file in own], config)
         side = config.named_side
         if options.data is None:
@@ -58,13 +58,23 @@ def main() -> None:
             labels, classes = read_labels, names or tuple(map(str, range(int(read_labels.max()) + 1)))
     with tempfile.TemporaryDirectory(prefix="speedtrain-") as temporary:
         records, weights = Path(temporary), options.net_sav.absolute()
-        if members:
-            jobs = records / "jobs"
+        jobs = records / "jobs"
+        if config.members:
             seen = train_members(
                 members, images, labels, classes, records, ledger=ledger, scratch=jobs, weights=weights
             )
-        else:
-            seen = train(config, images, labels, classes, records, ledger=ledger, weights=weights)
+        else:  # members in place of one network, if any, are the planner's choice
+            seen = train(
+                config,
+                images,
+                labels,
+                classes,
+                records,
+                ledger=ledger,
+                weights=weights,
+                or_members=members,
+                scratch=jobs,
+            )
     print(f"images_seen: {seen}", flush=True)
 
 

@@ -35,8 +35,11 @@ def test_a_curve_of_two_recipes(resumed: Resumed) -> None:
 
 def test_the_interval_is_student_s() -> None:
     scores = [0.70, 0.74, 0.72, 0.71]
-    rows = [{"variant": "a", "seed": seed, "accuracy": score, "width": 8} for seed, score in enumerate(scores)]
-    columns = ["variant", "seed", "accuracy", "width", "epochs", "images_per_second"]
+    rows = [
+        {"variant": "a", "seed": seed, "accuracy": score, "networks": 1, "width": 8}
+        for seed, score in enumerate(scores)
+    ]
+    columns = ["variant", "seed", "accuracy", "networks", "width", "epochs", "images_per_second"]
     (row,) = summarise_points(pd.DataFrame(rows, columns=columns), {"a": Point("a", 9.0)}).to_dict("records")
     expected = stats.ttest_1samp(scores, 0.0).confidence_interval(0.95)
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))

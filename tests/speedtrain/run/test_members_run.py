@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,23 @@ from small_model import same_bits
 from speedtrain import load
 from speedtrain.cli import main
 from speedtrain.data import load_data
+from speedtrain.model.weights import load_facts
 
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
 MEMBERS = "members=[{}, {with: mirror_equivariance, without: patch_whitening, test_time_augmentation.mode: shift}]"
+NETWORKS = MEMBERS.partition("=")[2]
+OPEN = ["--data", "digits", "--device", "cpu", "--set", "precision=fp32"]
+OPEN += ["--set", f"or_members={{gain: 0.9, networks: {NETWORKS}}}"]
+"""A recipe that leaves it to the planner whether members are trained, and makes them look good."""
+SEVERAL_CORES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 BUDGET = "7"  # the processes start warm
 COLD = "14"
 
 
-def start(warm_python: str, out: Path, budget: str = BUDGET) -> subprocess.Popen:
-    command = [*warm.through(warm_python, "speedtrain"), "--budget", budget, *SMALL, "--set", MEMBERS]
-    command += ["--out", str(out)]
+def start(
+    warm_python: str, out: Path, budget: str = BUDGET, options: Sequence[str] = (*SMALL, "--set", MEMBERS)
+) -> subprocess.Popen:
+    command = [*warm.through(warm_python, "speedtrain"), "--budget", budget, *options, "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 
@@ -126,6 +134,16 @@ def test_plan_shows_what_each_would_do(capsys: pytest.CaptureFixture[str]) -> No
     assert len(re.findall(r"width +\d+", said)) >= 2
 
 
+@SEVERAL_CORES
+@pytest.mark.usefixtures("warm_processes")
+def test_plan_shows_what_members_were_weighed_against(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--budget", "100", *OPEN]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"2 networks at once: their average is predicted \d+\.\d points better than one", said)
+    assert said.index("measured (width") < said.index("network 1 of 2, the recipe")
+    assert "network 2 of 2, with mirror_equivariance, without patch_whitening" in said
+
+
 @pytest.mark.skipif(not LIMITS_FILES, reason="needs a file system of limited size")
 @pytest.mark.usefixtures("warm_processes")
 def test_a_full_disk_is_named_and_ends_in_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -180,15 +198,22 @@ def test_a_member_that_dies_costs_itself_alone(victim: int, warm_python: str, tm
     assert "left out" in (out / "report.html").read_text()
 
 
+@SEVERAL_CORES
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.usefixtures("warm_processes")
 def test_the_end_of_a_run_is_the_end_of_its_members(number: signal.Signals, warm_python: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(warm_python, out, "120")
+    # once with members that the planner takes in place of one network
+    options = OPEN if number == signal.SIGTERM else (*SMALL, "--set", MEMBERS)
+    process = start(warm_python, out, "120", options)
     end = time.monotonic() + 100
     while not (out / "weights.safetensors").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
     assert len(members_of(out)) == 2
+    while len(saved := load_facts(out / "weights.safetensors")["members"]) < 2 or saved[0]["progress"] < 0.05:
+        assert time.monotonic() < end  # when they have begun at different instants, the later one may be far behind
+        time.sleep(0.05)
     process.send_signal(number)
     said = process.communicate(timeout=100)[0].decode()
     end = time.monotonic() + 20
@@ -201,6 +226,11 @@ def test_the_end_of_a_run_is_the_end_of_its_members(number: signal.Signals, warm
         assert result["status"] == "interrupted"
         assert result["wall_seconds"] < 100
         assert all(member["accuracy"] is not None for member in result["members"])
+        assert result["plan"]["accuracy"] > 0.9  # the gain is in it
+        assert len(result["plan"]["alternatives"]) >= 2  # widths of one network
+        assert "points better than one" in said
+        assert main(["replay", "--run", str(out), "--out", str(tmp_path / "again")]) == 0
+        assert same_bits(out, tmp_path / "again")
     assert load(out).predict(load_data("digits").test.images[:3]).probabilities.shape == (3, 10)
 
 

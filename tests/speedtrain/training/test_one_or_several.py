@@ -1,0 +1,142 @@
+"""One network or several: the law's arithmetic, and for which runs it is asked."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from speedtrain.config import Config, resolve
+from speedtrain.errors import UserError
+from speedtrain.training.one_or_several import are_ruled_out, considered_members, weigh
+from speedtrain.training.planner import Plan
+from speedtrain.training.scaling_law import predict_accuracy
+
+
+def open_config(**options: Any) -> Config:
+    return resolve(**{"budget": 600, "device": "cpu", "threads": 2, **options})
+
+
+def plan_of_one(seconds: float, rates: dict[int, float], side: int = 32) -> Plan:
+    """What the planner says of 5,000 images, where these widths train so many of them a second."""
+    rows = [
+        {"width": width, "images_per_second": rate, "epochs": rate * seconds / 5000} for width, rate in rates.items()
+    ]
+    best = max(rows, key=lambda row: row["epochs"])
+    plan = Plan("resnet9", side, int(best["width"]), 128, "fp32", [side])
+    plan.images_per_second, plan.epochs, plan.alternatives = best["images_per_second"], best["epochs"], rows
+    return plan
+
+
+def error(width: float, epochs: float) -> float:
+    """Of the law, at 500 images a class: written down once more."""
+    return 0.1548 + 1.106 * width**-1.31 + 0.7398 * epochs**-1.217
+
+
+RATES = {16: 1740.0, 24: 1250.0, 32: 1000.0, 48: 670.0, 64: 440.0}
+"""Images per second of a Xeon with AMX on two cores."""
+
+
+@pytest.mark.parametrize("seconds", [100.0, 200.0, 300.0, 600.0, 1800.0])
+@pytest.mark.parametrize("spent", [0.0, 9.0])
+def test_the_choice_is_what_the_law_says(seconds: float, spent: float) -> None:
+    config = open_config()
+    assert config.or_members is not None
+    networks = considered_members(config)
+    assert len(networks) == 2
+    left = seconds - spent
+    plan = plan_of_one(left, RATES)
+    one = min(error(width, rate * left / 5000) for width, rate in RATES.items())
+    each = min(error(width, rate / 2 * (left - 2 * spent) / 5000) for width, rate in RATES.items())
+    points = 100 * (one - each + config.or_members["gain"])
+    chosen, reason = weigh(config, plan, networks, 5000, 10, spent)
+    assert chosen == (points > 0)
+    assert f"{abs(points):.1f} points {'better' if points > 0 else 'worse'}" in str(reason)
+    assert (points > 0) == (seconds >= 300)
+
+
+def test_where_nothing_is_known_there_is_one_network() -> None:
+    config = open_config()
+    networks = considered_members(config)
+    plan, nothing = plan_of_one(600.0, RATES), (False, None)
+    assert weigh(config, plan, networks, 5000, 10, 0.0)[0]
+    assert weigh(open_config(device="cuda"), plan, networks, 5000, 10, 0.0) == nothing
+    assert weigh(open_config(threads=1), plan, networks, 5000, 10, 0.0) == nothing
+    assert weigh(config, plan_of_one(600.0, RATES, side=64), networks, 5000, 10, 0.0) == nothing
+    assert weigh(config, plan_of_one(0.0, RATES), networks, 5000, 10, 0.0) == nothing
+    for images in (300, 50_000):  # of fewer and of more a class the law knows nothing
+        assert weigh(config, plan, networks, images, 10, 0.0) == nothing
+    assert weigh(config, plan, networks, 5000, 10, 300.0) == (False, "one network: too little time to start 2")
+
+
+def test_members_are_considered_only_where_they_could_be_trained() -> None:
+    assert considered_members(open_config(), side=32) != ()
+    assert considered_members(open_config(), side=224) == ()
+    assert considered_members(open_config(device="cuda:1")) == ()
+    assert considered_members(open_config(threads=1)) == ()
+    assert considered_members(replace(open_config(), pretrained=True)) == ()
+    for one in considered_members(open_config()):
+        assert (one.threads, one.members, one.or_members) == (1, [], None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"budget": 60},
+        {"recipe": "paper"},
+        {"recipe": "two"},
+        {"with_tricks": ["sam"]},
+        {"without": ["flip"]},
+        {"tricks": ["flip"]},
+        {"settings": {"width": 48}},
+        {"settings": {"batch_size": 64}},
+        {"settings": {"muon.lr": 0.05}},
+        {"settings": {"snapshots": 3}},
+        {"settings": {"members": [{}, {}]}},
+        {"settings": {"members": []}},
+        {"recipe": "two", "settings": {"members": []}},
+        {"settings": {"or_members": None}},
+        {"model": "timm:resnet18"},
+    ],
+)
+def test_a_run_that_is_not_the_default_has_the_networks_that_it_names(options: dict[str, Any]) -> None:
+    assert considered_members(open_config()) != ()
+    config = open_config(**options)
+    assert considered_members(config) == ()
+    by_settings = config.or_members is not None and not config.members and config.budget >= 100
+    assert are_ruled_out(config, 32) == by_settings
+    assert not are_ruled_out(config, 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"gain": 0.01}, "needs a gain and two networks"),
+        ({"gain": 0.01, "networks": [{}]}, "needs a gain and two networks"),
+        ({"gain": 0.01, "networks": {}}, "needs a gain and two networks"),
+        ({"gain": 0.01, "networks": [{}, {}], "more": 1}, "needs a gain and two networks"),
+        ({"gain": 1.5, "networks": [{}, {}]}, "above 0 and below 1; got 1.5"),
+        ({"gain": True, "networks": [{}, {}]}, "above 0 and below 1"),
+        ({"gain": 0.01, "networks": [{}, "cutmix"]}, "a network must be a mapping, as in .* got 'cutmix'"),
+        ({"gain": 0.01, "networks": [{}, {"with": "nonsense"}]}, "or_members: number 2: unknown trick 'nonsense'"),
+        ({"gain": 0.01, "networks": [{}, {"seed": 3}]}, "number 2 has 'seed'"),
+    ],
+)
+def test_bad_members_are_named(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        considered_members(open_config(settings={"or_members": given}))
+
+
+def test_what_is_no_mapping_is_named() -> None:
+    with pytest.raises(UserError, match="or_members must be a mapping or null, got 3"):
+        open_config(settings={"or_members": 3})
+
+
+def test_of_a_run_of_members_the_average_is_expected() -> None:
+    config = open_config()
+    each = {"side": 32, "batch_size": 128, "width": 48, "epochs": 42.0}
+    plan = {**each, "width": None, "accuracy": 0.84, "members": [each, each]}
+    expected = predict_accuracy(config, plan, 5000, 10, 2500, native=True)
+    assert expected is not None
+    assert expected["accuracy"] == 0.84
+    plan["members"] = [each, {**each, "epochs": 3.0}]  # the law knows nothing of so few
+    assert predict_accuracy(config, plan, 5000, 10, 2500, native=True) is None
