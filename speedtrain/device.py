@@ -1,5 +1,6 @@
 """Which device trains and predicts: found by using it, since a GPU that torch sees may still be unusable."""
 
+import math
 import os
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from speedtrain.errors import UserError
 
 FREE = 2**30
-"""Bytes of memory that a GPU must have free."""
+"""Bytes of memory that a GPU must have free, beside the training images."""
 DRIVER = "/proc/driver/nvidia/version"
 """Is there where the driver of an NVIDIA GPU is loaded."""
 
@@ -33,6 +34,28 @@ def find_device(name: str = "auto") -> tuple[str, str | None]:
     if name != "auto":
         raise UserError(f"--device {name}: {problem}; use --device cpu, or auto")
     return "cpu", f"warning: on the CPU, since the GPU cannot be used: {problem}" if _is_there() else None
+
+
+def check_room_on(device: str, count: int, side: int, free: int | None = None) -> None:
+    """Refuses images that do not fit on a GPU, where all of them lie while training, and names the side that would.
+
+    Args:
+        device: cpu, which takes any, cuda or cuda:N.
+        count, side: how many images, of how many pixels a side.
+        free: bytes of the GPU's memory. Default: as it is.
+
+    Raises:
+        UserError: they do not fit beside what a training step needs.
+    """
+    if device == "cpu":
+        return
+    room = (torch.cuda.mem_get_info(device)[0] if free is None else free) - FREE
+    needed = count * side**2 * 3
+    if needed > room:
+        fits = math.isqrt(max(0, room) // (count * 3))
+        there = f"they need {needed / 2**20:,.0f} MiB, and {max(0, room) / 2**20:,.0f} are free beside a training step"
+        advice = f"give {f'--side {fits}, ' if fits else ''}fewer images, or --device cpu"
+        raise UserError(f"{device}: no room for {count} images of {side}×{side} pixels: {there}: {advice}")
 
 
 def _is_there() -> bool:

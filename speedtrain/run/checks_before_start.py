@@ -10,7 +10,7 @@ from speedtrain.config import AUTO, CIFAR10, IN_MEMORY, TORCHVISION, Config
 from speedtrain.data import Images
 from speedtrain.data.mapped import check_disk, folder_for
 from speedtrain.data.table import SUFFIXES
-from speedtrain.device import find_device
+from speedtrain.device import check_room_on, find_device
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 from speedtrain.network.classifier import hub_tag
@@ -58,9 +58,11 @@ def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:
     return [f"warning: {line}" for line in unused]
 
 
-def check_room(train: Images) -> None:
-    """Raises UserError where the disk has no room for the training images on their way to the process that trains."""
-    check_disk(folder_for(train.images), len(train.images), train.images.shape[1])
+def check_room(train: Images, device: str) -> None:
+    """Raises UserError where the training images do not fit on the device that trains, or on the disk on their way."""
+    count, side = len(train.images), train.images.shape[1]
+    check_room_on(device, count, side)
+    check_disk(folder_for(train.images), count, side)
 
 
 def check_network(config: Config, train: Images) -> StartingWeights | None:

@@ -69,7 +69,7 @@ def execute(
         messages += notes_on_seen_images(before, seen, len(data.test.labels))
     if replay is not None:
         check_same_start(start, replay[0].parent)
-    checks_before_start.check_room(data.train)
+    checks_before_start.check_room(data.train, config.device)
     run = run_directory.new_run_directory(out)
     for message in messages:
         display.warn(message)

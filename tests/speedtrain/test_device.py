@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from speedtrain import device
-from speedtrain.device import find_device
+from speedtrain.device import FREE, check_room_on, find_device
 from speedtrain.errors import UserError
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
@@ -55,3 +55,26 @@ def test_a_gpu_that_can_be_used() -> None:
     assert find_device("cuda:0") == ("cuda:0", None)
     with pytest.raises(UserError, match="--device cuda:99"):
         find_device("cuda:99")
+
+
+def test_images_that_do_not_fit_on_a_gpu_are_refused_with_a_side_that_does() -> None:
+    count, side = 1000, 64
+    size = count * side**2 * 3
+    check_room_on("cuda", count, side, free=size + FREE)
+    with pytest.raises(
+        UserError, match=r"cuda:1: no room for 1000 images of 64×64 pixels.*--side (\d+), fewer"
+    ) as caught:
+        check_room_on("cuda:1", count, side, free=size + FREE - 1)
+    fits = int(str(caught.value).partition("--side ")[2].partition(",")[0])
+    assert fits == 63
+    check_room_on("cuda", count, fits, free=size + FREE - 1)
+    with pytest.raises(UserError, match="give fewer images, or --device cpu"):
+        check_room_on("cuda", count, side, free=FREE)
+    check_room_on("cpu", 10**9, 1000)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_free_memory_of_a_gpu_counts() -> None:
+    free = torch.cuda.mem_get_info("cuda")[0]
+    with pytest.raises(UserError, match="cuda: no room"):
+        check_room_on("cuda", free // (32 * 32 * 3) + 1, 32)
