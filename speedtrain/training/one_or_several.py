@@ -12,7 +12,7 @@ from speedtrain.config import Config
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 from speedtrain.member_configs import member_configs
-from speedtrain.training.scaling_law import RESNET9, RESNET9_RANGE, SIDE, is_fitted
+from speedtrain.training.scaling_law import RESNET9_RANGE, is_fitted, law_for
 
 if TYPE_CHECKING:
     from speedtrain.training.planner import Plan
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 KEYS = ("gain", "networks")
 LEAST_SECONDS = 100.0
 """In shorter budgets several networks are not considered: they would spend a large share on starting."""
+LARGEST_SIDE = 64
+"""Of images, in pixels. Larger ones were not measured, and not every side of them has a mirror-equivariant network."""
 STARTS = 2.0
 """What members need to start and plan once more, in times of what this process needed: each has a part of the cores."""
 
@@ -56,7 +58,7 @@ def _may_be_several(config: Config, side: int | None) -> bool:
     assert config.or_members is not None
     enough_cores = config.threads is None or config.threads >= len(config.or_members["networks"])
     on_cpu = not config.device.startswith("cuda")
-    return on_cpu and enough_cores and side in (None, SIDE) and config.budget >= LEAST_SECONDS
+    return on_cpu and enough_cores and (side is None or side <= LARGEST_SIDE) and config.budget >= LEAST_SECONDS
 
 
 def _is_default(config: Config) -> bool:
@@ -90,11 +92,11 @@ def weigh(
 
     Returns:
         Whether it is, and the reason. False and None where that is not known: on a GPU, with fewer cores than networks,
-        for images of another side than those of the law, and for fewer or more images a class.
+        for larger images, and for fewer or more images a class than those of the law.
     """
     number, threads = len(networks), config.threads or available_cores()
     low, high = RESNET9_RANGE.per_class
-    known = config.device == "cpu" and threads >= number and plan.side == SIDE
+    known = config.device == "cpu" and threads >= number and plan.side <= LARGEST_SIDE
     if not (known and low <= num_images / num_classes <= high and config.or_members and plan.epochs > 0):
         return False, None
     left = plan.epochs * num_images / plan.images_per_second
@@ -103,8 +105,8 @@ def weigh(
         return False, f"one network: too little time to start {number}"
 
     def least_error(of_epochs: float) -> float:
-        rows = plan.alternatives
-        return min(RESNET9.error(row["width"], of_epochs * row["epochs"], num_images, num_classes) for row in rows)
+        rows, law = plan.alternatives, law_for(plan.side)
+        return min(law.error(row["width"], of_epochs * row["epochs"], num_images, num_classes) for row in rows)
 
     points = 100 * (least_error(1.0) - least_error(share) + config.or_members["gain"])
     if points > 0:

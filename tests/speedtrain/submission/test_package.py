@@ -48,6 +48,21 @@ def test_the_manifest_lists_every_file(packed: Path) -> None:
     assert yaml.safe_load(content["recipe.yaml"])["width"] == 8
 
 
+def test_the_default_takes_along_the_networks_that_it_may_train_in_place_of_one(tmp_path: Path) -> None:
+    assert main(["package", "--out", str(tmp_path / "a.zip")]) == 0
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        first, second = (yaml.safe_load(archive.read(f"members/{number}.yaml")) for number in (1, 2))
+        description = archive.read("DESCRIPTION.md").decode()
+    assert "momentum_sam" in first["tricks"]
+    assert "mirror_equivariance" in second["tricks"]
+    assert "where this is predicted to be better than one network" in description
+    for name in {*first["tricks"], *second["tricks"]}:
+        assert f"- **{name}**" in description
+    assert main(["package", "--out", str(tmp_path / "b.zip"), "--set", "or_members=null"]) == 0
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        assert not any(name.startswith("members/") for name in archive.namelist())
+
+
 def test_nothing_of_the_entrants_disk_is_in_it(packed: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("data: /home/ada/secret.npz\ntest: /home/ada/test.npz\ndata_root: /home/ada\nwidth: 8\n")
