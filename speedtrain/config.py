@@ -29,8 +29,8 @@ IN_MEMORY = "arrays"
 class Config:
     """All settings of a run. Every field is a key of a recipe, and `--set` takes any of them.
 
-    Defaults stand in the recipe `auto` alone: where a recipe leaves out a key, `auto` gives the value. A recipe without
-    `tricks` has no tricks.
+    Defaults stand in the recipe `auto` alone: where a recipe leaves out a key, `auto` gives the value. But a recipe
+    without `tricks` has no tricks, and one without `or_members` has none.
 
     Args:
         budget: seconds of wall-clock time, from the start of the training process.
@@ -236,11 +236,10 @@ def resolve(
         options["start_from"] = str(path)
     given = _given(settings=settings, **options)
     recipe = recipe or default_recipe(**given)
-    defaults = {} if isinstance(recipe, Mapping) else read_recipe("auto") | {"tricks": None}
-    named = read_recipe(recipe)
-    if "members" in named or "members" in given:  # which networks there are is said
-        named = {"or_members": None} | (named if "members" not in given else {**named, "or_members": None})
-    keys = defaults | named
+    defaults = {} if isinstance(recipe, Mapping) else read_recipe("auto") | {"tricks": None, "or_members": None}
+    keys = defaults | read_recipe(recipe)
+    if "members" in given:  # which networks there are is said
+        keys["or_members"] = None
     start = find_trained_run({**keys, **given}.get("start_from"))
     if isinstance(tricks, str) or isinstance(with_tricks, str) or isinstance(without, str):
         raise UserError("tricks must be a list of names, as in ['sam', 'flip'], not text")
@@ -286,10 +285,9 @@ def resolve(
     config.tricks = {name: checked_trick(name, values) for name, values in chosen.items()}
     networks = f"{[*config.tricks]} {config.members}"  # of a member, to take flips out is no word about its classes
     if "flip" in without and "mirror_equivariance" in networks and not isinstance(recipe, Mapping):
-        raise UserError(
-            "--without flip is for classes that a mirror changes, which mirror_equivariance cannot tell apart; take it "
-            "out too"
-        )
+        remedy = "take it out too" if "mirror_equivariance" in config.tricks else "use a recipe whose members lack it"
+        what = "which mirror_equivariance cannot tell apart"
+        raise UserError(f"--without flip is for classes that a mirror changes, {what}; {remedy}")
     if start is not None:
         _take_network(config, start, given)
     check_start(config.start_from, config.pretrained, config.model, start)

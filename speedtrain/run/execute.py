@@ -74,7 +74,7 @@ def execute(
     for message in messages:
         display.warn(message)
     if are_ruled_out(config, data.train.images.shape[1]):
-        display.info("one network: several at once (or_members) are for the default recipe without changes")
+        display.info("one network: several at once (or_members) are for the recipe as it is, without --snapshots")
     run_directory.write_config(run, config)
     with may_fail(display):
         write_seen_images(run, data.train, before)

@@ -144,7 +144,7 @@ def _write_jobs(
     jobs: Mapping[int, Job], scratch: Path, images: np.ndarray, labels: np.ndarray, targets: np.ndarray | None
 ) -> None:
     """A folder per job, with its number as name; the images lie on the disk once. Settings follow, with a deadline."""
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(0o700, parents=True, exist_ok=True)  # the images are nobody else's business
     if not (scratch / IMAGES).exists():
         jobs[min(jobs)].write(scratch, images, labels, targets)
     files = list(scratch.glob("*.npy"))

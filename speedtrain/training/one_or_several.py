@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from speedtrain.config import Config
 from speedtrain.errors import UserError
-from speedtrain.machine import available_cores
+from speedtrain.machine import available_cores, free_memory
 from speedtrain.member_configs import member_configs
 from speedtrain.training.scaling_law import RESNET9_RANGE, is_fitted, law_for
 
@@ -79,7 +79,14 @@ def _checked_networks(given: Mapping[str, object]) -> list[dict[str, object]]:
 
 
 def weigh(
-    config: Config, plan: "Plan", networks: Sequence[Config], num_images: int, num_classes: int, spent: float
+    config: Config,
+    plan: "Plan",
+    networks: Sequence[Config],
+    num_images: int,
+    num_classes: int,
+    *,
+    spent: float,
+    memory: int,
 ) -> tuple[bool, str | None]:
     """Whether the average of several networks is predicted to be more accurate than one network.
 
@@ -89,6 +96,7 @@ def weigh(
         networks: the several, as from `considered_members`.
         num_images, num_classes: N and K.
         spent: seconds that this process needed to start, to load and to plan.
+        memory: bytes that it needed for this at most; each of the networks needs about as much.
 
     Returns:
         Whether it is, and the reason. False and None where that is not known: on a GPU, with fewer cores than networks,
@@ -103,6 +111,9 @@ def weigh(
     share = (1 - STARTS * spent / left) / number  # of the epochs of one network
     if share <= 0:
         return False, f"one network: too little time to start {number}"
+
+    if number * memory > free_memory():
+        return False, f"one network: too little memory for {number} at once"
 
     def least_error(of_epochs: float) -> float:
         rows, law = plan.alternatives, law_for(plan.side)

@@ -10,6 +10,7 @@ import ctypes
 import logging
 import math
 import os
+import resource
 import signal
 import sys
 import warnings
@@ -35,6 +36,12 @@ def send_message(line: str) -> None:
     with contextlib.suppress(OSError):  # the log is on the disk that may be full
         print(line, flush=True)
     send_event({"event": "message", "text": line[:600]})
+
+
+def largest_memory() -> int:
+    """Bytes of memory that this process has held at most."""
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else 1024 * largest
 
 
 def give_memory_back() -> None:
@@ -125,7 +132,8 @@ def train(
         plan = make_plan(config, stored, numbers, num_classes, left, plan_only=plan_only)
         several, reason = False, None
         if or_members:
-            several, reason = weigh(config, plan, or_members, len(stored), num_classes, budget.elapsed())
+            spent, memory = budget.elapsed(), largest_memory()
+            several, reason = weigh(config, plan, or_members, len(stored), num_classes, spent=spent, memory=memory)
             kept = [] if several else plan.reasons  # the rest is about a network that is not trained
             plan.reasons = [*kept, *([] if reason is None else [reason])]
         config.batch_size, config.precision = plan.batch_size, plan.precision

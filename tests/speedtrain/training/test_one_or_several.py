@@ -7,6 +7,7 @@ import pytest
 
 from speedtrain.config import Config, resolve
 from speedtrain.errors import UserError
+from speedtrain.machine import free_memory
 from speedtrain.training.one_or_several import are_ruled_out, considered_members, weigh
 from speedtrain.training.planner import Plan
 from speedtrain.training.scaling_law import predict_accuracy
@@ -48,7 +49,7 @@ def test_the_choice_is_what_the_law_says(seconds: float, spent: float, side: int
     one = min(error(width, rate * left / 5000, side) for width, rate in RATES.items())
     each = min(error(width, rate / 2 * (left - 2 * spent) / 5000, side) for width, rate in RATES.items())
     points = 100 * (one - each + config.or_members["gain"])
-    chosen, reason = weigh(config, plan, networks, 5000, 10, spent)
+    chosen, reason = weigh(config, plan, networks, 5000, 10, spent=spent, memory=1)
     assert chosen == (points > 0)
     assert f"{abs(points):.1f} points {'better' if points > 0 else 'worse'}" in str(reason)
     assert (points > 0) == (seconds >= 300)
@@ -58,14 +59,17 @@ def test_where_nothing_is_known_there_is_one_network() -> None:
     config = open_config()
     networks = considered_members(config)
     plan, nothing = plan_of_one(600.0, RATES), (False, None)
-    assert weigh(config, plan, networks, 5000, 10, 0.0)[0]
-    assert weigh(open_config(device="cuda"), plan, networks, 5000, 10, 0.0) == nothing
-    assert weigh(open_config(threads=1), plan, networks, 5000, 10, 0.0) == nothing
-    assert weigh(config, plan_of_one(600.0, RATES, side=96), networks, 5000, 10, 0.0) == nothing
-    assert weigh(config, plan_of_one(0.0, RATES), networks, 5000, 10, 0.0) == nothing
+    assert weigh(config, plan, networks, 5000, 10, spent=0.0, memory=1)[0]
+    assert weigh(open_config(device="cuda"), plan, networks, 5000, 10, spent=0.0, memory=1) == nothing
+    assert weigh(open_config(threads=1), plan, networks, 5000, 10, spent=0.0, memory=1) == nothing
+    assert weigh(config, plan_of_one(600.0, RATES, side=96), networks, 5000, 10, spent=0.0, memory=1) == nothing
+    assert weigh(config, plan_of_one(0.0, RATES), networks, 5000, 10, spent=0.0, memory=1) == nothing
     for images in (300, 50_000):  # of fewer and of more a class the law knows nothing
-        assert weigh(config, plan, networks, images, 10, 0.0) == nothing
-    assert weigh(config, plan, networks, 5000, 10, 300.0) == (False, "one network: too little time to start 2")
+        assert weigh(config, plan, networks, images, 10, spent=0.0, memory=1) == nothing
+    reason = "one network: too little time to start 2"
+    assert weigh(config, plan, networks, 5000, 10, spent=300.0, memory=1) == (False, reason)
+    reason = "one network: too little memory for 2 at once"
+    assert weigh(config, plan, networks, 5000, 10, spent=0.0, memory=free_memory()) == (False, reason)
 
 
 def test_members_are_considered_only_where_they_could_be_trained() -> None:
