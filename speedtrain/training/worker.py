@@ -132,8 +132,15 @@ def train(
         plan = make_plan(config, stored, numbers, num_classes, left, plan_only=plan_only)
         several, reason = False, None
         if or_members:
-            spent, memory = budget.elapsed(), largest_memory()
-            several, reason = weigh(config, plan, or_members, len(stored), num_classes, spent=spent, memory=memory)
+            several, reason = weigh(
+                config,
+                plan,
+                or_members,
+                len(stored),
+                num_classes,
+                spent=budget.elapsed(),
+                memory=largest_memory(),
+            )
             kept = [] if several else plan.reasons  # the rest is about a network that is not trained
             plan.reasons = [*kept, *([] if reason is None else [reason])]
         config.batch_size, config.precision = plan.batch_size, plan.precision
