@@ -76,11 +76,11 @@ def test_all_cores_are_shared_out_and_the_largest_seed_stays_one() -> None:
 
 
 def test_flips_are_not_taken_out_beside_a_network_that_cannot_tell_mirror_images_apart() -> None:
-    for given in (
-        {"with_tricks": ["mirror_equivariance"]},
-        {"settings": {"members": [{"with": "mirror_equivariance"}]}},
+    for given, remedy in (
+        ({"with_tricks": ["mirror_equivariance"]}, "take it out too"),
+        ({"settings": {"members": [{"with": "mirror_equivariance"}]}}, "use a recipe whose members lack it"),
     ):
-        with pytest.raises(UserError, match="take it out too"):
+        with pytest.raises(UserError, match=remedy):
             resolve(budget=9, without=["flip"], **given)
 
 

@@ -44,11 +44,13 @@ TEST = """
 """
 
 
-def submission(path: Path, training: str = "", test: str = "", name: str | None = None, **manifest: object) -> Path:
-    """A zip with two honest scripts, and with code added at the end of each."""
+def submission(
+    path: Path, training: str = "", test: str = "", name: str | None = None, before: str = "", **manifest: object
+) -> Path:
+    """A zip with two honest scripts, and with code added at the end of each, or `before` the training."""
     facts = {"interface": 1, "name": name or path.stem, "licence": "MIT", "authors": "a stranger", **manifest}
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("training.py", textwrap.dedent(TRAIN) + textwrap.dedent(training))
+        archive.writestr("training.py", textwrap.dedent(before) + textwrap.dedent(TRAIN) + textwrap.dedent(training))
         archive.writestr("test.py", textwrap.dedent(TEST) + textwrap.dedent(test))
         archive.writestr("manifest.json", json.dumps(facts))
         archive.writestr("DESCRIPTION.md", "# Means\n")

@@ -33,8 +33,13 @@ def test_a_node_that_dies_costs_nobody_a_run(
     out = tmp_path / "board"
     zips = [
         submission(tmp_path / "a.zip", name="a", training="time.sleep(1)"),
-        submission(tmp_path / "b.zip", name="b", test="predicted[:] = 0; np.save(options.predictions, predicted)"),
-        submission(tmp_path / "c.zip", name="c", training="os._exit(3)"),
+        submission(
+            tmp_path / "b.zip",
+            name="b",
+            training="time.sleep(1)",  # so that there are runs left when both nodes have done one
+            test="predicted[:] = 0; np.save(options.predictions, predicted)",
+        ),
+        submission(tmp_path / "c.zip", name="c", training="time.sleep(1); os._exit(3)"),
     ]
     over = threading.Event()
 

@@ -343,7 +343,7 @@ def test_a_target_over_several_training_sets_with_points(data: SimpleNamespace, 
     score = {"kind": "time_to_target", "target": 0.9, "t0": 0.5, "copies": 8}
     path = write(tmp_path, data, data=None, regimes=sets, runs=1, budget=3, score=score)
     zips = [submission(tmp_path / "a.zip", name="a"), submission(tmp_path / "b.zip", name="b", training="os._exit(3)")]
-    broken = submission(tmp_path / "c.zip", name="c", training="os.unlink(options.net_sav)")
+    broken = submission(tmp_path / "c.zip", name="c", before="raise SystemExit")
     out = tmp_path / "board"
     more = ["--competition", str(path), "--out", str(out), "--sandbox", SANDBOX]
     assert main(["judge", *map(str, (*zips, broken)), *more]) == 0
