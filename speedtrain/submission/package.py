@@ -204,13 +204,8 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
         own, when = config.members, ""
         if config.or_members and not own:
             own, when = config.or_members["networks"], " where this is predicted to be better than one network"
-        lines += [
-            "",
-            "## Members",
-            "",
-            f"Several networks train at the same time{when}. Their answers are averaged:",
-            "",
-        ]
+        words = f"Several networks train at the same time{when}. Their answers are averaged:"
+        lines += ["", "## Members", "", words, ""]
         lines += [f"{number}. {in_words(member)}" for number, member in enumerate(own, 1)]
     lines += ["", "## To run it", "", "```", "pip install -r requirements.txt"]
     lines += ["python training.py --data TRAIN.npz --net_sav weights --budget 600"]

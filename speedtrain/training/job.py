@@ -99,6 +99,13 @@ class Job:
         config = Config(**job.config)  # type: ignore[arg-type]  # a mapping in JSON
         members = tuple(Config(**member) for member in job.members)  # type: ignore[arg-type]
         considered = tuple(Config(**member) for member in job.or_members)  # type: ignore[arg-type]
-        job = replace(job, config=config, members=members, or_members=considered)
-        job = replace(job, classes=tuple(job.classes), run=Path(job.run), replay=replay)
+        job = replace(
+            job,
+            config=config,
+            members=members,
+            or_members=considered,
+            classes=tuple(job.classes),
+            run=Path(job.run),
+            replay=replay,
+        )
         return job, images, labels, targets, start

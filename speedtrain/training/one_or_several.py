@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from speedtrain.config import Config
 from speedtrain.errors import UserError
-from speedtrain.machine import available_cores, free_memory
+from speedtrain.machine import free_memory
 from speedtrain.member_configs import member_configs
 from speedtrain.training.scaling_law import RESNET9_RANGE, is_fitted, law_for
 
@@ -100,25 +100,28 @@ def weigh(
 
     Returns:
         Whether it is, and the reason. False and None where that is not known: on a GPU, with fewer cores than networks,
-        for larger images, and for fewer or more images a class than those of the law.
+        in a short budget, for larger images, and for fewer or more images a class than those of the law.
     """
-    number, threads = len(networks), config.threads or available_cores()
-    low, high = RESNET9_RANGE.per_class
-    known = config.device == "cpu" and threads >= number and plan.side <= LARGEST_SIDE
-    if not (known and low <= num_images / num_classes <= high and config.or_members and plan.epochs > 0):
+    number, (low, high) = len(networks), RESNET9_RANGE.per_class
+    known = _may_be_several(config, plan.side) and low <= num_images / num_classes <= high
+    if not known or plan.epochs == 0:
         return False, None
     left = plan.epochs * num_images / plan.images_per_second
     share = (1 - STARTS * spent / left) / number  # of the epochs of one network
     if share <= 0:
         return False, f"one network: too little time to start {number}"
-
     if number * memory > free_memory():
         return False, f"one network: too little memory for {number} at once"
 
-    def least_error(of_epochs: float) -> float:
-        rows, law = plan.alternatives, law_for(plan.side)
-        return min(law.error(row["width"], of_epochs * row["epochs"], num_images, num_classes) for row in rows)
+    law = law_for(plan.side)
 
+    def least_error(of_epochs: float) -> float:
+        errors = (
+            law.error(row["width"], of_epochs * row["epochs"], num_images, num_classes) for row in plan.alternatives
+        )
+        return min(errors)
+
+    assert config.or_members is not None
     points = 100 * (least_error(1.0) - least_error(share) + config.or_members["gain"])
     if points > 0:
         return True, f"{number} networks at once: their average is predicted {points:.1f} points better than one"

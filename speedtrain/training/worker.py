@@ -1,5 +1,6 @@
-"""The process that trains: plan → train → save, inside the budget, which began when this process started. Of several
-networks, it leads the processes that do.
+"""The process that trains: plan → train → save, inside the budget, which began when this process started.
+
+Of several networks, it leads the processes that train them.
 
 The parent process runs it as `python -m speedtrain.training.worker FOLDER`, with a `Job` in the folder. The weights and
 logs go to the run's directory; progress and messages go to the parent process as events.
