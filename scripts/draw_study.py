@@ -5,7 +5,7 @@
 The file holds `studies`, each with its `trials` (variant, seed, accuracy, balanced_accuracy), and `figure`:
 
     title, metric   what is drawn: accuracy or balanced_accuracy
-    panels          title → study, side by side
+    panels          title → study, side by side; the first has all arms
     series          name → label of an arm → its variant; each series has a colour
 """
 
@@ -43,6 +43,8 @@ def draw(file: Path, out: Path) -> None:
             for number, (series, arms) in enumerate(plan["series"].items()):
                 for label, variant in arms.items():
                     values = scores(record["studies"][name], variant, plan["metric"])
+                    if not len(values):
+                        continue  # not every arm was measured in every study
                     place = labels.index(label) + APART * (number - (len(plan["series"]) - 1) / 2)
                     axes.plot(values, [place] * len(values), "o", color=LIGHT_GREY, markersize=4, zorder=1)
                     axes.plot(interval_of_mean(values), [place, place], color=SERIES[number], linewidth=2)
@@ -53,7 +55,7 @@ def draw(file: Path, out: Path) -> None:
         panels[0].set_yticks(range(len(labels)), labels)
         panels[0].set_ylim(len(labels) - 0.5, -0.5)
         if len(plan["series"]) > 1:
-            panels[-1].legend(fontsize=9, loc="best")
+            panels[0].legend(fontsize=9, loc="best")
         drawing.supxlabel(f"{plan['metric'].replace('_', ' ')} (%): mean, 95 % interval, and each seed", fontsize=10)
         drawing.suptitle(textwrap.fill(plan["title"], int(LETTERS * width)), x=0.01, ha="left", fontsize=12)
 

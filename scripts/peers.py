@@ -9,6 +9,9 @@ memory allocator has our settings. The paper's recipe trains in our harness.
 Each peer trains as its description says, with two additions: its schedule follows the clock, so that the learning rate
 has decayed when the time is over; and it uses the precision that is fastest on this machine.
 
+`--peers ultralytics,fastai` adds those libraries, each with its own training (`peer_libraries.py`). They are not
+among the default peers, since they must be installed first.
+
 A comparison that was cut off goes on where it stopped. A peer that fails is recorded, and the others go on.
 
 One file because a reader should see on one page that all peers are treated alike.
@@ -29,13 +32,17 @@ from pathlib import Path
 from typing import Any
 
 PEERS = ("auto", "paper", "airbench", "resnet18", "lenet")
+LIBRARIES = ("ultralytics", "fastai")
 NAMES = {
     "auto": "speedtrain, auto",
     "paper": "the paper's recipe",
     "airbench": "airbench-style",
     "resnet18": "timm resnet18",
     "lenet": "LeNet baseline",
+    "ultralytics": "Ultralytics yolo11n-cls",
+    "fastai": "fastai resnet18",
 }
+VALIDATION = 10  # images per class in val/, for libraries that want some; theirs are training images
 RESERVE = 0.3  # seconds of the budget in which the plain loops do not train; ours saves its weights in that time
 
 
@@ -328,8 +335,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     budgets = [float(text) for text in options.budgets.split(",")]
-    if unknown := set(options.peers.split(",")) - set(PEERS):
-        parser.error(f"no peer {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
+    if unknown := set(options.peers.split(",")) - {*PEERS, *LIBRARIES}:
+        parser.error(f"no peer {', '.join(sorted(unknown))}; there are {', '.join((*PEERS, *LIBRARIES))}")
     if options.plain:
         print(json.dumps(run_plain(options.plain, budgets[0], options.seed, options.data, options.test)))
         return
@@ -382,6 +389,10 @@ def run_peer(name: str, budget: float, seed: int, options: argparse.Namespace) -
 
     command = [sys.executable, __file__, "--plain", name, "--budgets", str(budget), "--seed", str(seed)]
     command += ["--data", str(options.data), "--test", str(options.test)]
+    if name in LIBRARIES:
+        images = write_image_files(options.data, options.test, options.out / "images")
+        command = [sys.executable, str(Path(__file__).with_name("peer_libraries.py")), name, "--budget", str(budget)]
+        command += ["--images", str(images), "--seed", str(seed)]
     environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC_SETTINGS)}
     try:
         done = subprocess.run(
@@ -391,6 +402,28 @@ def run_peer(name: str, budget: float, seed: int, options: argparse.Namespace) -
         return {"accuracy": None, "epochs": None, "status": str(error)[:200]}
     facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return {**facts, "status": "finished"}
+
+
+def write_image_files(data: Path, test: Path, folder: Path) -> Path:
+    """The images as PNG files in train/, val/ and test/, each with a folder for every class. Off the clock."""
+    import numpy as np
+    from PIL import Image
+
+    if folder.exists():
+        return folder
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for part, file in (("train", data), ("test", test)):
+        with np.load(file) as arrays:
+            written: dict[int, int] = {}
+            for number, (image, label) in enumerate(zip(arrays["images"], arrays["labels"].tolist(), strict=True)):
+                written[label] = written.get(label, 0) + 1
+                few = part == "train" and written[label] <= VALIDATION
+                for place in (part, "val") if few else (part,):
+                    path = partial / place / f"{label:03}" / f"{number}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(image).save(path)
+    return partial.rename(folder)
 
 
 def digest(file: Path) -> str:

@@ -99,7 +99,7 @@ def plan_command(options: Namespace, run_arguments: dict[str, Any]) -> int:
     print(f"  {'tricks':18} {', '.join(config.tricks) or 'none'}")
     members = chosen.get("members")
     if members and chosen["reasons"]:
-        print("one network on all cores was measured, and several are taken")
+        print("one network alone was measured, and several are taken")
         _print_measured(chosen)
     for number, each in enumerate(members or [chosen], 1):
         if members:

@@ -26,7 +26,7 @@ from speedtrain.run.scoring import Score, score
 from speedtrain.run.seen_images import count_seen_images, notes_on_seen_images, write_seen_images
 from speedtrain.run.starting_weights import check_same_start
 from speedtrain.starting_point import find_trained_run
-from speedtrain.training.one_or_several import are_ruled_out, considered_members
+from speedtrain.training.one_or_several import RULED_OUT, are_ruled_out, considered_members
 
 
 def execute(
@@ -74,7 +74,7 @@ def execute(
     for message in messages:
         display.warn(message)
     if are_ruled_out(config, data.train.images.shape[1]):
-        display.info("one network: several at once (or_members) are for the recipe as it is, without --snapshots")
+        display.info(RULED_OUT)
     run_directory.write_config(run, config)
     with may_fail(display):
         write_seen_images(run, data.train, before)

@@ -23,6 +23,7 @@ from speedtrain.run.starting_weights import StartingWeights
 from speedtrain.starting_point import WEIGHTS
 from speedtrain.training.job import Job
 from speedtrain.training.member_weights import gather
+from speedtrain.training.one_or_several import average_gain, repeated
 from speedtrain.training.process import last_line, worker_command, worker_environment
 from timing import ExitStatus, Guarded
 
@@ -160,7 +161,7 @@ class WorkerProcess:
             case "plan":
                 self._take_plan(event["plan"], event.get("member", 1))
             case "members":
-                self._take_members(event["plan"])
+                self._take_members(event["plan"], event["number"])
             case "phase":
                 self.last = event
             case "step":
@@ -180,11 +181,13 @@ class WorkerProcess:
     def planned(self) -> bool:
         return len(self._plans) == max(1, len(self.members))
 
-    def _take_members(self, plan_of_one: dict[str, Any]) -> None:
-        """Several networks are trained in place of one, for which this is the plan."""
+    def _take_members(self, plan_of_one: dict[str, Any], number: int) -> None:
+        """So many networks are trained in place of one, for which this is the plan."""
         assert self.config.or_members is not None
-        self.members, self._plan_of_one = self._or_members, plan_of_one
-        self.config.members = list(self.config.or_members["networks"])
+        networks = self.config.or_members["networks"]
+        self.members = repeated(self._or_members, number, self.config)
+        self.config.members = [networks[place % len(networks)] for place in range(number)]
+        self._plan_of_one = plan_of_one
         for reason in plan_of_one["reasons"]:
             self.display.info(reason)
 
@@ -197,7 +200,7 @@ class WorkerProcess:
             self.config.members = members
             self.plan = plan_of_members([self._plans[each] for each in sorted(self._plans)])
             if self._plan_of_one is not None:
-                self.plan |= {key: self._plan_of_one[key] for key in ("reasons", "alternatives")}
+                self.plan |= {key: self._plan_of_one[key] for key in ("reasons", "alternatives", "at_once")}
                 self.plan["accuracy"] = self._accuracy_of_average()
         else:
             self.plan = plan
@@ -213,7 +216,7 @@ class WorkerProcess:
         alone = [each["accuracy"] for each in self.plan["members"]]
         if None in alone or self.config.or_members is None:
             return None
-        accuracy: float = sum(alone) / len(alone) + self.config.or_members["gain"]
+        accuracy: float = sum(alone) / len(alone) + average_gain(self.config, len(alone))
         return round(min(1.0, accuracy), 4)
 
     def _gather_again(self) -> None:
@@ -235,6 +238,7 @@ def plan_of_members(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "accuracy": None,
         "reasons": [],
         "alternatives": [],
+        "at_once": {},
         "members": list(plans),
     }
 

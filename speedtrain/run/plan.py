@@ -14,7 +14,7 @@ from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import run_probe
 from speedtrain.run.mirrored_classes import notes_on_mirrors
 from speedtrain.run.progress import Display
-from speedtrain.training.one_or_several import considered_members
+from speedtrain.training.one_or_several import RULED_OUT, are_ruled_out, considered_members
 from speedtrain.training.scaling_law import predict_accuracy
 
 
@@ -38,6 +38,8 @@ def plan(
     messages = [*loaded.notes, *unused_options(config, given), *resolve_machine(config)]
     messages += notes_on_mirrors(config, loaded.train, options.get("without", ()))
     or_members = considered_members(config, loaded.train.images.shape[1])
+    if are_ruled_out(config, loaded.train.images.shape[1]):
+        messages.append(RULED_OUT)
     for network in (*(member_configs(config) or [config]), *or_members):
         if start := check_network(network, loaded.train):
             messages.append(start.message)

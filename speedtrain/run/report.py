@@ -238,7 +238,8 @@ def _learning_curve(run: Path, result: Mapping[str, Any]) -> Html:
 def _what_was_run(result: Mapping[str, Any]) -> Html:
     plan, tricks, command = dict(result.get("plan") or {}), result.get("tricks") or {}, result.get("command")
     reasons, measured = plan.pop("reasons", None), plan.pop("alternatives", None)
-    plan.pop("members", None)
+    for key in ("members", "at_once"):
+        plan.pop(key, None)
     machine = {name: result.get(name) for name in ("seed", "device", "threads", "versions")}
     parts = {
         "Data": definitions(result.get("data")),
@@ -286,7 +287,7 @@ def _measured(alternatives: Sequence[Mapping[str, Any]] | None, several: bool) -
         )
         for row in alternatives
     ]
-    what = "One network on all cores, as measured" if several else "Measured networks"
+    what = "One network alone, as measured" if several else "Measured networks"
     return table(f"{what}, and the predicted accuracy on images like CIFAR-10's", head, rows, "plain")
 
 

@@ -203,7 +203,7 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
     if len(networks) > 1:
         own, when = config.members, ""
         if config.or_members and not own:
-            own, when = config.or_members["networks"], " where this is predicted to be better than one network"
+            own, when = config.or_members["networks"], ", each once or twice, if this is predicted to be better"
         words = f"Several networks train at the same time{when}. Their answers are averaged:"
         lines += ["", "## Members", "", words, ""]
         lines += [f"{number}. {in_words(member)}" for number, member in enumerate(own, 1)]

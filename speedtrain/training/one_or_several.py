@@ -1,7 +1,8 @@
-"""One network or several in one budget: which of the two the scaling law predicts to be more accurate here.
+"""One network or several in one budget: which of them the scaling law predicts to be most accurate here.
 
-Two networks have half of the cores each, so each trains for half of the epochs of one. Where that costs less accuracy
-than the average of the two gains, two are better: in long budgets, in which one network gains little from more time.
+On a CPU, two networks have half of the cores each, so each trains for half of the epochs of one. On a GPU, each trains
+as fast as was measured of two at once. Where that costs less accuracy than the average of the two gains, two are
+better: in long budgets, in which one network gains little from more time. Of more networks the same holds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,23 +12,36 @@ from typing import TYPE_CHECKING
 from speedtrain.config import Config
 from speedtrain.errors import UserError
 from speedtrain.machine import free_memory
-from speedtrain.member_configs import member_configs
+from speedtrain.member_configs import member_configs, with_shares
 from speedtrain.training.scaling_law import RESNET9_RANGE, is_fitted, law_for
 
 if TYPE_CHECKING:
     from speedtrain.training.planner import Plan
 
 KEYS = ("gain", "networks")
+RULED_OUT = "one network: several at once (or_members) are for the recipe as it is, without --snapshots"
+"""What is said where `are_ruled_out`."""
+MOST = 4
+"""Networks that are considered, the recipe's own twice if need be: on an H100, eight were no better than four."""
+TWICE = 1.2
+"""What the average of twice the recipe's networks gains, in times of what that of themselves gains. On an H100, two
+gained 1.1 points, and four 1.2 and 1.3 (docs/experiments.md)."""
 LEAST_SECONDS = 100.0
+LEAST_SECONDS_GPU = 60.0
 """In shorter budgets several networks are not considered: they would spend a large share on starting."""
+CORES_BESIDE_GPU = 4
+"""For each network on a GPU. With four each, four networks trained nearly as fast as one alone; with two each, eight
+trained half as fast."""
 LARGEST_SIDE = 64
 """Of images, in pixels. Larger ones were not measured, and not every side of them has a mirror-equivariant network."""
 STARTS = 2.0
-"""What members need to start and plan once more, in times of what this process needed: each has a part of the cores."""
+STARTS_GPU = 1.25
+"""What members need to start and plan once more, in times of what this process needed: on a CPU each has a part of the
+cores (measured with two of them). Beside an H100, four needed 1.1 times as long as one."""
 
 
 def considered_members(config: Config, side: int | None = None) -> tuple[Config, ...]:
-    """The networks of `or_members`, where the planner may train them in place of one network; else none.
+    """The networks of `or_members`, where the planner may train them, or more such, in place of one network; else none.
 
     The law must know what one network reaches. So they are considered for the recipe that the law was fitted to, from
     random weights, with width and batch size left to the planner.
@@ -54,11 +68,47 @@ def are_ruled_out(config: Config, side: int) -> bool:
     return bool(config.or_members) and not config.members and _may_be_several(config, side) and not _is_default(config)
 
 
+def considered_numbers(
+    config: Config, networks: Sequence[Config], side: int, num_images: int, num_classes: int
+) -> list[int]:
+    """How many networks the planner weighs against one: those of `considered_members`, or these twice.
+
+    None in a short budget, with too few cores, for larger images, and for fewer or more images a class than those of
+    the law.
+    """
+    low, high = RESNET9_RANGE.per_class
+    if not (networks and _may_be_several(config, side) and low <= num_images / num_classes <= high):
+        return []
+    once, twice = len(networks), 2 * len(networks)
+    return [once, twice] if twice <= MOST and _enough_cores(config, twice) else [once]
+
+
+def repeated(networks: Sequence[Config], number: int, config: Config) -> tuple[Config, ...]:
+    """So many networks: those given, and again from the first. Each has its share of the machine."""
+    return with_shares([networks[place % len(networks)] for place in range(number)], config)
+
+
+def average_gain(config: Config, number: int) -> float:
+    """By which share of the answers the average of the recipe's networks, or of these twice, is better than each."""
+    assert config.or_members is not None
+    gain: float = config.or_members["gain"]
+    return gain if number == len(config.or_members["networks"]) else TWICE * gain
+
+
+def _enough_cores(config: Config, number: int) -> bool:
+    each = CORES_BESIDE_GPU if _on_gpu(config) else 1
+    return config.threads is None or config.threads >= number * each
+
+
+def _on_gpu(config: Config) -> bool:
+    return config.device.startswith("cuda")
+
+
 def _may_be_several(config: Config, side: int | None) -> bool:
     assert config.or_members is not None
-    enough_cores = config.threads is None or config.threads >= len(config.or_members["networks"])
-    on_cpu = not config.device.startswith("cuda")
-    return on_cpu and enough_cores and (side is None or side <= LARGEST_SIDE) and config.budget >= LEAST_SECONDS
+    least = LEAST_SECONDS_GPU if _on_gpu(config) else LEAST_SECONDS
+    enough = _enough_cores(config, len(config.or_members["networks"])) and config.budget >= least
+    return enough and (side is None or side <= LARGEST_SIDE)
 
 
 def _is_default(config: Config) -> bool:
@@ -87,31 +137,32 @@ def weigh(
     *,
     spent: float,
     memory: int,
-) -> tuple[bool, str | None]:
-    """Whether the average of several networks is predicted to be more accurate than one network.
+) -> tuple[tuple[Config, ...], str | None]:
+    """The networks whose average is predicted to be more accurate than one network, and than fewer or more of them.
 
     Args:
         config: of the run, with its device and threads.
-        plan: for one network.
+        plan: for one network. On a GPU with the speeds of several at once.
         networks: the several, as from `considered_members`.
         num_images, num_classes: N and K.
         spent: seconds that this process needed to start, to load and to plan.
         memory: bytes that it needed for this at most; each of the networks needs about as much.
 
     Returns:
-        Whether it is, and the reason. False and None where that is not known: on a GPU, with fewer cores than networks,
-        in a short budget, for larger images, and for fewer or more images a class than those of the law.
+        The networks, none if one network is better, and the reason; no reason where several are not considered.
     """
-    number, (low, high) = len(networks), RESNET9_RANGE.per_class
-    known = _may_be_several(config, plan.side) and low <= num_images / num_classes <= high
-    if not known or plan.epochs == 0:
-        return False, None
+    numbers = considered_numbers(config, networks, plan.side, num_images, num_classes)
+    if not numbers or plan.epochs == 0:
+        return (), None
     left = plan.epochs * num_images / plan.images_per_second
-    share = (1 - STARTS * spent / left) / number  # of the epochs of one network
-    if share <= 0:
-        return False, f"one network: too little time to start {number}"
-    if number * memory > free_memory():
-        return False, f"one network: too little memory for {number} at once"
+    starting = (STARTS_GPU if _on_gpu(config) else STARTS) * spent
+    least = len(networks)
+    if starting >= left:
+        return (), f"one network: too little time to start {least}"
+    speeds = {number: plan.at_once.get(number, 1 / number) for number in numbers}
+    fitting = [number for number, speed in speeds.items() if speed and number * memory <= free_memory()]
+    if not fitting:
+        return (), f"one network: too little memory for {least} at once"
 
     law = law_for(plan.side)
 
@@ -121,8 +172,14 @@ def weigh(
         )
         return min(errors)
 
-    assert config.or_members is not None
-    points = 100 * (least_error(1.0) - least_error(share) + config.or_members["gain"])
-    if points > 0:
-        return True, f"{number} networks at once: their average is predicted {points:.1f} points better than one"
-    return False, f"one network: the average of {number} at once is predicted {-points:.1f} points worse"
+    def points(number: int) -> float:
+        each = (1 - starting / left) * speeds[number]  # of the epochs of one network
+        return 100 * (least_error(1.0) - least_error(each) + average_gain(config, number))
+
+    best = max(fitting, key=points)
+    if points(best) > 0:
+        reason = f"{best} networks at once: their average is predicted {points(best):.1f} points better than one"
+        if best in plan.at_once:
+            reason += f" (each at {speeds[best]:.0%} of the speed of one alone)"
+        return repeated(networks, best, config), reason
+    return (), f"one network: the average of {best} at once is predicted {-points(best):.1f} points worse"

@@ -1,5 +1,6 @@
 """Hardware-aware: measures this machine, and chooses what the budget allows on it."""
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ OTHER_SECONDS = 1.0  # not for training: building, the first and the last save, 
 SAVE_SHARE = 0.005  # of the rest, for the saves between
 GPU_BATCH_SIZE = 512  # a GPU waits for its host where a step is small
 GPU_REPETITIONS = 3  # of a step there, which takes milliseconds that its host may double: the shortest counts
+CUDA_BYTES = 2**30  # of a GPU's memory, which CUDA itself takes for each process: an upper estimate
 GPU_SEARCH_SECONDS = 1.0  # for the search of a width there, however short the budget: wider networks may cost no time
 BACKBONE_BATCH_SIZE = 32  # few epochs fit of a network with given weights: more steps count for more than their speed
 
@@ -42,6 +44,8 @@ class Plan:
             for a timm model, and where training starts from given weights.
         reasons: one line per decision.
         alternatives: what was measured: width, precision, images_per_second, epochs, accuracy.
+        at_once: of several networks at once on one GPU, by their number: the speed of each, as a share of that of one
+            alone, at most. 0 where the GPU's memory is too small. Empty on a CPU, where it is not measured.
     """
 
     model: str
@@ -55,6 +59,7 @@ class Plan:
     accuracy: float | None = None
     reasons: list[str] = field(default_factory=list)
     alternatives: list[dict[str, Any]] = field(default_factory=list)
+    at_once: dict[int, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -69,6 +74,7 @@ def make_plan(
     seconds: float,
     *,
     plan_only: bool = False,
+    at_once: Sequence[int] = (),
 ) -> Plan:
     """Decides what the configuration leaves to `auto`.
 
@@ -81,6 +87,7 @@ def make_plan(
         num_classes: K.
         seconds: left for planning and training.
         plan_only: measure even where nothing is left to decide; default: no.
+        at_once: numbers of networks, rising, whose speeds at once are measured if this is a GPU. Default: none.
 
     Returns:
         The plan; what `config` pins stands in it as it is.
@@ -105,6 +112,8 @@ def make_plan(
         plan.width = probe.best_width(plan)
     if plan_only or "auto" in (config.width if plan.width else None, config.precision):
         measured = probe.measure(plan.width, plan.precision)
+        if images.is_cuda:
+            plan.at_once = probe.speeds_at_once(at_once, plan)
         probe.add_predictions()
         plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
         plan.accuracy = measured["accuracy"]
@@ -155,7 +164,7 @@ class _Probe:
         while rate == 0.0:
             halve = not self.measured and self.config.batch_size == "auto"
             try:
-                rate = self._rate(width, precision)
+                rate = self._rate(width, precision, self.batch_size)
             except RuntimeError as error:
                 if not memory_is_short(error) or (halve and self.batch_size // 2 < SMALLEST_BATCH):
                     raise
@@ -168,7 +177,42 @@ class _Probe:
         self.measured.append(result)
         return result
 
-    def _rate(self, width: int | None, precision: str) -> float:
+    def speeds_at_once(self, numbers: Sequence[int], plan: Plan) -> dict[int, float]:
+        """How fast each of several networks like the planned one would train at once, as a share of one alone.
+
+        Measured by a step with so many times the images: an upper estimate. It keeps the GPU nearly as busy as the
+        steps of all networks do, and the CPU as busy as a step of one, since each network has a process of its own. So
+        if a GPU waits for its CPU most of the time, it trains several networks almost as fast as one.
+
+        Args:
+            numbers: of networks, rising.
+
+        Returns:
+            Number → share up to 1; 0 if the GPU's memory is too small.
+        """
+        alone = self.measure(plan.width, plan.precision)["images_per_second"]
+        speeds: dict[int, float] = {}
+        measured = 1
+        for number in numbers:
+            if measured > 1 and speeds[measured] <= 1.2 / measured:
+                # the GPU is the limit already: more networks share what there is, and need no costly step to tell
+                speed = speeds[measured] * measured / number
+            else:
+                measured = number
+                try:
+                    speed = self._rate(plan.width, plan.precision, number * self.batch_size) / (number * alone)
+                except RuntimeError:  # short of memory, in one of many words; if it is worse, the next step says so
+                    speed = 0.0
+                gc.collect()
+                torch.cuda.empty_cache()
+            # the most that this process has needed was for the images of as many networks as were measured
+            needed = torch.cuda.max_memory_reserved() * number / measured
+            needed += (number - 1) * self.images.nbytes + number * CUDA_BYTES
+            room = needed <= torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+            speeds[number] = round(min(1.0, speed), 3) if room else 0.0
+        return speeds
+
+    def _rate(self, width: int | None, precision: str, batch_size: int) -> float:
         device = self.images.device
         training = build_training(
             self.config,
@@ -181,7 +225,7 @@ class _Probe:
         )
         training.differentiate = Tensor.backward
         optimizer = training.configure_optimizers()
-        indices = torch.arange(self.batch_size, device=device) % len(self.images)
+        indices = torch.arange(batch_size, device=device) % len(self.images)
 
         def seconds_of_step(progress: float) -> float:
             training.progress = progress
@@ -206,7 +250,7 @@ class _Probe:
                     warm.add(training.last_side)
                     seconds = seconds_of_step(third)
                 taken.append(seconds)
-        return round(self.batch_size * len(taken) / sum(taken), 1)
+        return round(batch_size * len(taken) / sum(taken), 1)
 
     def add_predictions(self) -> None:
         """Adds to every measurement the epochs that fit and their predicted accuracy. Called when measuring is over."""

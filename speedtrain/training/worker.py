@@ -8,6 +8,7 @@ logs go to the run's directory; progress and messages go to the parent process a
 
 import contextlib
 import ctypes
+import gc
 import logging
 import math
 import os
@@ -46,7 +47,14 @@ def largest_memory() -> int:
 
 
 def give_memory_back() -> None:
-    """Gives freed memory back to the system, which `MALLOC_SETTINGS` would keep. Only the GNU C library can."""
+    """Gives freed memory back to the GPU, and to the system, where `MALLOC_SETTINGS` would keep it.
+
+    Only the GNU C library can do the second.
+    """
+    import torch
+
+    gc.collect()  # what was measured is in circles of references, with the images
+    torch.cuda.empty_cache()  # does nothing where no GPU is in use
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -85,8 +93,8 @@ def train(
         facts: JSON values to store with the weights; default: none.
         targets: float32 [N, K], to train on instead of the labels; default: none.
         start: a safetensors file of weights to start from; what it lacks is random; default: all are random.
-        or_members: several networks to train in place of this one, where their average is predicted to be more
-            accurate. This process then leads theirs, and trains nothing itself; default: none.
+        or_members: several networks to train in place of this one, or these more than once, where their average is
+            predicted to be more accurate. This process then leads theirs, and trains nothing itself; default: none.
         scratch: a folder for their jobs, as for `train_members`; needed with `or_members`.
 
     Returns:
@@ -109,7 +117,7 @@ def train(
         from speedtrain.training.divergence import DivergenceGuard
         from speedtrain.training.lightning_module import build_training
         from speedtrain.training.memory_guard import MemoryGuard
-        from speedtrain.training.one_or_several import weigh
+        from speedtrain.training.one_or_several import considered_numbers, weigh
         from speedtrain.training.planner import make_plan
         from timing import BudgetCallback
 
@@ -130,8 +138,9 @@ def train(
     with ledger.phase("plan"):  # in a replay nothing is left to decide
         torch.set_num_threads(thread_controller.initial())
         left = max(0.0, config.budget - budget.elapsed())
-        plan = make_plan(config, stored, numbers, num_classes, left, plan_only=plan_only)
-        several, reason = False, None
+        at_once = considered_numbers(config, or_members, stored.shape[1], len(stored), num_classes)
+        plan = make_plan(config, stored, numbers, num_classes, left, plan_only=plan_only, at_once=at_once)
+        several: tuple[Config, ...] = ()
         if or_members:
             several, reason = weigh(
                 config,
@@ -146,7 +155,8 @@ def train(
             plan.reasons = [*kept, *([] if reason is None else [reason])]
         config.batch_size, config.precision = plan.batch_size, plan.precision
         config.width = plan.width or config.width
-        send_event({"event": "members" if several else "plan", "plan": plan.as_dict()})
+        kind = {"event": "members", "number": len(several)} if several else {"event": "plan"}
+        send_event({**kind, "plan": plan.as_dict()})
     if several:
         from speedtrain.training.members import train_members
 
@@ -154,9 +164,9 @@ def train(
         del stored, numbers, soft
         give_memory_back()
         if plan_only:  # the members' time begins when this process has planned
-            or_members = [replace(member, budget=config.budget - budget.elapsed()) for member in or_members]
+            several = tuple(replace(member, budget=config.budget - budget.elapsed()) for member in several)
         return train_members(
-            or_members,
+            several,
             images,
             labels,
             classes,

@@ -27,7 +27,7 @@ from speedtrain.model.weights import load_facts
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
 MEMBERS = "members=[{}, {with: mirror_equivariance, without: patch_whitening, test_time_augmentation.mode: shift}]"
 NETWORKS = MEMBERS.partition("=")[2]
-OPEN = ["--data", "digits", "--device", "cpu", "--set", "precision=fp32"]
+OPEN = ["--data", "digits", "--device", "cpu", "--threads", "2", "--set", "precision=fp32"]
 OPEN += ["--set", f"or_members={{gain: 0.9, networks: {NETWORKS}}}"]
 """A recipe that leaves it to the planner whether members are trained, and makes them look good."""
 SEVERAL_CORES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")

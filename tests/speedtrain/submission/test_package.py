@@ -55,7 +55,7 @@ def test_the_default_takes_along_the_networks_that_it_may_train_in_place_of_one(
         description = archive.read("DESCRIPTION.md").decode()
     assert "momentum_sam" in first["tricks"]
     assert "mirror_equivariance" in second["tricks"]
-    assert "where this is predicted to be better than one network" in description
+    assert "each once or twice, if this is predicted to be better" in description
     for name in {*first["tricks"], *second["tricks"]}:
         assert f"- **{name}**" in description
     assert main(["package", "--out", str(tmp_path / "b.zip"), "--set", "or_members=null"]) == 0

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from speedtrain.network.classifier import Classifier, build_classifier
+from speedtrain.network.precision import configure_device
 from speedtrain.thread_controller import ThreadController
 from speedtrain.training.batch_order import BatchOrder
 from speedtrain.training.checkpoint import CheckpointCallback
@@ -105,6 +106,18 @@ def test_half_a_batch_and_half_the_learning_rate(
     assert sorted(epoch) == list(range(IMAGES))  # none is lost, none comes twice
 
 
+@pytest.fixture
+def as_a_run_computes() -> Iterator[None]:
+    """By algorithms that repeat their results, which a GPU does not use unless asked."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    if torch.cuda.is_available():
+        configure_device(torch.device("cuda"))
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.mark.usefixtures("as_a_run_computes")
 @pytest.mark.parametrize("device", [without_gpu, with_gpu])
 def test_a_replay_halves_where_the_run_did_and_gives_the_same_bits(
     tmp_path: Path, classifier: Classifier, device: str
