@@ -37,5 +37,15 @@ resume=()
 [ -e "$out/curve" ] && resume=(--resume)
 attempt python -m speedtrain curve --budgets 15,60,600 --recipes auto,paper --seeds 3 "${data[@]}" --out "$out/curve" \
     "${resume[@]}"
+# the networks that the planner takes in 60 s, several if there are cores for them, beside one
+for seed in 0 1 2; do
+    for networks in planned one; do
+        run="$out/$networks-$seed" options=()
+        [ -e "$run/result.json" ] && continue
+        rm -rf "$run"
+        [ $networks = one ] && options=(--set or_members=null)
+        attempt python -m speedtrain --budget 60 --seed $seed "${data[@]}" "${options[@]}" --out "$run"
+    done
+done
 attempt python scripts/peers.py --budgets 60,600 --seeds 3 --data "$train" --test "$test" --out "$out/peers"
 echo "all in $out"

@@ -68,12 +68,11 @@ def fastai(clock: Budget, images: Path, seed: int) -> dict[str, Any]:
     with learner().no_bar() as first:
         first.fit_one_cycle(1, 1e-2)
     epochs = max(1, int(clock.remaining() / (clock.elapsed() - begun)))
-    model = learner()
-    with model.no_bar():
-        model.fit_one_cycle(epochs, 1e-2)
-    wall = clock.elapsed()
     files = get_image_files(images / "test")
-    probabilities, _ = model.get_preds(dl=loaders.test_dl(files))
+    with learner().no_bar() as model:
+        model.fit_one_cycle(epochs, 1e-2)
+        wall = clock.elapsed()
+        probabilities, _ = model.get_preds(dl=loaders.test_dl(files))
     names = [loaders.vocab[place] for place in probabilities.argmax(1).tolist()]
     right = sum(name == file.parent.name for name, file in zip(names, files, strict=True))
     return {"accuracy": right / len(files), "epochs": epochs, "wall_seconds": wall}
