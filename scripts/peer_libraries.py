@@ -83,13 +83,14 @@ LIBRARIES = {"ultralytics": ultralytics, "fastai": fastai}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("library", choices=LIBRARIES)
+    parser.add_argument("name", choices=LIBRARIES)
     parser.add_argument("--budget", type=float, required=True, help="seconds from the start of this process")
     parser.add_argument("--images", type=Path, required=True, help="folder with train/, val/ and test/")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     clock = Budget.since_process_start(options.budget)
-    print(json.dumps(LIBRARIES[options.library](clock, options.images, options.seed)))
+    train = LIBRARIES[options.name]
+    print(json.dumps(train(clock, options.images, options.seed)))
 
 
 if __name__ == "__main__":

@@ -387,12 +387,15 @@ def run_peer(name: str, budget: float, seed: int, options: argparse.Namespace) -
         return {key: result[key] for key in keys} | {key: result["plan"][key] for key in ("width", "precision")}
     from speedtrain.training.process import MALLOC_SETTINGS
 
-    command = [sys.executable, __file__, "--plain", name, "--budgets", str(budget), "--seed", str(seed)]
-    command += ["--data", str(options.data), "--test", str(options.test)]
+    command = [sys.executable]
     if name in LIBRARIES:
         images = write_image_files(options.data, options.test, options.out / "images")
-        command = [sys.executable, str(Path(__file__).with_name("peer_libraries.py")), name, "--budget", str(budget)]
-        command += ["--images", str(images), "--seed", str(seed)]
+        command += [str(Path(__file__).with_name("peer_libraries.py")), name, "--budget", str(budget)]
+        command += ["--images", str(images)]
+    else:
+        command += [__file__, "--plain", name, "--budgets", str(budget)]
+        command += ["--data", str(options.data), "--test", str(options.test)]
+    command += ["--seed", str(seed)]
     environment = {**os.environ, "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", MALLOC_SETTINGS)}
     try:
         done = subprocess.run(

@@ -13,7 +13,7 @@ from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.data.mapped import folder_for
 from speedtrain.errors import UserError
-from speedtrain.member_configs import PLANNED, member_configs
+from speedtrain.member_configs import PLANNED, member_configs, with_shares
 from speedtrain.model.weights import load_facts
 from speedtrain.run.estimated_noise import estimate_noise
 from speedtrain.run.interruption import GRACE, Interruption
@@ -184,9 +184,8 @@ class WorkerProcess:
     def _take_members(self, plan_of_one: dict[str, Any], number: int) -> None:
         """So many networks are trained in place of one, for which this is the plan."""
         assert self.config.or_members is not None
-        networks = self.config.or_members["networks"]
-        self.members = repeated(self._or_members, number, self.config)
-        self.config.members = [networks[place % len(networks)] for place in range(number)]
+        self.members = with_shares(repeated(self._or_members, number), self.config)
+        self.config.members = repeated(self.config.or_members["networks"], number)
         self._plan_of_one = plan_of_one
         for reason in plan_of_one["reasons"]:
             self.display.info(reason)

@@ -7,7 +7,7 @@ better: in long budgets, in which one network gains little from more time. Of mo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from speedtrain.config import Config
 from speedtrain.errors import UserError
@@ -17,6 +17,8 @@ from speedtrain.training.scaling_law import RESNET9_RANGE, is_fitted, law_for
 
 if TYPE_CHECKING:
     from speedtrain.training.planner import Plan
+
+Network = TypeVar("Network")
 
 KEYS = ("gain", "networks")
 RULED_OUT = "one network: several at once (or_members) are for the recipe as it is, without --snapshots"
@@ -83,9 +85,9 @@ def considered_numbers(
     return [once, twice] if twice <= MOST and _enough_cores(config, twice) else [once]
 
 
-def repeated(networks: Sequence[Config], number: int, config: Config) -> tuple[Config, ...]:
-    """So many networks: those given, and again from the first. Each has its share of the machine."""
-    return with_shares([networks[place % len(networks)] for place in range(number)], config)
+def repeated(networks: Sequence[Network], number: int) -> list[Network]:
+    """So many networks: those given, and again from the first."""
+    return [networks[place % len(networks)] for place in range(number)]
 
 
 def average_gain(config: Config, number: int) -> float:
@@ -181,5 +183,5 @@ def weigh(
         reason = f"{best} networks at once: their average is predicted {points(best):.1f} points better than one"
         if best in plan.at_once:
             reason += f" (each at {speeds[best]:.0%} of the speed of one alone)"
-        return repeated(networks, best, config), reason
+        return with_shares(repeated(networks, best), config), reason
     return (), f"one network: the average of {best} at once is predicted {-points(best):.1f} points worse"
