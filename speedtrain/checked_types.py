@@ -19,10 +19,12 @@ def checked_types(kind: type, values: Mapping[str, Any], prefix: str = "") -> di
         parser.add_class_arguments(kind, None, skip={other.name for other in fields(kind) if other is not entry})
         try:
             given = {entry.name: values[entry.name]} if entry.name in values else {}
-            # jsonargparse takes a null for a value not given, whatever the type
-            if given == {entry.name: None} and type(None) not in get_args(entry.type):
-                raise ArgumentError(None, "null")
-            typed[entry.name] = parser.parse_object(given)[entry.name]
+            if given == {entry.name: None}:  # jsonargparse takes a null for a value not given, whatever the type
+                if type(None) not in get_args(entry.type):
+                    raise ArgumentError(None, "null")
+                typed[entry.name] = None
+            else:
+                typed[entry.name] = parser.parse_object(given)[entry.name]
         except ArgumentError:
             raise UserError(
                 f"{prefix}{entry.name} must be {_in_words(entry.type)}, got {values[entry.name]!r}"

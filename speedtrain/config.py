@@ -55,6 +55,8 @@ class Config:
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
         batch_size: images per step, or auto.
         precision: fp32, bf16 or fp16 (automatic mixed precision), or auto: the fastest here.
+        max_epochs: epochs after which training ends, even if there is time left; auto: from where on more were measured
+            to lower the accuracy; null: no limit.
         lr: peak learning rate of SGD.
         momentum: of SGD.
         nesterov: whether SGD's momentum is Nesterov's.
@@ -90,6 +92,7 @@ class Config:
     width: int | Literal["auto"] = field(kw_only=True)
     batch_size: int | Literal["auto"] = field(kw_only=True)
     precision: Precision = field(kw_only=True)
+    max_epochs: float | Literal["auto"] | None = field(kw_only=True)
     lr: float = field(kw_only=True)
     momentum: float = field(kw_only=True)
     nesterov: bool = field(kw_only=True)
@@ -147,7 +150,18 @@ class Config:
 
 MOST_SNAPSHOTS = 100  # each is a save, and a prediction of all test images after the run
 _KEYS = tuple(entry.name for entry in fields(Config))
-_POSITIVE = ("budget", "side", "pixel_max", "width", "batch_size", "lr", "head_scale", "threads", "per_class")
+_POSITIVE = (
+    "budget",
+    "side",
+    "pixel_max",
+    "width",
+    "batch_size",
+    "max_epochs",
+    "lr",
+    "head_scale",
+    "threads",
+    "per_class",
+)
 _NOT_NEGATIVE = ("momentum", "weight_decay", "seed", "snapshots")
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from timing.clock import Budget
@@ -17,17 +17,20 @@ class Pacer:
     Args:
         budget: the budget in which training must end.
         reserve: seconds to keep after the last step, for saving and exit. Default: 0.25.
+        done: the share of the training that is done by another measure than time, for example epochs. If it is ahead
+            of the clock, progress follows it, and training ends when it is 1. Default: none.
     """
 
-    def __init__(self, budget: Budget, reserve: float = 0.25) -> None:
+    def __init__(self, budget: Budget, reserve: float = 0.25, done: Callable[[], float] = lambda: 0.0) -> None:
         self.budget = budget
         self.reserve = reserve
+        self._done = done
         self._started: float | None = None
         self._last = 0.0
         self._steps: deque[float] = deque(maxlen=8)
 
     def next(self) -> float | None:
-        """Progress of the next step, or None if it would not end in time.
+        """Progress of the next step, or None if it would not end in time, or training is done.
 
         While any time is left, the first step is always granted, because its length is not known yet.
         """
@@ -40,7 +43,8 @@ class Pacer:
             self._last = now
         if now + self._slowest() > end:
             return None
-        return (now - self._started) / (end - self._started)
+        progress = max((now - self._started) / (end - self._started), self._done())
+        return progress if progress < 1 else None
 
     def _slowest(self) -> float:
         """Seconds of the slowest of the last few steps, without hiccups.

@@ -55,6 +55,7 @@ def execute(
     started = time.monotonic()
     loggers = RunLoggers(logger, display)
     messages = [*data.notes, *messages, *checks_before_start.resolve_machine(config)]
+    checks_before_start.resolve_max_epochs(config, data.train)
     if config.pretrained:
         display.info(f"fetching the weights that timm offers for {config.model} …")
     members = member_configs(config)

@@ -5,6 +5,7 @@ as fast as was measured of two at once. Where that costs less accuracy than the 
 better: in long budgets, in which one network gains little from more time. Of more networks the same holds.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -27,7 +28,7 @@ MOST = 4
 """Networks that are considered, the recipe's own twice if need be: on an H100, eight were no better than four."""
 TWICE = 1.2
 """What the average of twice the recipe's networks gains, in times of what that of themselves gains. On an H100, two
-gained 1.1 points, and four 1.2 and 1.3 (docs/experiments.md)."""
+gained 1.1 points in one run, and four 1.2 to 2.1 in six (docs/experiments.md)."""
 LEAST_SECONDS = 100.0
 LEAST_SECONDS_GPU = 60.0
 """In shorter budgets several networks are not considered: they would spend a large share on starting."""
@@ -154,9 +155,9 @@ def weigh(
         The networks, none if one network is better, and the reason; no reason where several are not considered.
     """
     numbers = considered_numbers(config, networks, plan.side, num_images, num_classes)
-    if not numbers or plan.epochs == 0:
+    left = plan.training_seconds
+    if not numbers or left == 0:
         return (), None
-    left = plan.epochs * num_images / plan.images_per_second
     starting = (STARTS_GPU if _on_gpu(config) else STARTS) * spent
     least = len(networks)
     if starting >= left:
@@ -167,16 +168,19 @@ def weigh(
         return (), f"one network: too little memory for {least} at once"
 
     law = law_for(plan.side)
+    most = config.max_epochs if isinstance(config.max_epochs, int | float) else math.inf
 
-    def least_error(of_epochs: float) -> float:
-        errors = (
-            law.error(row["width"], of_epochs * row["epochs"], num_images, num_classes) for row in plan.alternatives
-        )
-        return min(errors)
+    def least_error(speed: float, seconds: float) -> float:
+        """Of the measured networks, each at a share of its speed."""
+        epochs = {row["width"]: 0.0 for row in plan.alternatives}
+        for row in plan.alternatives:
+            fitting = speed * row["images_per_second"] * seconds / num_images
+            epochs[row["width"]] = max(epochs[row["width"]], min(most, fitting))
+        return min(law.error(width, of_width, num_images, num_classes) for width, of_width in epochs.items())
 
     def points(number: int) -> float:
-        each = (1 - starting / left) * speeds[number]  # of the epochs of one network
-        return 100 * (least_error(1.0) - least_error(each) + average_gain(config, number))
+        several = least_error(speeds[number], left - starting)
+        return 100 * (least_error(1.0, left) - several + average_gain(config, number))
 
     best = max(fitting, key=points)
     if points(best) > 0:

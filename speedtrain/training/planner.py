@@ -1,6 +1,7 @@
 """Hardware-aware: measures this machine, and chooses what the budget allows on it."""
 
 import gc
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -39,7 +40,8 @@ class Plan:
         model, width, batch_size, precision: as in `Config`, decided. Width is null for a timm model.
         resolutions: image sides in the order in which training uses them.
         images_per_second: measured in a short probe; 0 where nothing was left to decide.
-        epochs: predicted, from that rate and the time that planning, building and saving leave.
+        training_seconds: predicted: the time that planning, building and saving leave.
+        epochs: predicted, from that rate and that time, and not more than `max_epochs` of the configuration.
         accuracy: predicted for photographs as hard as CIFAR-10's with the default recipe in batches of 128; null
             for a timm model, and where training starts from given weights.
         reasons: one line per decision.
@@ -55,6 +57,7 @@ class Plan:
     precision: Precision
     resolutions: list[int]
     images_per_second: float = 0.0
+    training_seconds: float = 0.0
     epochs: float = 0.0
     accuracy: float | None = None
     reasons: list[str] = field(default_factory=list)
@@ -114,9 +117,15 @@ def make_plan(
         measured = probe.measure(plan.width, plan.precision)
         if images.is_cuda:
             plan.at_once = probe.speeds_at_once(at_once, plan)
-        probe.add_predictions()
+        plan.training_seconds = probe.add_predictions()
         plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
         plan.accuracy = measured["accuracy"]
+        needed = probe.most_epochs * len(images) / (plan.images_per_second or math.inf)
+        if 0 < needed < plan.training_seconds:
+            plan.reasons.append(
+                f"training ends after {probe.most_epochs:.0f} epochs, in about {needed:.0f} of "
+                f"{plan.training_seconds:.0f} s: more are not known to help (max_epochs)"
+            )
     plan.alternatives = probe.measured
     if probe.batch_size < plan.batch_size:
         plan.reasons.append(f"batches of {probe.batch_size}: the GPU's memory is too short for {plan.batch_size}")
@@ -142,6 +151,7 @@ class _Probe:
         self.seconds = seconds
         self.begun = time.monotonic()
         self.until = self.begun + max(PROBE_SHARE * seconds, GPU_SEARCH_SECONDS if images.is_cuda else 0.0)
+        self.most_epochs = config.max_epochs if isinstance(config.max_epochs, int | float) else math.inf
         self.measured: list[dict[str, Any]] = []
         usual = GPU_BATCH_SIZE if images.is_cuda else BATCH_SIZE
         if config.model != "resnet9" and not config.from_random:
@@ -252,8 +262,12 @@ class _Probe:
                 taken.append(seconds)
         return round(batch_size * len(taken) / sum(taken), 1)
 
-    def add_predictions(self) -> None:
-        """Adds to every measurement the epochs that fit and their predicted accuracy. Called when measuring is over."""
+    def add_predictions(self) -> float:
+        """Adds to every measurement the epochs to come and their predicted accuracy. Called when measuring is over.
+
+        Returns:
+            Seconds that are left for training.
+        """
         left = self._left()
         for row in self.measured:
             width, rate = row["width"], row["images_per_second"]
@@ -261,6 +275,7 @@ class _Probe:
             inputs = self._law_inputs(width, rate, left)
             known = width is not None and self.config.from_random
             row["accuracy"] = round(self.law.accuracy(*inputs), 4) if known else None
+        return left
 
     def fastest_precision(self, plan: Plan) -> Precision:
         """bf16 or fp32 on a CPU, whichever is faster here; on a GPU bf16 where it is native, else fp16."""
@@ -312,8 +327,8 @@ class _Probe:
         return max(0.0, (1 - SAVE_SHARE) * (self.seconds - (time.monotonic() - self.begun) - OTHER_SECONDS))
 
     def _epochs(self, rate: float, left: float) -> float:
-        """How many fit into `left` seconds, at `rate` images per second."""
-        return rate * left / len(self.images)
+        """How many there will be in `left` seconds, at `rate` images per second."""
+        return min(self.most_epochs, rate * left / len(self.images))
 
     def _law_inputs(self, width: int, rate: float, left: float) -> tuple[int, float, int, int]:
         """The inputs of the scaling law for a network that trains at `rate` images per second."""

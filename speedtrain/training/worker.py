@@ -196,7 +196,13 @@ def train(
         divergence = DivergenceGuard(training, training.tricks)
         recorded = replay.batch_sizes if replay else None
         memory = MemoryGuard(training, order, divergence, config.seed, send_message, recorded)
-        pacer = Pacer(budget) if replay is None else RecordedPacer(replay.progress)
+
+        def share_of_epochs() -> float:
+            if max_steps is None and isinstance(config.max_epochs, int | float):
+                return checkpoint.images_seen / (config.max_epochs * len(stored))
+            return 0.0
+
+        pacer = Pacer(budget, done=share_of_epochs) if replay is None else RecordedPacer(replay.progress)
         clock = BudgetCallback(
             budget,
             lr_schedule=lambda progress: config.lr_factor(progress) * divergence.lr_factor * memory.lr_factor,

@@ -99,6 +99,14 @@ def test_no_step_is_granted_after_the_end() -> None:
     assert Pacer(Budget(1.0, time.monotonic() - 0.9), reserve=0.2).next() is None
 
 
+def test_training_ends_when_it_is_done_by_another_measure_that_is_ahead_of_the_clock() -> None:
+    steps = iter([0.0, 0.0, 0.0, 0.5, 0.75, 0.99, 1.0])
+    pacer = Pacer(Budget(1000.0, time.monotonic()), done=lambda: next(steps))
+    begin, by_time, more, *by_measure, end = [pacer.next() for _ in range(7)]
+    assert 0.0 == begin <= by_time <= more < 0.01
+    assert (by_measure, end) == ([0.5, 0.75, 0.99], None)
+
+
 def test_recorded_pacer_repeats_the_record() -> None:
     pacer = RecordedPacer([0.0, 0.25, 0.5])
     assert [pacer.next() for _ in range(4)] == [0.0, 0.25, 0.5, None]

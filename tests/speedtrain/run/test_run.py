@@ -407,6 +407,20 @@ def test_all_tricks_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("warm_processes")
+def test_training_ends_after_max_epochs_with_its_schedule_at_an_end(tmp_path: Path) -> None:
+    assert run_here(tmp_path / "run", 60, "--set", "max_epochs=2.5") == 0
+    result = result_of(tmp_path / "run")
+    assert_sound(tmp_path / "run", result)
+    assert result["status"] == "finished"
+    assert 0 <= result["images_seen"] - 2.5 * result["data"]["num_train"] < 64
+    assert result["wall_seconds"] < 45
+    assert result["saved_at"]["progress"] > 0.9
+    with open(tmp_path / "run" / "clock.csv") as file:
+        progress = [float(row["progress"]) for row in csv.DictReader(file)]
+    assert progress == sorted(progress)
+
+
+@pytest.mark.usefixtures("warm_processes")
 def test_from_python_with_arrays_fewer_than_a_batch_and_two_classes(tmp_path: Path) -> None:
     digits = load_digits()
     chosen = np.flatnonzero(digits.target < 2)[:40]

@@ -33,6 +33,7 @@ def plan_of_one(seconds: float, rates: dict[int, float], side: int = 32) -> Plan
     best = max(rows, key=lambda row: row["epochs"])
     plan = Plan("resnet9", side, int(best["width"]), 128, "fp32", [side])
     plan.images_per_second, plan.epochs, plan.alternatives = best["images_per_second"], best["epochs"], rows
+    plan.training_seconds = seconds
     return plan
 
 
@@ -82,6 +83,25 @@ def test_with_more_cores_as_many_networks_as_the_law_says(faster: float, number:
     chosen, reason = weigh(config, plan_of_one(590.0, rates), networks, 5000, 10, spent=9.0, memory=1)
     assert len(chosen) == number
     assert f"{abs(max(points.values())):.1f} points" in str(reason)
+
+
+def test_what_one_network_could_not_use_makes_several_better() -> None:
+    rates = {width: 3 * rate for width, rate in RATES.items()}
+    points = {}
+    for most in (None, 60.0):
+        config = open_config(settings={"max_epochs": most})
+        _, reason = weigh(config, plan_of_one(290, rates), considered_members(config), 5000, 10, spent=9.0, memory=1)
+        words = str(reason).split()
+        points[most] = float(words[words.index("points") - 1]) * (1 if "better" in words else -1)
+
+    def least(speed: float, seconds: float, most: float) -> float:
+        return min(error(width, min(most, speed * rate * seconds / 5000)) for width, rate in rates.items())
+
+    for most in points:
+        limit = most or 1e9
+        expected = 100 * (least(1.0, 290, limit) - least(0.5, 290 - 18, limit) + 0.01)
+        assert points[most] == pytest.approx(expected, abs=0.051)
+    assert points[60.0] > points[None]
 
 
 H100 = {48: 24611.0, 64: 27703.0}
