@@ -47,5 +47,12 @@ for seed in 0 1 2; do
         attempt python -m speedtrain --budget 60 --seed $seed "${data[@]}" "${options[@]}" --out "$run"
     done
 done
+# the whole of 600 s, beside the curve's runs, which end after 150 epochs
+for seed in 0 1 2; do
+    run="$out/whole-$seed"
+    [ -e "$run/result.json" ] && continue
+    rm -rf "$run"
+    attempt python -m speedtrain --budget 600 --seed $seed "${data[@]}" --set max_epochs=null --out "$run"
+done
 attempt python scripts/peers.py --budgets 60,600 --seeds 3 --data "$train" --test "$test" --out "$out/peers"
 echo "all in $out"
