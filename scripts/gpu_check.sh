@@ -31,8 +31,8 @@ fi
 # the planner's batches of 512 beside others, and its precision beside the other half one
 resume=()
 [ -e "$out/batches" ] && resume=(--resume)
-attempt python -m speedtrain ablate --budget 60 --seeds 3 --tricks none --set width=64 --vary batch_size=512,128,1024 \
-    --vary precision=bf16,fp16 "${data[@]}" --out "$out/batches" "${resume[@]}"
+attempt python -m speedtrain ablate --budget 60 --seeds 3 --tricks none --set width=64 --set max_epochs=null \
+    --vary batch_size=512,128,1024 --vary precision=bf16,fp16 "${data[@]}" --out "$out/batches" "${resume[@]}"
 resume=()
 [ -e "$out/curve" ] && resume=(--resume)
 attempt python -m speedtrain curve --budgets 15,60,600 --recipes auto,paper --seeds 3 "${data[@]}" --out "$out/curve" \

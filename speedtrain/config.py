@@ -55,8 +55,8 @@ class Config:
         width: channels of ResNet-9's first convolution, or auto: the planner's choice.
         batch_size: images per step, or auto.
         precision: fp32, bf16 or fp16 (automatic mixed precision), or auto: the fastest here.
-        max_epochs: epochs after which training ends, even if there is time left; auto: from where on more were measured
-            to lower the accuracy; null: no limit.
+        max_epochs: epochs after which training ends, even if there is time left; auto: from where on more were not
+            measured to help ResNet-9; null: no limit.
         lr: peak learning rate of SGD.
         momentum: of SGD.
         nesterov: whether SGD's momentum is Nesterov's.

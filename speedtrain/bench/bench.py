@@ -59,7 +59,8 @@ def bench(
     """
     if not budgets:
         raise UserError("no budget; say which, as in --budgets 60,600")
-    options["settings"] = {"or_members": None, **(options.get("settings") or {})}  # one network is measured
+    # one network is measured, and what a whole budget goes into
+    options["settings"] = {"or_members": None, "max_epochs": None, **(options.get("settings") or {})}
     configs = [resolve(budget=budget, data=data, test=test, **options) for budget in dict.fromkeys(budgets)]
     config = configs[0]
     if config.members:

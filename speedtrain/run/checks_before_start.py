@@ -17,7 +17,6 @@ from speedtrain.network.classifier import hub_tag
 from speedtrain.run.estimated_noise import estimate_noise
 from speedtrain.run.starting_weights import StartingWeights, read_starting_weights
 from speedtrain.training.lightning_module import build_training
-from speedtrain.training.scaling_law import enough_epochs
 from tricks import TrickError
 
 
@@ -37,12 +36,6 @@ def resolve_machine(config: Config) -> list[str]:
         warnings.append(f"warning: {config.threads} threads asked for on {cores} cores: no more than that will be used")
         config.threads = cores
     return warnings
-
-
-def resolve_max_epochs(config: Config, train: Images) -> None:
-    """Decides after how many epochs training ends though there is time left, in `config`, where that is open."""
-    if config.max_epochs == "auto":
-        config.max_epochs = enough_epochs(config, len(train.images))
 
 
 def unused_options(config: Config, given: Mapping[str, Any]) -> list[str]:

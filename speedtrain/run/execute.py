@@ -20,7 +20,14 @@ from speedtrain.run.mirrored_classes import notes_on_guesses
 from speedtrain.run.model_card import write_model_card
 from speedtrain.run.progress import Display
 from speedtrain.run.report import write_report
-from speedtrain.run.result import Result, add_score, conclude, describe, warning_of_short_schedule
+from speedtrain.run.result import (
+    Result,
+    add_score,
+    conclude,
+    describe,
+    note_of_all_epochs,
+    warning_of_short_schedule,
+)
 from speedtrain.run.run_directory import may_fail
 from speedtrain.run.scoring import Score, score
 from speedtrain.run.seen_images import count_seen_images, notes_on_seen_images, write_seen_images
@@ -55,7 +62,6 @@ def execute(
     started = time.monotonic()
     loggers = RunLoggers(logger, display)
     messages = [*data.notes, *messages, *checks_before_start.resolve_machine(config)]
-    checks_before_start.resolve_max_epochs(config, data.train)
     if config.pretrained:
         display.info(f"fetching the weights that timm offers for {config.model} …")
     members = member_configs(config)
@@ -90,6 +96,9 @@ def execute(
         with may_fail(display):
             run_directory.write_config(run, config)  # as planned; while training the disk may have been full
         result = describe(config, data, worker, ended, messages)
+        for note in note_of_all_epochs(result):
+            result["events"].append(note)
+            display.info(note)
         if before is not None:
             result["started_from"]["seen_test_images"] = seen
         weights = run / "weights.safetensors"

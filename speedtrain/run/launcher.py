@@ -233,7 +233,7 @@ def plan_of_members(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "width": None,
         "batch_size": first["batch_size"],
         "images_per_second": round(sum(plan["images_per_second"] for plan in plans), 1),
-        "training_seconds": round(sum(plan["training_seconds"] for plan in plans) / len(plans), 1),
+        "seconds_left": round(sum(plan["seconds_left"] for plan in plans) / len(plans), 1),
         "epochs": round(sum(plan["epochs"] for plan in plans) / len(plans), 1),
         "accuracy": None,
         "reasons": [],

@@ -69,12 +69,14 @@ def model_card(result: Result) -> str:
         pairs = zip(members, widths, strict=True)
         each = ", ".join(f"{member['model']}{width} ({member['own']})" for member, width in pairs)
         networks = f"{len(members)} networks whose answers are averaged: {each}"
+    after = ", after all its epochs (`max_epochs`)" if result["all_epochs"] else ""
     lines += [
         f"Training began {_start(result.get('started_from'))}. It took {result['wall_seconds']:.0f} s of a budget of "
         f"{result['budget_seconds']:g} s, on "
         f"{_code(result['device'])} with {result['threads']} threads: {result['epochs']:.1f} epochs of "
         f"{networks}, on images of {plan.get('side', 32)} pixels a side, in {plan['precision']}. "
-        f"It ended as `{result['status']}`. Tricks: {', '.join(result['tricks']) or 'none'}. Seed {result['seed']}.",
+        f"It ended as `{result['status']}`{after}. "
+        f"Tricks: {', '.join(result['tricks']) or 'none'}. Seed {result['seed']}.",
         "",
         "## Limits",
         "",

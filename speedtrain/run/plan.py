@@ -9,7 +9,7 @@ from speedtrain.data import Images
 from speedtrain.data.configured import load_configured, source_name
 from speedtrain.errors import UserError
 from speedtrain.member_configs import member_configs
-from speedtrain.run.checks_before_start import check_network, resolve_machine, resolve_max_epochs, unused_options
+from speedtrain.run.checks_before_start import check_network, resolve_machine, unused_options
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import run_probe
 from speedtrain.run.mirrored_classes import notes_on_mirrors
@@ -36,7 +36,6 @@ def plan(
     loaded = load_configured(config, progress=Display().reading)
     given = {**options, **(options.get("settings") or {})}
     messages = [*loaded.notes, *unused_options(config, given), *resolve_machine(config)]
-    resolve_max_epochs(config, loaded.train)
     messages += notes_on_mirrors(config, loaded.train, options.get("without", ()))
     or_members = considered_members(config, loaded.train.images.shape[1])
     if are_ruled_out(config, loaded.train.images.shape[1]):
@@ -54,7 +53,7 @@ def plan(
 
 
 def measure_plan(config: Config, train: Images, or_members: Sequence[Config] = ()) -> dict[str, Any]:
-    """The plan for a configuration on this machine, as in `result.json`; decides its device, threads and `max_epochs`.
+    """The plan for a configuration on this machine, as in `result.json`; resolves device and threads in `config`.
 
     A process like the one that trains makes the plan, on a clock that counts from its start. Where it takes several
     networks in place of one, `config` has them as its members.
@@ -68,7 +67,6 @@ def measure_plan(config: Config, train: Images, or_members: Sequence[Config] = (
         UserError: a training step fails.
     """
     resolve_machine(config)
-    resolve_max_epochs(config, train)
     probe = run_probe(config, train, Interruption(), plan_only=True, or_members=or_members)
     if or_members:
         config.members = probe.worker.config.members

@@ -313,8 +313,9 @@ def _training_span(phases: Mapping[str, float], seconds: np.ndarray, wall: float
 def _draw_curve(path: Path, result: Mapping[str, Any], metrics: Mapping[str, np.ndarray]) -> None:
     seconds, loss = metrics["seconds"], metrics["loss"]
     wall = result.get("wall_seconds") or seconds.max(initial=0.0)
-    # no budget binds a replay
-    budget = None if "replay_of" in result else result.get("budget_seconds")
+    # no budget binds a replay, nor a run that ended by its epochs
+    bound = "replay_of" not in result and not result.get("all_epochs")
+    budget = result.get("budget_seconds") if bound else None
     whole = max(budget or 0.0, wall, 1e-3)
     begin, end = _training_span(result.get("phases") or {}, seconds, wall)
 

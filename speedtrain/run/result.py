@@ -142,6 +142,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
         "device": _device_name(config),
         "threads": config.threads,
         "threads_used": worker.last.get("threads", 0.0),
+        "all_epochs": bool((worker.done or {}).get("all_epochs")),
         "rollbacks": worker.last.get("rollbacks", 0),
         "batch_size": worker.last.get("batch_size"),
         "versions": {
@@ -201,9 +202,21 @@ def _saved_of_member(facts: dict[str, Any], num_images: int) -> dict[str, Any]:
     }
 
 
+def note_of_all_epochs(result: Result) -> list[str]:
+    """What to say where training ended by `max_epochs`, before the budget did."""
+    if not result["all_epochs"]:
+        return []
+    left = result["budget_seconds"] - result["wall_seconds"]
+    return [
+        f"training ended after {result['epochs']:.0f} epochs (max_epochs), {left:.0f} s before the budget; "
+        "--set max_epochs=null uses all of it"
+    ]
+
+
 def warning_of_short_schedule(result: Result) -> list[str]:
     """A warning where the budget was too short for the learning rate to come down; replays are not meant to be."""
-    if result["status"] != "finished" or "replay_of" in result or result["saved_at"]["progress"] >= ANNEALED:
+    short = result["status"] == "finished" and not result["all_epochs"] and result["saved_at"]["progress"] < ANNEALED
+    if not short or "replay_of" in result:
         return []
     return [f"warning: only {result['steps']} steps fit into the budget, too few for the schedule to end"]
 

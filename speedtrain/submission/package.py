@@ -185,6 +185,9 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
         f"{' (Nesterov)' if config.nesterov else ''}, weight decay {config.weight_decay:g}",
         "schedule": ", ".join(f"×{factor:g} at {progress:.0%}" for progress, factor in config.schedule)
         + " of the time, linear in between",
+        "end": "with the budget"
+        + (f", or after {config.max_epochs:g} epochs" if isinstance(config.max_epochs, int | float) else "")
+        + (", or when more epochs are not known to help" if config.max_epochs == "auto" else ""),
     }
     lines = [f"# {name}", ""]
     lines += [f"By {authors}.", ""] if authors else []

@@ -21,7 +21,7 @@ from speedtrain.member_configs import member_configs
 from speedtrain.model.load import load
 from speedtrain.run import run_directory
 from speedtrain.run.budget_too_small import explain_nothing_saved
-from speedtrain.run.checks_before_start import check_network, resolve_machine, resolve_max_epochs
+from speedtrain.run.checks_before_start import check_network, resolve_machine
 from speedtrain.run.interruption import Interruption
 from speedtrain.run.launcher import WorkerProcess
 from speedtrain.run.progress import Display
@@ -205,7 +205,6 @@ def _predict(config: Config, images: Images, held: np.ndarray, run: Path, displa
     if train.votes is not None:
         train, _ = labels_for_training(train, config.labels, config.seed)
     config, weights = replace(config), run_directory.new_run_directory(run) / "weights.safetensors"
-    resolve_max_epochs(config, train)
     start, members = check_network(config, train), member_configs(config)
     with Interruption() as interruption:
         worker = WorkerProcess(config, train, run, display, start=start, members=members)

@@ -251,7 +251,9 @@ class _Leader:
             return 0  # nobody had the time to end; what they saved is gathered
         stopped = self.stopped or any((member.done or {}).get("stopped") for member in self.members)
         state = self._state()
-        self._send({"event": "done", "step": state["step"], "stopped": stopped, "phases": self.ledger.phases()})
+        all_epochs = all((member.done or {}).get("all_epochs") for member in self.members)
+        done = {"event": "done", "step": state["step"], "stopped": stopped, "all_epochs": all_epochs}
+        self._send({**done, "phases": self.ledger.phases()})
         return int(state["images_seen"])
 
     def report(self) -> None:
@@ -259,6 +261,7 @@ class _Leader:
         rows = self._reports()
         if not rows:
             return
+        running = [member.last for member in self.members if member.last and member.ended is None]
         row = {
             "seconds": round(self.budget.elapsed(), 3),
             "progress": _mean(rows, "progress"),
@@ -266,7 +269,7 @@ class _Leader:
             "epoch": round(_mean(rows, "epoch"), 3),
             "loss": _mean(rows, "loss"),
             "lr": _mean(rows, "lr"),
-            "images_per_second": round(sum(each["images_per_second"] for each in rows), 1),
+            "images_per_second": round(sum(each["images_per_second"] for each in running or rows), 1),
             "side": max(each["side"] for each in rows),
         }
         self._metrics.add(row)

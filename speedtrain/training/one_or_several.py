@@ -5,7 +5,6 @@ as fast as was measured of two at once. Where that costs less accuracy than the 
 better: in long budgets, in which one network gains little from more time. Of more networks the same holds.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +13,7 @@ from speedtrain.config import Config
 from speedtrain.errors import UserError
 from speedtrain.machine import free_memory
 from speedtrain.member_configs import member_configs, with_shares
+from speedtrain.training.epoch_limit import epoch_limit
 from speedtrain.training.scaling_law import RESNET9_RANGE, is_fitted, law_for
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def weigh(
         The networks, none if one network is better, and the reason; no reason where several are not considered.
     """
     numbers = considered_numbers(config, networks, plan.side, num_images, num_classes)
-    left = plan.training_seconds
+    left = plan.seconds_left
     if not numbers or left == 0:
         return (), None
     starting = (STARTS_GPU if _on_gpu(config) else STARTS) * spent
@@ -168,7 +168,7 @@ def weigh(
         return (), f"one network: too little memory for {least} at once"
 
     law = law_for(plan.side)
-    most = config.max_epochs if isinstance(config.max_epochs, int | float) else math.inf
+    most = epoch_limit(config, num_images)
 
     def least_error(speed: float, seconds: float) -> float:
         """Of the measured networks, each at a share of its speed."""

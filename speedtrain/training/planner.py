@@ -13,6 +13,7 @@ from torch import Tensor
 from speedtrain.config import Config, Precision
 from speedtrain.network.classifier import make_tricks
 from speedtrain.network.convolution import bf16_is_faster
+from speedtrain.training.epoch_limit import epoch_limit
 from speedtrain.training.lightning_module import build_training
 from speedtrain.training.memory_guard import SMALLEST_BATCH, memory_is_short
 from speedtrain.training.scaling_law import BATCH_SIZE, law_for
@@ -40,7 +41,7 @@ class Plan:
         model, width, batch_size, precision: as in `Config`, decided. Width is null for a timm model.
         resolutions: image sides in the order in which training uses them.
         images_per_second: measured in a short probe; 0 where nothing was left to decide.
-        training_seconds: predicted: the time that planning, building and saving leave.
+        seconds_left: predicted: the time that planning, building and saving leave.
         epochs: predicted, from that rate and that time, and not more than `max_epochs` of the configuration.
         accuracy: predicted for photographs as hard as CIFAR-10's with the default recipe in batches of 128; null
             for a timm model, and where training starts from given weights.
@@ -57,7 +58,7 @@ class Plan:
     precision: Precision
     resolutions: list[int]
     images_per_second: float = 0.0
-    training_seconds: float = 0.0
+    seconds_left: float = 0.0
     epochs: float = 0.0
     accuracy: float | None = None
     reasons: list[str] = field(default_factory=list)
@@ -117,14 +118,14 @@ def make_plan(
         measured = probe.measure(plan.width, plan.precision)
         if images.is_cuda:
             plan.at_once = probe.speeds_at_once(at_once, plan)
-        plan.training_seconds = probe.add_predictions()
+        plan.seconds_left = probe.add_predictions()
         plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
         plan.accuracy = measured["accuracy"]
         needed = probe.most_epochs * len(images) / (plan.images_per_second or math.inf)
-        if 0 < needed < plan.training_seconds:
+        if 0 < needed < plan.seconds_left:
             plan.reasons.append(
-                f"training ends after {probe.most_epochs:.0f} epochs, in about {needed:.0f} of "
-                f"{plan.training_seconds:.0f} s: more are not known to help (max_epochs)"
+                f"training will end after {probe.most_epochs:.4g} epochs (max_epochs), in about {needed:.0f} of "
+                f"{plan.seconds_left:.0f} s"
             )
     plan.alternatives = probe.measured
     if probe.batch_size < plan.batch_size:
@@ -151,7 +152,7 @@ class _Probe:
         self.seconds = seconds
         self.begun = time.monotonic()
         self.until = self.begun + max(PROBE_SHARE * seconds, GPU_SEARCH_SECONDS if images.is_cuda else 0.0)
-        self.most_epochs = config.max_epochs if isinstance(config.max_epochs, int | float) else math.inf
+        self.most_epochs = epoch_limit(config, len(images))
         self.measured: list[dict[str, Any]] = []
         usual = GPU_BATCH_SIZE if images.is_cuda else BATCH_SIZE
         if config.model != "resnet9" and not config.from_random:
@@ -275,7 +276,7 @@ class _Probe:
             inputs = self._law_inputs(width, rate, left)
             known = width is not None and self.config.from_random
             row["accuracy"] = round(self.law.accuracy(*inputs), 4) if known else None
-        return left
+        return round(left, 1)
 
     def fastest_precision(self, plan: Plan) -> Precision:
         """bf16 or fp32 on a CPU, whichever is faster here; on a GPU bf16 where it is native, else fp16."""

@@ -93,11 +93,6 @@ instead of 12 to 16 for 300 s (docs/experiments.md)."""
 
 RESNET9_RANGE = FittedRange(CLASSES, widths=(8, 64), epochs=(4, 150), per_class=(90, 2500))
 
-ENOUGH_EPOCHS, ENOUGH_IMAGES = 150, 250_000
-"""From where on the default recipe has learned what it can from its images: so many epochs, and so many images seen in
-all. On an H100, four networks of width 64 reached 84.6 % in 106 and 140 epochs of 5,000 images, and 83.9 % in 552. On a
-CPU, 639 epochs of 1,000 images were no better than 311, nor 646 epochs of 500 than 156 (docs/experiments.md)."""
-
 FITTED_SETTINGS: dict[str, Any] = {
     "tricks": {
         "patch_whitening": {"eps": 0.01, "kernel": 3},
@@ -124,16 +119,6 @@ recipe fits the law anew."""
 def is_fitted(config: Config) -> bool:
     """Whether a recipe is the one that the law was fitted to, but for its width."""
     return all(_plain(getattr(config, key)) == _plain(value) for key, value in FITTED_SETTINGS.items())
-
-
-def enough_epochs(config: Config, num_images: int) -> float | None:
-    """After how many epochs of so many images training ends, with `max_epochs` at auto; None: never.
-
-    Known of the recipe that the law was fitted to, from random weights. Of several networks, of their common part.
-    """
-    if config.model != "resnet9" or not config.from_random or not is_fitted(config):
-        return None
-    return max(ENOUGH_EPOCHS, ENOUGH_IMAGES / num_images)
 
 
 def law_for(side: int) -> ScalingLaw:

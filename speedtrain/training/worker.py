@@ -115,6 +115,7 @@ def train(
         from speedtrain.training.batch_order import BatchOrder
         from speedtrain.training.checkpoint import CheckpointCallback
         from speedtrain.training.divergence import DivergenceGuard
+        from speedtrain.training.epoch_limit import epoch_limit
         from speedtrain.training.lightning_module import build_training
         from speedtrain.training.memory_guard import MemoryGuard
         from speedtrain.training.one_or_several import considered_numbers, weigh
@@ -197,10 +198,10 @@ def train(
         recorded = replay.batch_sizes if replay else None
         memory = MemoryGuard(training, order, divergence, config.seed, send_message, recorded)
 
+        most_epochs = epoch_limit(config, len(stored)) if max_steps is None else math.inf
+
         def share_of_epochs() -> float:
-            if max_steps is None and isinstance(config.max_epochs, int | float):
-                return checkpoint.images_seen / (config.max_epochs * len(stored))
-            return 0.0
+            return checkpoint.images_seen / (most_epochs * len(stored))
 
         pacer = Pacer(budget, done=share_of_epochs) if replay is None else RecordedPacer(replay.progress)
         clock = BudgetCallback(
@@ -242,7 +243,9 @@ def train(
             enable_model_summary=False,
         )
     trainer.fit(training, order)
-    send_event({"event": "done", "step": training.num_steps, "stopped": clock.stopped, "phases": ledger.phases()})
+    all_epochs = replay is None and share_of_epochs() >= 1
+    done = {"event": "done", "step": training.num_steps, "stopped": clock.stopped, "all_epochs": all_epochs}
+    send_event({**done, "phases": ledger.phases()})
     return checkpoint.images_seen
 
 

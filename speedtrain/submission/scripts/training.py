@@ -1,4 +1,4 @@
-"""Trains on labelled images until the budget is used up, saving as it goes.
+"""Trains on labelled images within the budget, saving as it goes.
 
     python training.py --data TRAIN.npz --net_sav CKPT [--budget 600] [--seed 0]
 

@@ -22,7 +22,7 @@ class Machine:
     def plan(self, config: Config, train: Images) -> dict[str, Any]:
         self.asked += 1
         common = {"model": "resnet9", "side": 32, "precision": "fp32", "resolutions": [32], "batch_size": 64}
-        speed = {"images_per_second": 100.0, "epochs": 3.0}
+        speed = {"images_per_second": 100.0, "seconds_left": 30.0, "epochs": 3.0}
         return plan_of_members([{**common, **speed, "width": width} for width in (12, 24)])
 
 

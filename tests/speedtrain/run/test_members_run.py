@@ -235,10 +235,13 @@ def test_the_end_of_a_run_is_the_end_of_its_members(number: signal.Signals, warm
 
 
 def test_a_submission_trains_them_too(tmp_path: Path) -> None:
-    assert main(["package", "--out", str(tmp_path / "a.zip"), *SMALL[2:], "--set", MEMBERS]) == 0
+    options = [*SMALL[2:], "--set", MEMBERS, "--set", "max_epochs=5"]
+    assert main(["package", "--out", str(tmp_path / "a.zip"), *options]) == 0
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         archive.extractall(tmp_path / "a")
-    assert "1. the recipe" in (tmp_path / "a" / "DESCRIPTION.md").read_text()
+    description = (tmp_path / "a" / "DESCRIPTION.md").read_text()
+    assert "1. the recipe" in description
+    assert "- end: with the budget, or after 5 epochs" in description
     data = load_data("digits")
     np.savez(tmp_path / "train.npz", images=data.train.images, labels=data.train.labels)
     (tmp_path / "not_installed").mkdir()  # an organiser need not have what completes a recipe
@@ -246,8 +249,10 @@ def test_a_submission_trains_them_too(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "not_installed")}
     command = [sys.executable, "training.py", "--data", "../train.npz", "--net_sav", "w", "--budget", COLD]
     began = time.monotonic()
-    subprocess.run(command, cwd=tmp_path / "a", env=environment, check=True, capture_output=True)
+    said = subprocess.run(command, cwd=tmp_path / "a", env=environment, check=True, capture_output=True).stdout.decode()
     assert time.monotonic() - began < float(COLD) + 1
+    seen = int(said.rpartition("images_seen: ")[2])
+    assert 0 <= seen - 2 * 5 * len(data.train.images) < 2 * 64, "each network ends after its epochs"
     model = load(tmp_path / "a" / "w")
     assert len(model.members) == 2
     predicted = model.predict(data.test.images).probabilities.argmax(1)

@@ -34,6 +34,7 @@ def a_result(**changes: Any) -> Result:
             "tricks": {"sam": {}, "flip": {}},
             "plan": {"model": "resnet9", "width": 24, "side": 64, "precision": "fp32"},
             "epochs": 12.5,
+            "all_epochs": False,
             "seed": 3,
             "device": "cpu (some processor)",
             "threads": 2,
@@ -78,3 +79,7 @@ def test_what_does_not_hold_is_not_said() -> None:
     assert "held out" not in text
     assert "before its planned end" not in text
     assert "the same collection" not in text
+    assert "all its epochs" not in text
+    assert "as `finished`, after all its epochs (`max_epochs`)." in model_card(
+        a_result(status="finished", all_epochs=True)
+    )

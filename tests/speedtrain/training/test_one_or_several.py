@@ -33,12 +33,13 @@ def plan_of_one(seconds: float, rates: dict[int, float], side: int = 32) -> Plan
     best = max(rows, key=lambda row: row["epochs"])
     plan = Plan("resnet9", side, int(best["width"]), 128, "fp32", [side])
     plan.images_per_second, plan.epochs, plan.alternatives = best["images_per_second"], best["epochs"], rows
-    plan.training_seconds = seconds
+    plan.seconds_left = seconds
     return plan
 
 
-def error(width: float, epochs: float, side: int = 32) -> float:
-    """Of the law, at 500 images a class: written down once more."""
+def error(width: float, epochs: float, side: int = 32, most: float = 150) -> float:
+    """Of the law, at 500 images a class, where training ends after 150 epochs: written down once more."""
+    epochs = min(epochs, most)
     return 0.1548 + (1.106 if side < 64 else 0.4 * 1.106) * width**-1.31 + 0.7398 * epochs**-1.217
 
 
@@ -95,7 +96,7 @@ def test_what_one_network_could_not_use_makes_several_better() -> None:
         points[most] = float(words[words.index("points") - 1]) * (1 if "better" in words else -1)
 
     def least(speed: float, seconds: float, most: float) -> float:
-        return min(error(width, min(most, speed * rate * seconds / 5000)) for width, rate in rates.items())
+        return min(error(width, speed * rate * seconds / 5000, most=most) for width, rate in rates.items())
 
     for most in points:
         limit = most or 1e9

@@ -65,10 +65,11 @@ def test_no_more_epochs_are_promised_than_will_be_trained() -> None:
     plan, _ = planned(400.0, precision="fp32", width=12, max_epochs=2, plan_only=True)
     assert plan.epochs == plan.alternatives[0]["epochs"] == 2
     needed = 10_000 / plan.images_per_second
-    assert f"training ends after 2 epochs, in about {needed:.0f} of {plan.training_seconds:.0f} s" in plan.reasons[-1]
+    words = f"training will end after 2 epochs (max_epochs), in about {needed:.0f} of {plan.seconds_left:.0f} s"
+    assert plan.reasons[-1] == words
     plan, _ = planned(4.0, precision="fp32", width=12, max_epochs=1e6, plan_only=True)
     assert plan.epochs < 1000
-    assert not any("training ends" in reason for reason in plan.reasons)
+    assert not any("will end" in reason for reason in plan.reasons)
 
 
 def test_a_pinned_batch_is_the_one_measured(monkeypatch: pytest.MonkeyPatch) -> None:

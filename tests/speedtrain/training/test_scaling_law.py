@@ -10,14 +10,7 @@ import pytest
 
 from speedtrain.config import Config, resolve
 from speedtrain.data import Images, load_data
-from speedtrain.training.scaling_law import (
-    FITTED_SETTINGS,
-    RESNET9,
-    ScalingLaw,
-    enough_epochs,
-    law_for,
-    predict_accuracy,
-)
+from speedtrain.training.scaling_law import FITTED_SETTINGS, RESNET9, ScalingLaw, law_for, predict_accuracy
 
 USUAL = {"accuracy": 0.8, "batch_size": 128, "side": 32, "width": 16, "epochs": 20.0}
 FIVE_THOUSAND = Images(
@@ -72,21 +65,6 @@ def test_the_default_recipe_is_the_one_that_the_law_was_fitted_to() -> None:
     """Whoever changes `configs/auto.yaml` fits the law anew: it predicts nothing for another recipe."""
     config = resolve(recipe="auto", budget=60)
     assert {key: getattr(config, key) for key in FITTED_SETTINGS} == FITTED_SETTINGS
-
-
-def test_when_training_has_seen_enough() -> None:
-    config = resolve(budget=600)
-    assert config.max_epochs == "auto"
-    assert [enough_epochs(config, number) for number in (500, 5000, 50_000)] == [500, 150, 150]
-    assert enough_epochs(resolve(budget=600, recipe="two"), 5000) == 150
-    for unknown in (
-        {"recipe": "paper"},
-        {"with_tricks": ["cutmix"]},
-        {"settings": {"muon.weight_decay": 0.2}},
-        {"model": "timm:resnet18"},
-    ):
-        assert enough_epochs(resolve(budget=600, **unknown), 5000) is None
-    assert enough_epochs(replace(config, start_from="run"), 5000) is None
 
 
 def test_the_interval_is_of_the_law_and_of_the_test_images() -> None:

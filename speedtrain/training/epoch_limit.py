@@ -1,0 +1,22 @@
+"""After how many epochs training ends, even if there is time left."""
+
+import math
+
+from speedtrain.config import Config
+
+ENOUGH_EPOCHS, ENOUGH_IMAGES = 150, 250_000
+"""Where `max_epochs` is auto: so many epochs, or so many images seen in all, whichever is later. More were not measured
+to help. On an H100, the average of four networks of width 64 had 84.6 % after 106 and 140 epochs of 5,000 images, and
+83.9 % after 552. On a CPU, 639 epochs of 1,000 images were no better than 311, nor 646 epochs of 500 than 156
+(docs/experiments.md)."""
+
+
+def epoch_limit(config: Config, num_images: int) -> float:
+    """The epochs of so many images after which training ends by `max_epochs`; infinity where it has no limit.
+
+    Auto limits only ResNet-9 from random weights, since nothing else was measured.
+    """
+    if config.max_epochs == "auto":
+        known = config.model == "resnet9" and config.from_random
+        return max(ENOUGH_EPOCHS, ENOUGH_IMAGES / num_images) if known else math.inf
+    return math.inf if config.max_epochs is None else config.max_epochs
