@@ -1,6 +1,6 @@
 """Which tricks a run has, and with which hyperparameters: added, taken out, checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -35,6 +35,13 @@ def with_trick(name: str, chosen: Tricks) -> Tricks:
     outside = (position for position, other in enumerate(names) if rank.get(other, -1) > rank[name])
     names.insert(next(outside, len(names)), name)
     return {each: chosen.get(each, {}) for each in names}
+
+
+def with_ranks(chosen: Tricks, ranks: Sequence[int] | None) -> Tricks:
+    """`chosen` with ranks that were timed for `low_rank`; as it is where none were."""
+    if ranks is None:
+        return chosen
+    return {**chosen, "low_rank": {**chosen["low_rank"], "ranks": list(ranks)}}
 
 
 def checked_trick(name: str, values: Any) -> dict[str, Any]:

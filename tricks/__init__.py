@@ -53,6 +53,7 @@ from tricks.harmonic import Harmonic
 from tricks.label_smoothing import LabelSmoothing
 from tricks.layerwise_learning_rate import LayerwiseLearningRate
 from tricks.logit_adjustment import LogitAdjustment
+from tricks.low_rank import LowRank
 from tricks.meta_warmup import MetaWarmup
 from tricks.mirror_equivariance import MirrorEquivariance
 from tricks.mixup import Mixup
@@ -112,6 +113,7 @@ TRICKS: dict[str, type[Trick]] = {
         FreezeTrunk,
         Muon,
         LayerwiseLearningRate,
+        LowRank,
         WeightAveraging,
         TestTimeAugmentation,
     )
@@ -144,6 +146,7 @@ __all__ = [
     "LayerwiseLearningRate",
     "LogitAdjustment",
     "Loss",
+    "LowRank",
     "MetaWarmup",
     "MirrorEquivariance",
     "Mixup",

@@ -107,11 +107,12 @@ class PatchProduct(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         seen, weight = ctx.saved_tensors
         outputs, inputs = weight.shape[:2]
-        last = gradient.permute(0, 2, 3, 1)
-        by_weight = (last.reshape(-1, outputs).T @ seen).view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
+        last, by_weight = gradient.permute(0, 2, 3, 1), None
+        if ctx.needs_input_grad[1]:  # it may be frozen
+            by_weight = (last.reshape(-1, outputs).T @ seen).view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
         by_maps = patches(last) @ weight.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)  # the transposed convolution
         return by_maps.view(*last.shape[:3], inputs).permute(0, 3, 1, 2), by_weight
 
@@ -153,7 +154,7 @@ class Winograd(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         seen, filters = ctx.saved_tensors
         to_inputs, to_filters, to_outputs = _transforms(gradient.dtype)
         batch, outputs, height, width = gradient.shape
@@ -162,8 +163,10 @@ class Winograd(torch.autograd.Function):
         last = gradient.permute(0, 2, 3, 1).reshape(batch, down, 4, across, 4, outputs)
         last = last.permute(2, 4, 0, 1, 3, 5).reshape(16, tiles * outputs)
         by_product = (to_outputs.T @ last).view(36, tiles, outputs)
-        by_filters = torch.bmm(seen.transpose(1, 2), by_product).view(36, inputs * outputs)
-        by_weight = (to_filters.T @ by_filters).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
+        by_weight = None
+        if ctx.needs_input_grad[1]:  # it may be frozen
+            by_filters = torch.bmm(seen.transpose(1, 2), by_product).view(36, inputs * outputs)
+            by_weight = (to_filters.T @ by_filters).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
         by_seen = to_inputs.T @ torch.bmm(by_product, filters.transpose(1, 2)).view(36, tiles * inputs)
         by_seen = by_seen.view(6, 6, batch, down, across, inputs).permute(2, 3, 0, 4, 1, 5)  # [B, H/4, 6, W/4, 6, C]
         # tiles overlap by two rows and columns: these are the first ones of the next tile

@@ -69,7 +69,7 @@ def predict_command(options: Namespace) -> int:
 
 def _print_plan(chosen: dict[str, Any]) -> None:
     """What was decided for one network, and what was measured for it."""
-    for key in ("model", "side", "width", "batch_size", "precision", "resolutions"):
+    for key in ("model", "side", "width", "batch_size", "precision", "resolutions", "ranks"):
         if chosen[key] is not None:
             print(f"  {key:18} {chosen[key]}")
     print(f"  {'images_per_second':18} {chosen['images_per_second']:.0f}  (about {chosen['epochs']:.1f} epochs)")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from speedtrain.chosen_tricks import with_ranks
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.data.mapped import folder_for
@@ -194,6 +195,8 @@ class WorkerProcess:
         self._plans[number] = plan
         decided = {key: plan[key] for key in ("width", "batch_size", "precision") if plan[key] is not None}
         if self.members:
+            if plan["ranks"] is not None:
+                decided["low_rank.ranks"] = plan["ranks"]
             members = list(self.config.members)
             members[number - 1] = {**members[number - 1], PLANNED: decided}
             self.config.members = members
@@ -205,6 +208,7 @@ class WorkerProcess:
             self.plan = plan
             for key, value in decided.items():
                 setattr(self.config, key, value)
+            self.config.tricks = with_ranks(self.config.tricks, plan["ranks"])
         with may_fail(self.display):
             write_config(self.run, self.config)
         for reason in plan["reasons"]:

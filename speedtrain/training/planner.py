@@ -4,7 +4,7 @@ import gc
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,16 +13,19 @@ from torch import Tensor
 from speedtrain.config import Config, Precision
 from speedtrain.network.classifier import make_tricks
 from speedtrain.network.convolution import bf16_is_faster
+from speedtrain.network.precision import PRECISIONS
 from speedtrain.training.epoch_limit import epoch_limit
 from speedtrain.training.lightning_module import build_training
 from speedtrain.training.memory_guard import SMALLEST_BATCH, memory_is_short
 from speedtrain.training.scaling_law import BATCH_SIZE, law_for
-from tricks import ProgressiveResizing, Trick
+from tricks import LowRank, ProgressiveResizing, Trick
+from tricks.low_rank import fastest_ranks
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 START_WIDTH = 16
 GPU_START_WIDTH = 64  # as fast as narrower ones on a fast GPU, which waits for its host (docs/experiments.md)
 PROBE_SHARE = 0.02
+RANKS_SHARE = 0.02  # of the time, to time the ranks of low_rank
 OTHER_SECONDS = 1.0  # not for training: building, the first and the last save, the exit
 SAVE_SHARE = 0.005  # of the rest, for the saves between
 GPU_BATCH_SIZE = 512  # a GPU waits for its host where a step is small
@@ -40,7 +43,9 @@ class Plan:
         side: of the images, in pixels.
         model, width, batch_size, precision: as in `Config`, decided. Width is null for a timm model.
         resolutions: image sides in the order in which training uses them.
-        images_per_second: measured in a short probe; 0 where nothing was left to decide.
+        ranks: of `low_rank`, timed in the network that was decided; null where they are given, or not to be timed.
+        images_per_second: measured in a short probe; 0 where nothing was left to decide. Where ranks are timed, this is
+            the speed without `low_rank`.
         seconds_left: predicted: the time that planning, building and saving leave.
         epochs: predicted, from that rate and that time, and not more than `max_epochs` of the configuration.
         accuracy: predicted for photographs as hard as CIFAR-10's with the default recipe in batches of 128; null
@@ -57,6 +62,7 @@ class Plan:
     batch_size: int
     precision: Precision
     resolutions: list[int]
+    ranks: list[int] | None = None
     images_per_second: float = 0.0
     seconds_left: float = 0.0
     epochs: float = 0.0
@@ -84,7 +90,8 @@ def make_plan(
 
     The rule: the fastest precision; then the width of ResNet-9 with the highest accuracy that the scaling law
     predicts from the measured images per second. The search starts at a middle width, or on a GPU at the widest, and
-    goes up, or else down, for as long as the predicted accuracy rises.
+    goes up, or else down, for as long as the predicted accuracy rises. Ranks that are to be timed come last: the width
+    is the one for a network without `low_rank`.
 
     Args:
         images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].
@@ -100,7 +107,13 @@ def make_plan(
         RuntimeError: torch cannot take a step, for example because memory is short.
         TrickError: a trick cannot act on this model.
     """
-    probe = _Probe(config, images, labels, num_classes, seconds)
+    # given weights fit the network that was checked before the clock started, whose ranks are known
+    low_rank = _untimed(make_tricks(config.tricks)) if config.from_random else None
+    probed = config
+    if low_rank is not None:
+        others = {name: values for name, values in config.tricks.items() if name != low_rank.name()}
+        probed = replace(config, tricks=others)
+    probe = _Probe(probed, images, labels, num_classes, seconds)
     start = GPU_START_WIDTH if images.is_cuda else START_WIDTH
     plan = Plan(
         model=config.model,
@@ -114,10 +127,14 @@ def make_plan(
         plan.precision = probe.fastest_precision(plan)
     if plan.width is not None and config.width == "auto":
         plan.width = probe.best_width(plan)
+    measured = None
     if plan_only or "auto" in (config.width if plan.width else None, config.precision):
         measured = probe.measure(plan.width, plan.precision)
         if images.is_cuda:
             plan.at_once = probe.speeds_at_once(at_once, plan)
+    if low_rank is not None:  # after that, which halves a batch that a GPU has no memory for
+        plan.ranks = probe.fastest_ranks(plan, low_rank.margin)
+    if measured is not None:
         plan.seconds_left = probe.add_predictions()
         plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
         plan.accuracy = measured["accuracy"]
@@ -323,6 +340,25 @@ class _Probe:
         )
         return WIDTHS[position]
 
+    def fastest_ranks(self, plan: Plan, margin: float) -> list[int]:
+        """The rank of each candidate of `low_rank` in the plan's network, by timing it; 0 keeps a convolution."""
+        training = build_training(
+            self.config,
+            self.images,
+            self.labels,
+            self.num_classes,
+            width=plan.width,
+            precision=plan.precision,
+            statistics=self.images[: self.batch_size],
+        )
+        training.progress = 1.0  # images have their full size there
+        indices = torch.arange(self.batch_size, device=self.images.device) % len(self.images)
+        batch = training.make_batch(indices).images
+        network, until = training.classifier.network, time.monotonic() + RANKS_SHARE * self.seconds
+        ranks = list(fastest_ranks(network, batch, margin, PRECISIONS[plan.precision], until))
+        plan.reasons.append(f"ranks {ranks}: each saves {margin:.0%} of a convolution's time; 0 keeps it")
+        return ranks
+
     def _left(self) -> float:
         """Seconds left for training, if it were built now."""
         return max(0.0, (1 - SAVE_SHARE) * (self.seconds - (time.monotonic() - self.begun) - OTHER_SECONDS))
@@ -334,6 +370,12 @@ class _Probe:
     def _law_inputs(self, width: int, rate: float, left: float) -> tuple[int, float, int, int]:
         """The inputs of the scaling law for a network that trains at `rate` images per second."""
         return width, self._epochs(rate, left), len(self.images), self.num_classes
+
+
+def _untimed(tricks: Sequence[Trick]) -> LowRank | None:
+    """The trick `low_rank`, if its ranks are to be timed."""
+    found = (trick for trick in tricks if isinstance(trick, LowRank) and trick.timed and not trick.ranks)
+    return next(found, None)
 
 
 def _resolutions(tricks: Sequence[Trick], side: int) -> list[int]:

@@ -53,6 +53,7 @@ def test_tricks_stand_in_the_order_of_the_flow():
         "freeze_trunk",
         "muon",
         "layerwise_learning_rate",
+        "low_rank",
         "weight_averaging",
         "test_time_augmentation",
     ]
@@ -116,6 +117,10 @@ BAD = {
     "harmonic": [("levels", 0), ("levels", math.nan)],
     "label_smoothing": [("smoothing", -6.1), ("smoothing", 1), ("smoothing", math.nan)],
     "layerwise_learning_rate": [("first", 0), ("first", 1.1), ("first", math.nan)],
+    "low_rank": [
+        *[("ranks", (16, -16)), ("ranks", (0.5,)), ("margin", -0.1), ("margin", 1), ("margin", math.nan)],
+        *[("share", 0), ("share", 1.1), ("share", math.nan), ("freeze", "both"), ("turns", 1), ("turns", math.nan)],
+    ],
     "meta_warmup": [("alpha", 0), ("alpha", math.inf), ("alpha", math.nan), ("fraction", 1.5), ("fraction", math.nan)],
     "mixup": [("alpha", 0), ("alpha", math.nan), ("alpha", math.inf)],
     "muon": [
