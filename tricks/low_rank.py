@@ -50,8 +50,8 @@ class LowRank(Trick):
     fifth … part A learns, in the others B does. What is frozen has no gradient, no weight decay and no momentum: its
     momentum is dropped, and begins anew when it learns again. This needs the stages gradient and step together.
 
-    A smaller rank saves time, and so does a smaller width. So this trick must be compared with a plain, narrower
-    network of the same speed.
+    A smaller rank saves time, and so does a smaller width. On a CPU with AMX, this trick made a step 7 to 21 % faster
+    and cost three points of accuracy on CIFAR-10, in 60, 120 and 600 s. A plain, narrower network is better.
 
     From the papers: ranks by timing, and sequential freezing. The papers decompose trained convolutions, each into
     three. Ours: two factors with the same singular values, from the start, and the rule for r. A warm-up at full rank
