@@ -45,6 +45,18 @@ class _TimeLeft(ProgressColumn):
         return Text(f"{max(0.0, left):4.0f} s left ")
 
 
+def expected_end(begun: float, now: float, progress: float, budget: float) -> float:
+    """When training will end, by how far it has come since it `begun`: with the budget, or with its epochs before that.
+
+    Args:
+        begun, now, budget: seconds of the same clock.
+        progress: of training, 0 to 1.
+    """
+    if progress < 0.05:  # too early to tell
+        return budget
+    return min(budget, begun + (now - begun) / progress)
+
+
 class _SafeStream:
     """A stream that may break, as that of a closed terminal does, without an error."""
 
@@ -91,6 +103,7 @@ class Display:
         self._task = TaskID(0)
         self._seconds = self._next_line = 0.0
         self._steps: int | None = None
+        self._begun: float | None = None
 
     def info(self, line: str) -> None:
         """Shows one line, unless quiet."""
@@ -134,7 +147,7 @@ class Display:
     def running(self, seconds: float, started: float, steps: int | None = None) -> Iterator[None]:
         """While the worker, started at `started` by the monotonic clock, uses its `seconds`; or, in a replay, its
         `steps`."""
-        self._seconds, self._steps, self._next_line = seconds, steps, 0.0
+        self._seconds, self._steps, self._next_line, self._begun = seconds, steps, 0.0, None
         if self.quiet or not self._console.is_terminal:
             yield
             return
@@ -147,12 +160,15 @@ class Display:
     def step(self, event: Mapping[str, Any]) -> None:
         """Shows how far training is: a step event of the worker."""
         seconds = event["seconds"]
+        if self._begun is None:
+            self._begun = seconds
         text = (
             f"epoch {event['epoch']:.1f}  loss {event['loss']:.3f}  {event['images_per_second']:.0f} images/s  "
             f"lr {event['lr']:.4f}  side {event['side']}"
         )
         if self._bar is not None:
-            self._bar.update(self._task, description=text)
+            end = expected_end(self._begun, seconds, event["progress"], self._seconds)
+            self._bar.update(self._task, description=text, total=end)
         elif seconds >= self._next_line:
             self._next_line = seconds + self._seconds / LINES
             limit = f" of {self._seconds:g}" if self._steps is None else f", step {event['step']} of {self._steps}"
