@@ -27,7 +27,7 @@ def checked_types(kind: type, values: Mapping[str, Any], prefix: str = "") -> di
                 typed[entry.name] = parser.parse_object(given)[entry.name]
         except ArgumentError:
             raise UserError(
-                f"{prefix}{entry.name} must be {_in_words(entry.type)}, got {values[entry.name]!r}"
+                f"{prefix}{entry.name} must be {_in_words(entry.type)}, got {values.get(entry.name)!r}"
             ) from None
     return typed
 

@@ -92,4 +92,6 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any]]:
     config = resolve(recipe=run / "config.yaml", settings={"start_from": None, "pretrained": False})
     config.start_from, config.pretrained = saved.get("start_from"), saved.get("pretrained", False)
     config.side, config.fit = images["side"], images["fit"]  # a config.yaml from before there was a choice has neither
+    if "max_epochs" not in saved:  # from before there was one
+        config.max_epochs = None
     return config, facts

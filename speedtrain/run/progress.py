@@ -45,16 +45,18 @@ class _TimeLeft(ProgressColumn):
         return Text(f"{max(0.0, left):4.0f} s left ")
 
 
-def expected_end(begun: float, now: float, progress: float, budget: float) -> float:
-    """When training will end, by how far it has come since it `begun`: with the budget, or with its epochs before that.
+def expected_end(first: tuple[float, float], now: float, progress: float, budget: float) -> float:
+    """When training will end, by how far it has come: with the budget, or with its epochs before that.
 
     Args:
-        begun, now, budget: seconds of the same clock.
-        progress: of training, 0 to 1.
+        first: seconds and progress of an early step.
+        now, budget: seconds of the same clock.
+        progress: of training now, 0 to 1.
     """
-    if progress < 0.05:  # too early to tell
+    since, done = first[0], progress - first[1]
+    if done < 0.05:  # too early to tell
         return budget
-    return min(budget, begun + (now - begun) / progress)
+    return min(budget, now + (1 - progress) * (now - since) / done)
 
 
 class _SafeStream:
@@ -103,7 +105,7 @@ class Display:
         self._task = TaskID(0)
         self._seconds = self._next_line = 0.0
         self._steps: int | None = None
-        self._begun: float | None = None
+        self._first: tuple[float, float] | None = None
 
     def info(self, line: str) -> None:
         """Shows one line, unless quiet."""
@@ -147,7 +149,7 @@ class Display:
     def running(self, seconds: float, started: float, steps: int | None = None) -> Iterator[None]:
         """While the worker, started at `started` by the monotonic clock, uses its `seconds`; or, in a replay, its
         `steps`."""
-        self._seconds, self._steps, self._next_line, self._begun = seconds, steps, 0.0, None
+        self._seconds, self._steps, self._next_line, self._first = seconds, steps, 0.0, None
         if self.quiet or not self._console.is_terminal:
             yield
             return
@@ -160,14 +162,14 @@ class Display:
     def step(self, event: Mapping[str, Any]) -> None:
         """Shows how far training is: a step event of the worker."""
         seconds = event["seconds"]
-        if self._begun is None:
-            self._begun = seconds
+        if self._first is None:
+            self._first = seconds, event["progress"]
         text = (
             f"epoch {event['epoch']:.1f}  loss {event['loss']:.3f}  {event['images_per_second']:.0f} images/s  "
             f"lr {event['lr']:.4f}  side {event['side']}"
         )
         if self._bar is not None:
-            end = expected_end(self._begun, seconds, event["progress"], self._seconds)
+            end = expected_end(self._first, seconds, event["progress"], self._seconds)
             self._bar.update(self._task, description=text, total=end)
         elif seconds >= self._next_line:
             self._next_line = seconds + self._seconds / LINES

@@ -208,7 +208,7 @@ def note_of_all_epochs(result: Result) -> list[str]:
         return []
     left = result["budget_seconds"] - result["wall_seconds"]
     return [
-        f"training ended after {result['epochs']:.0f} epochs (max_epochs), {left:.0f} s before the budget; "
+        f"training ended after {result['epochs']:.4g} epochs (max_epochs), {left:.0f} s before the budget; "
         "--set max_epochs=null uses all of it"
     ]
 

@@ -6,6 +6,7 @@ The same inputs give the same bytes: files are sorted, and stored without compre
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -18,6 +19,7 @@ from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.member_configs import in_words, member_configs
 from speedtrain.starting_point import refuse_frozen_random_layers
+from speedtrain.training.epoch_limit import epoch_limit
 from speedtrain.training.one_or_several import considered_members
 
 INTERFACE = 1
@@ -76,6 +78,8 @@ def package(
             "add --set start_from=null --set pretrained=false for one from random weights"
         )
     config = resolve(recipe=recipe, settings=settings, budget=600.0)
+    if run is not None and "max_epochs" not in keys:  # from before there was one
+        config.max_epochs = None
     if config.labels is not None:
         raise UserError(
             f"{run or recipe}: labels are {config.labels}, and a submission gets one label an image; "
@@ -175,6 +179,7 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
     def choice(value: object) -> str:
         return "chosen by measuring the machine" if value == "auto" else str(value)
 
+    limited = config.max_epochs == "auto" and epoch_limit(config, 5000) < math.inf
     facts = {
         "network": config.model,
         "side of the images": choice(config.side),
@@ -187,7 +192,7 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
         + " of the time, linear in between",
         "end": "with the budget"
         + (f", or after {config.max_epochs:g} epochs" if isinstance(config.max_epochs, int | float) else "")
-        + (", or when more epochs are not known to help" if config.max_epochs == "auto" else ""),
+        + (f", or after {epoch_limit(config, 5000):g} epochs of 5,000 images" if limited else ""),
     }
     lines = [f"# {name}", ""]
     lines += [f"By {authors}.", ""] if authors else []

@@ -13,7 +13,8 @@ from speedtrain.starting_point import WEIGHTS
 FOLDER = "members"
 """In a run's directory: a folder for each member, called 1, 2, …, like that of a run."""
 LEFT_BEHIND = 0.8
-"""A member with less than this share of the furthest member's progress is left out: its learning rate is still high."""
+"""A member is left out that has saved its last before this share of the time of the others, without having come so far
+in its training: it died, or could not save, and its learning rate is still high."""
 SUMS = ("step", "images_seen", "threads", "rollbacks")
 """Facts of the members that add up."""
 OWN = ("number", "network", *SUMS, "progress", "batch_size", "phases")
@@ -28,7 +29,7 @@ def gather(
 ) -> list[int]:
     """Writes what the members saved last to one file, of which an old content is replaced.
 
-    A member that is far behind the others, such as one that died, is left out.
+    A member that ended far before the others without being done, such as one that died, is left out.
 
     Args:
         run: the directory in which the members' folders are.
@@ -45,8 +46,9 @@ def gather(
     """
     parts = [read_member(run / FOLDER / str(number) / WEIGHTS, number) for number in numbers]
     saved = [part for part in parts if part is not None]
-    furthest = max((facts["progress"] for facts, _ in saved), default=0.0)
-    taken = [part for part in saved if part[0]["progress"] >= LEFT_BEHIND * furthest]
+    longest = max((sum(facts["phases"].values()) for facts, _ in saved), default=0.0) or 1.0
+    shares = [max(facts["progress"], sum(facts["phases"].values()) / longest) for facts, _ in saved]
+    taken = [part for part, share in zip(saved, shares, strict=True) if share >= LEFT_BEHIND * max(shares)]
     if taken:
         write_atomic(weights, _one_file(taken, facts, phases))
     return sorted(set(numbers) - {facts["number"] for facts, _ in taken})

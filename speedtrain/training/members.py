@@ -170,6 +170,7 @@ class _Leader:
         self._run, self._lock = run, threading.Lock()
         self._metrics = MetricsWriter(run / "metrics.csv")
         self._disk_full = False
+        self._speed = 0.0
 
     def interrupt(self) -> None:
         """Asks all members to end early."""
@@ -243,7 +244,7 @@ class _Leader:
         self.report()
         left_out = self.gather()
         for number in left_out if len(left_out) < len(self.members) else ():
-            self._say(f"member {number} is left out: it was far behind the others")
+            self._say(f"member {number} is left out: it ended far before the others")
         if len(failures) == len(self.members):
             for number, failure in failures.items():
                 if failure != DEADLINE:
@@ -251,7 +252,8 @@ class _Leader:
             return 0  # nobody had the time to end; what they saved is gathered
         stopped = self.stopped or any((member.done or {}).get("stopped") for member in self.members)
         state = self._state()
-        all_epochs = all((member.done or {}).get("all_epochs") for member in self.members)
+        ends = [member.done for member in self.members if member.done is not None]
+        all_epochs = bool(ends) and all(end.get("all_epochs") for end in ends)
         done = {"event": "done", "step": state["step"], "stopped": stopped, "all_epochs": all_epochs}
         self._send({**done, "phases": self.ledger.phases()})
         return int(state["images_seen"])
@@ -262,6 +264,8 @@ class _Leader:
         if not rows:
             return
         running = [member.last for member in self.members if member.last and member.ended is None]
+        if running:
+            self._speed = sum(each["images_per_second"] for each in running)
         row = {
             "seconds": round(self.budget.elapsed(), 3),
             "progress": _mean(rows, "progress"),
@@ -269,7 +273,7 @@ class _Leader:
             "epoch": round(_mean(rows, "epoch"), 3),
             "loss": _mean(rows, "loss"),
             "lr": _mean(rows, "lr"),
-            "images_per_second": round(sum(each["images_per_second"] for each in running or rows), 1),
+            "images_per_second": round(self._speed, 1),
             "side": max(each["side"] for each in rows),
         }
         self._metrics.add(row)
