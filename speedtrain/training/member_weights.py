@@ -46,8 +46,9 @@ def gather(
     """
     parts = [read_member(run / FOLDER / str(number) / WEIGHTS, number) for number in numbers]
     saved = [part for part in parts if part is not None]
-    longest = max((sum(facts["phases"].values()) for facts, _ in saved), default=0.0) or 1.0
-    shares = [max(facts["progress"], sum(facts["phases"].values()) / longest) for facts, _ in saved]
+    seconds = [sum(facts["phases"].values()) for facts, _ in saved]
+    longest = max(seconds, default=0.0) or 1.0
+    shares = [max(facts["progress"], own / longest) for (facts, _), own in zip(saved, seconds, strict=True)]
     taken = [part for part, share in zip(saved, shares, strict=True) if share >= LEFT_BEHIND * max(shares)]
     if taken:
         write_atomic(weights, _one_file(taken, facts, phases))

@@ -172,11 +172,14 @@ def weigh(
 
     def least_error(speed: float, seconds: float) -> float:
         """Of the measured networks, each at a share of its speed."""
-        epochs = {row["width"]: 0.0 for row in plan.alternatives}
-        for row in plan.alternatives:
-            fitting = speed * row["images_per_second"] * seconds / num_images
-            epochs[row["width"]] = max(epochs[row["width"]], min(most, fitting))
-        return min(law.error(width, of_width, num_images, num_classes) for width, of_width in epochs.items())
+
+        def epochs(rate: float) -> float:
+            return min(most, speed * rate * seconds / num_images)
+
+        return min(
+            law.error(row["width"], epochs(row["images_per_second"]), num_images, num_classes)
+            for row in plan.alternatives
+        )
 
     def points(number: int) -> float:
         several = least_error(speeds[number], left - starting)

@@ -15,7 +15,7 @@ from speedtrain.network.classifier import make_tricks
 from speedtrain.network.convolution import bf16_is_faster
 from speedtrain.network.precision import PRECISIONS
 from speedtrain.training.epoch_limit import epoch_limit
-from speedtrain.training.lightning_module import build_training
+from speedtrain.training.lightning_module import Training, build_training
 from speedtrain.training.memory_guard import SMALLEST_BATCH, memory_is_short
 from speedtrain.training.scaling_law import BATCH_SIZE, law_for
 from tricks import LowRank, ProgressiveResizing, Trick
@@ -242,15 +242,7 @@ class _Probe:
 
     def _rate(self, width: int | None, precision: str, batch_size: int) -> float:
         device = self.images.device
-        training = build_training(
-            self.config,
-            self.images,
-            self.labels,
-            self.num_classes,
-            width=width,
-            precision=precision,
-            statistics=self.images[: self.batch_size],
-        )
+        training = self._training(width, precision)
         training.differentiate = Tensor.backward
         optimizer = training.configure_optimizers()
         indices = torch.arange(batch_size, device=device) % len(self.images)
@@ -342,15 +334,7 @@ class _Probe:
 
     def fastest_ranks(self, plan: Plan, margin: float) -> list[int]:
         """The rank of each candidate of `low_rank` in the plan's network, by timing it; 0 keeps a convolution."""
-        training = build_training(
-            self.config,
-            self.images,
-            self.labels,
-            self.num_classes,
-            width=plan.width,
-            precision=plan.precision,
-            statistics=self.images[: self.batch_size],
-        )
+        training = self._training(plan.width, plan.precision)
         training.progress = 1.0  # images have their full size there
         indices = torch.arange(self.batch_size, device=self.images.device) % len(self.images)
         batch = training.make_batch(indices).images
@@ -358,6 +342,18 @@ class _Probe:
         ranks = list(fastest_ranks(network, batch, margin, PRECISIONS[plan.precision], until))
         plan.reasons.append(f"ranks {ranks}: each saves {margin:.0%} of a convolution's time; 0 keeps it")
         return ranks
+
+    def _training(self, width: int | None, precision: str) -> Training:
+        """A network to take steps with; a batch of images is enough for its statistics."""
+        return build_training(
+            self.config,
+            self.images,
+            self.labels,
+            self.num_classes,
+            width=width,
+            precision=precision,
+            statistics=self.images[: self.batch_size],
+        )
 
     def _left(self) -> float:
         """Seconds left for training, if it were built now."""

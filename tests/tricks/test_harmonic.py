@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from folded_network import folded_and_loaded_again
 from scipy import fft
 from torch import nn
 from torch.nn import functional as F
 
 from speedtrain.network.classifier import build_classifier, make_tricks
 from speedtrain.network.convolution import Conv3x3
-from speedtrain.network.folding import fold_norms
 from tricks import Harmonic, MirrorEquivariance, Muon, PatchWhitening, TrickError
 from tricks.harmonic import cosine_filters
 from tricks.patch_whitening import WhiteningConv2d
@@ -161,17 +161,9 @@ def pixels(number=16):
 def test_resnet9_answers_the_same_folded_and_loaded_again(before):
     tricks = {**before, "harmonic": {"levels": 3}}
     classifier = build_classifier("resnet9", 10, 8, 20.0, make_tricks(tricks), pixels())
-    images = classifier.normalise(pixels(4))
-    with torch.no_grad():
-        classifier(images)  # running statistics of something
-        network = classifier.network.eval()
-        answer = network(images)
-        folded = fold_norms(network)
-        torch.testing.assert_close(folded(images), answer, rtol=1e-3, atol=1e-4)
-        again = build_classifier("resnet9", 10, 8, 20.0, make_tricks(tricks), None)
-        again.load_state_dict(classifier.state_dict())
-        assert torch.equal(again.network.eval()(images), answer)
-    assert sum(isinstance(layer, Conv3x3) for layer in network.modules()) == 7  # the quick path
+    again = build_classifier("resnet9", 10, 8, 20.0, make_tricks(tricks), None)
+    folded = folded_and_loaded_again(classifier, again, pixels(4))
+    assert sum(isinstance(layer, Conv3x3) for layer in classifier.network.modules()) == 7  # the quick path
     assert sum(type(layer) is Conv3x3 for layer in folded.modules()) == 7  # plain ones, for export
     fewer = build_classifier("resnet9", 10, 8, 20.0, make_tricks({**before, "harmonic": {"levels": 2}}), None)
     with pytest.raises(RuntimeError, match="size mismatch"):

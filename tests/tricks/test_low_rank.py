@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from folded_network import folded_and_loaded_again
 from torch import nn
 from torch.nn import functional as F
 
 from speedtrain.network.classifier import build_classifier, make_tricks
 from speedtrain.network.convolution import Conv3x3
-from speedtrain.network.folding import fold_norms
 from tricks import Harmonic, LowRank, MirrorEquivariance, Muon, TrickError, low_rank
 from tricks.low_rank import factorised, factors_in, fastest_ranks, seconds_of_pass, share_of_time
 
@@ -256,16 +256,8 @@ def resnet9(images=None, width=16, ranks=RANKS):
 def test_resnet9_has_the_structure_of_its_ranks_folded_and_loaded_again():
     pixels = torch.randint(256, (16, 32, 32, 3), dtype=torch.uint8)
     classifier = resnet9(pixels)
-    images = classifier.normalise(pixels[:4])
-    with torch.no_grad():
-        classifier(images)  # running statistics of something
-        network = classifier.network.eval()
-        answer = network(images)
-        folded = fold_norms(network)
-        torch.testing.assert_close(folded(images), answer, rtol=1e-3, atol=1e-4)
-        again = resnet9()
-        again.load_state_dict(classifier.state_dict())
-        assert torch.equal(again.network.eval()(images), answer)
+    folded = folded_and_loaded_again(classifier, resnet9(), pixels[:4])
+    network = classifier.network
     assert ranks_in(network) == [rank for rank in RANKS if rank]
     assert sum(isinstance(layer, Conv3x3) for layer in network.modules()) == 7  # the quick path
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
