@@ -29,8 +29,9 @@ class WeightAveraging(Trick):
     interval: int = 5
 
     interacts: ClassVar[str] = (
-        "The averaged weights are saved and used for predictions, not the last weights. progressive_resizing: just "
-        "after a change of the image size, the average still holds batch norm statistics of the smaller images."
+        "The averaged weights are saved and used for predictions, not the last weights, unless they fit the training "
+        "images clearly worse at the end of a run. progressive_resizing: just after a change of the image size, the "
+        "average still holds batch norm statistics of the smaller images."
     )
     paper: ClassVar[str] = "Polyak & Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from speedtrain.model.weights import save_weights
 from speedtrain.thread_controller import ThreadController
+from speedtrain.training.averaged_or_last import SECONDS_IN_STEPS, averaged_or_last, worth_comparing
 from speedtrain.training.divergence import DivergenceGuard
 from speedtrain.training.kept_weights import FOLDER, KeptWeights
 from speedtrain.training.lightning_module import Training
@@ -89,6 +90,7 @@ class CheckpointCallback(L.Callback):
         elapsed = self.clock.budget.elapsed()
         self._kept = KeptWeights(self._kept_in, self._snapshots, elapsed + FIRST_SAVE, self.clock.budget.seconds)
         self._speed = Speed(REPORT_EVERY)
+        self._started = time.monotonic()
         self._next_save = time.monotonic() + FIRST_SAVE
         self._next_report = time.monotonic() + REPORT_EVERY
 
@@ -137,6 +139,10 @@ class CheckpointCallback(L.Callback):
         if not self.divergence.rolled_back_now and not self.divergence.is_finite(self._averaged):
             self._roll_back()
         self._report(time.monotonic())
+        if self._averaging and worth_comparing(self.training.num_steps):
+            self._averaged, message = averaged_or_last(self.training, self._averaged)
+            if message is not None:
+                self.send_message(message)
         self._save()
 
     def _wait_for_gpu(self) -> None:
@@ -169,7 +175,13 @@ class CheckpointCallback(L.Callback):
         seconds = time.monotonic() - started
         self._next_save = time.monotonic() + max(SAVE_EVERY, seconds / SAVE_SHARE)
         if isinstance(self.pacer, Pacer):
-            self.pacer.reserve = EXIT_SECONDS + 1.5 * seconds
+            self.pacer.reserve = EXIT_SECONDS + 1.5 * seconds + self._seconds_to_compare()
+
+    def _seconds_to_compare(self) -> float:
+        """Of averaged and last weights, at the end: an estimate."""
+        if not self._averaging or not worth_comparing(self.training.num_steps):
+            return 0.0
+        return SECONDS_IN_STEPS * (time.monotonic() - self._started) / self.training.num_steps
 
     def _state(self) -> dict[str, Any]:
         """How far training is. Stored with the weights too, in case the parent process misses the events."""

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.func import functional_call
 
 from speedtrain.config import Config
 from speedtrain.network.classifier import Classifier, build_classifier, make_tricks
 from speedtrain.network.precision import autocast
 from speedtrain.training.loss_scale import LossScale
-from tricks import Batch, Compute, Loss, Trick
+from tricks import Batch, Compute, Loss, State, Trick
 
 
 class Training(L.LightningModule):
@@ -124,6 +125,25 @@ class Training(L.LightningModule):
                 optimizer.step()
         self.last_side, self.last_batch_size = batch.images.shape[-1], len(indices)
         self.num_steps += 1
+
+    @torch.no_grad()
+    def loss_on_training_images(self, weights: State, batches: int) -> float:
+        """Mean cross-entropy of the classifier with these weights, as it predicts, on unchanged training images.
+
+        Args:
+            weights: parameters and buffers, under the names of the classifier's state.
+            batches: how many batches of evenly spaced images, each as large as the last step's.
+        """
+        images = len(self._images)
+        chosen = torch.arange(min(images, batches * self.last_batch_size), device=self._images.device)
+        losses = []
+        self.classifier.eval()
+        for indices in (chosen * images // len(chosen)).split(self.last_batch_size):
+            with self._autocast():
+                logits = functional_call(self.classifier, weights, self.classifier.normalise(self._images[indices]))
+            losses.append(F.cross_entropy(logits.float(), self._targets[indices], reduction="sum"))
+        self.classifier.train()
+        return torch.stack(losses).sum().item() / len(chosen)
 
     def _autocast(self) -> torch.autocast:
         return autocast(self._images.device, self._precision)

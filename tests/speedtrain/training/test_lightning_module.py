@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from speedtrain.model.weights import load_weights
 from speedtrain.network.classifier import Classifier
 from speedtrain.thread_controller import ThreadController
+from speedtrain.training.averaged_or_last import LEAST_STEPS
 from speedtrain.training.batch_order import BatchOrder
 from speedtrain.training.checkpoint import CheckpointCallback
 from speedtrain.training.divergence import DivergenceGuard
@@ -26,7 +27,7 @@ from speedtrain.training.lightning_module import Training
 from speedtrain.training.loss_scale import LossScale
 from speedtrain.training.step_log import StepLog
 from timing import Budget, BudgetCallback, RecordedPacer
-from tricks import SAM, GradientCentralization, Trick, WeightAveraging
+from tricks import SAM, GradientCentralization, State, Trick, WeightAveraging
 
 CPU = torch.device("cpu")
 HYPERPARAMETERS = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
@@ -360,3 +361,40 @@ def test_a_blow_up_in_the_last_step_keeps_the_averaged_weights(tmp_path: Path, m
     assert facts["step"] == 40
     assert all(value.isfinite().all() for value in saved.values())
     assert not torch.equal(saved["network.0.weight"], training.classifier.network[0].weight)
+
+
+class Stale(Trick):
+    """An average that training has long left behind: it predicts the first class, whatever the image."""
+
+    def weights(self, state: State, step: int) -> State:
+        return {name: tensor.clone().zero_() if "weight" in name else tensor.clone() for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("trick", "steps", "kept"),
+    [(Stale(), LEAST_STEPS, "last"), (Stale(), LEAST_STEPS - 1, "averaged"), (WeightAveraging(), 250, "averaged")],
+)
+def test_of_averaged_and_last_weights_those_are_kept_that_fit_the_training_images(
+    tmp_path: Path, trick: Trick, steps: int, kept: str
+) -> None:
+    training, _, said, callbacks = kept_training(tmp_path, [trick], steps)
+    fit(training, -1, callbacks=callbacks)
+    saved, _ = load_weights(tmp_path / "weights.safetensors")
+    last = training.classifier.state_dict()
+    assert all(torch.equal(saved[name], last[name]) for name in last) == (kept == "last")
+    assert ["last ones are kept" in line for line in said] == [True] * (kept == "last")
+
+
+def test_the_loss_on_training_images_is_that_of_the_saved_network() -> None:
+    images, labels = some_data()
+    training = Training(small_classifier(), images, labels, 4, [], **HYPERPARAMETERS)
+    training.classifier.measure(images)
+    fit(training, 3)
+    saved = copy.deepcopy(training.classifier)
+    fit(training, 3)
+    after = copy.deepcopy(training.classifier.state_dict())
+    chosen = [i * len(images) // (2 * training.last_batch_size) for i in range(2 * training.last_batch_size)]
+    logits = saved.eval()(saved.normalise(images[chosen])).detach().double().log_softmax(1)
+    expected = -sum(logits[place, labels[i]].item() for place, i in enumerate(chosen)) / len(chosen)
+    assert training.loss_on_training_images(saved.state_dict(), 2) == pytest.approx(expected, abs=1e-5)
+    assert all(torch.equal(value, after[name]) for name, value in training.classifier.state_dict().items())
