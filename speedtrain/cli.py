@@ -61,6 +61,9 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse calls the options of a verb verb.option
         words = re.sub(rf"\b(?:{'|'.join(VERBS)})\.(\w+)", lambda found: f"--{found[1].replace('_', '-')}", message)
+        extra = words.partition("nrecognized arguments: ")[2].split()
+        if extra and extra[0] in VERBS:
+            words = f"the command comes first: python -m speedtrain {extra[0]} [options]"
         raise UserError(f"{' '.join(words.split())}; see python -m speedtrain --help")
 
 

@@ -99,8 +99,8 @@ def load_data(
         columns: role (image, label, split, group) → column of a CSV file or data frame. Default: found by name.
         with_validation: whether the source's validation images join the training images. Default: no.
         skip_unreadable: whether image files that cannot be read are left out, instead of an error. Default: no.
-        core_seconds: seconds of training times cores; too few keep images at 32 pixels where `side` is None. Default:
-            no limit.
+        core_seconds: seconds of training times cores; too few for the natural side give a smaller one where `side` is
+            None. Default: no limit.
         progress: is called with the number of image files decoded and their total. Default: none.
         labels: what the labels of several annotators become for training: separate, soft, majority, em, first, or the
             number of an annotator; see `annotators.labels_for_training`. Default: separate. Test images are scored by

@@ -35,8 +35,9 @@ LEAST_SECONDS_GPU = 60.0
 CORES_BESIDE_GPU = 4
 """For each network on a GPU. With four each, four networks trained nearly as fast as one alone; with two each, eight
 trained half as fast."""
-LARGEST_SIDE = 64
-"""Of images, in pixels. Larger ones were not measured, and not every side of them has a mirror-equivariant network."""
+LARGEST_SIDE = 128
+"""Of images, in pixels. Larger ones were not measured, and the strided stem cannot be mirror-equivariant for many of
+their sides, such as 224."""
 STARTS = 2.0
 STARTS_GPU = 1.25
 """What members need to start and plan once more, in times of what this process needed: on a CPU each has a part of the

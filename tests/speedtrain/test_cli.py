@@ -86,6 +86,7 @@ BAD = {
     "--budget 9 --frobnicate 3": "--frobnicate",
     "--budget 9 --data missing.npz": "missing.npz",
     "--budget 9 --precision": "--precision",
+    "--quiet replay --run nowhere": "the command comes first: python -m speedtrain replay",
     "tain --budget 9": "did you mean 'train'",
     "predict --run nowhere --images x --out y.npz": "not a run directory",
     "predict --run nowhere": "required: --images, --out",

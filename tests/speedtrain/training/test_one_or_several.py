@@ -16,7 +16,13 @@ from speedtrain.machine import free_memory
 from speedtrain.member_configs import member_configs
 from speedtrain.run.launcher import WorkerProcess
 from speedtrain.run.progress import Display
-from speedtrain.training.one_or_several import are_ruled_out, considered_members, considered_numbers, weigh
+from speedtrain.training.one_or_several import (
+    LARGEST_SIDE,
+    are_ruled_out,
+    considered_members,
+    considered_numbers,
+    weigh,
+)
 from speedtrain.training.planner import Plan, _Probe
 from speedtrain.training.scaling_law import predict_accuracy
 
@@ -131,7 +137,7 @@ def test_a_gpu_has_memory_and_cores_for_each_network_or_trains_one() -> None:
     assert weigh(config, plan, networks, 5000, 10, spent=13.0, memory=1) == ((), reason)
     assert considered_numbers(config, networks, 32, 5000, 10) == [2, 4]
     assert considered_numbers(replace(config, threads=15), networks, 32, 5000, 10) == [2]
-    for unknown in ((96, 5000, 10), (32, 500, 10), (32, 50_000, 10)):
+    for unknown in ((LARGEST_SIDE + 1, 5000, 10), (32, 500, 10), (32, 50_000, 10)):
         assert considered_numbers(config, networks, *unknown) == [], "nothing is measured for them"
     assert considered_members(replace(config, threads=7)) == ()
     assert considered_members(replace(config, budget=59)) == ()
@@ -183,7 +189,10 @@ def test_where_nothing_is_known_there_is_one_network() -> None:
     assert weigh(config, plan, networks, 5000, 10, spent=0.0, memory=1)[0]
     assert weigh(open_config(device="cuda", threads=7), plan, networks, 5000, 10, spent=0.0, memory=1) == nothing
     assert weigh(open_config(threads=1), plan, networks, 5000, 10, spent=0.0, memory=1) == nothing
-    assert weigh(config, plan_of_one(600.0, RATES, side=96), networks, 5000, 10, spent=0.0, memory=1) == nothing
+    assert (
+        weigh(config, plan_of_one(600.0, RATES, side=LARGEST_SIDE + 1), networks, 5000, 10, spent=0.0, memory=1)
+        == nothing
+    )
     assert weigh(config, plan_of_one(0.0, RATES), networks, 5000, 10, spent=0.0, memory=1) == nothing
     for images in (300, 50_000):  # of fewer and of more a class the law knows nothing
         assert weigh(config, plan, networks, images, 10, spent=0.0, memory=1) == nothing
@@ -195,8 +204,8 @@ def test_where_nothing_is_known_there_is_one_network() -> None:
 
 def test_members_are_considered_only_where_they_could_be_trained() -> None:
     assert considered_members(open_config(), side=32) != ()
-    assert considered_members(open_config(), side=64) != ()
-    assert considered_members(open_config(), side=224) == ()
+    assert considered_members(open_config(), side=LARGEST_SIDE) != ()
+    assert considered_members(open_config(), side=LARGEST_SIDE + 1) == ()
     assert considered_members(open_config(device="cuda:1", threads=7)) == ()
     assert considered_members(open_config(device="cuda:1", threads=8)) != ()
     assert considered_members(open_config(threads=1)) == ()
@@ -231,7 +240,7 @@ def test_a_run_that_is_not_the_default_has_the_networks_that_it_names(options: d
     assert considered_members(config) == ()
     by_settings = config.or_members is not None and not config.members and config.budget >= 100
     assert are_ruled_out(config, 32) == by_settings
-    assert not are_ruled_out(config, 128)
+    assert not are_ruled_out(config, LARGEST_SIDE + 1)
 
 
 @pytest.mark.parametrize(
