@@ -61,9 +61,6 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         # jsonargparse calls the options of a verb verb.option
         words = re.sub(rf"\b(?:{'|'.join(VERBS)})\.(\w+)", lambda found: f"--{found[1].replace('_', '-')}", message)
-        extra = words.partition("nrecognized arguments: ")[2].split()
-        if extra and extra[0] in VERBS:
-            words = f"the command comes first: python -m speedtrain {extra[0]} [options]"
         raise UserError(f"{' '.join(words.split())}; see python -m speedtrain --help")
 
 
@@ -206,9 +203,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError("speedtrain runs on Linux and macOS; on Windows, run it in WSL")
         if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
             raise UserError(f"no command {arguments[0]!r}{nearest(arguments[0], VERBS)}")
-        if arguments[:1] not in (["-h"], ["--help"]) and arguments[:1] not in [[verb] for verb in VERBS]:
+        implied = arguments[:1] not in (["-h"], ["--help"]) and arguments[:1] not in [[verb] for verb in VERBS]
+        if implied:
             arguments.insert(0, "train")
-        options = build_parser().parse_args(arguments)
+        try:
+            options = build_parser().parse_args(arguments)
+        except UserError as error:
+            behind = re.search(r"unrecognized arguments: (\S+)", str(error), re.IGNORECASE)
+            if implied and behind and behind[1] in VERBS:
+                raise UserError(f"the command comes first: python -m speedtrain {behind[1]} [options]") from None
+            raise
         if options[options.verb].get("no_cache"):
             from speedtrain.data.cache import VARIABLE
 

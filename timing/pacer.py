@@ -41,12 +41,12 @@ class Pacer:
         else:
             self._steps.append(now - self._last)
             self._last = now
-        if now + self._slowest() > end:
+        if now + self.slowest_step() > end:
             return None
         progress = max((now - self._started) / (end - self._started), self._done())
         return progress if progress < 1 else None
 
-    def _slowest(self) -> float:
+    def slowest_step(self) -> float:
         """Seconds of the slowest of the last few steps, without hiccups.
 
         The slowest, because steps vary and a step that ends too late means a kill. Without hiccups, because one of

@@ -72,7 +72,7 @@ def load_given(
         columns=config.columns,
         with_validation=config.with_validation,
         skip_unreadable=config.skip_unreadable,
-        core_seconds=_core_seconds(config) if config.named_side is None else None,
+        core_seconds=core_seconds(config),
         progress=progress,
         labels=config.labels,
         seed=config.seed,
@@ -80,8 +80,11 @@ def load_given(
     )
 
 
-def _core_seconds(config: Config) -> float | None:
-    """Seconds of training times cores; None on a GPU, for which they are no measure."""
+def core_seconds(config: Config) -> float | None:
+    """Seconds of training times cores, to decide the side of the images by; None where a side is named, and on a GPU,
+    for which they are no measure."""
+    if config.named_side is not None:
+        return None
     from speedtrain.device import find_device  # imports torch
 
     if find_device(config.device)[0] != "cpu":

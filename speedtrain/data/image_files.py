@@ -14,10 +14,9 @@ from speedtrain.data.source import Source, data_error
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 
-LEAST = {32: 0.0, 48: 0.048, 64: 0.048, 128: 0.15}
-"""Side → core-seconds of training for each image from which it pays (docs/experiments.md). For 64 pixels, some twenty
-epochs at width 8 on a core of an EPYC with AVX2. For 128, the least that letters, clip art and photographs of clothes
-were measured with, on cores of a Xeon with AMX."""
+LEAST = 0.048
+"""Core-seconds of training for each image from which more than 32 pixels a side pay: some twenty epochs of images of 64
+pixels at width 8, on a core of an EPYC with AVX2 (docs/experiments.md)."""
 NAMED = 20
 """Unreadable files that an error names."""
 BATCH = 256
@@ -51,7 +50,7 @@ class Reading:
     def decide_side(self, sizes: Iterable[tuple[int, int]], count: int) -> tuple[int, list[str]]:
         """The side of the images, and what is to be said about it.
 
-        Where none is asked for, it is `natural_side`, or less where the training would be too short for it.
+        Where none is asked for, it is `natural_side`, or 32 where the training would be too short for more.
 
         Args:
             sizes: (width, height) of the images, or of some of them; not looked at where a side is asked for.
@@ -59,14 +58,11 @@ class Reading:
         """
         if self.side is not None:
             return self.side, []
-        natural = natural_side(list(sizes))
-        if self.core_seconds is None:
-            return natural, []
-        side = max(side for side, each in LEAST.items() if side <= natural and each * count <= self.core_seconds)
-        if side == natural:
-            return natural, []
-        budget = f"{self.core_seconds:.0f} core-seconds are short for {count} images of {natural} pixels a side"
-        return side, [f"{budget}: they are taken at {side} pixels (--side {natural} takes {natural})"]
+        side = natural_side(list(sizes))
+        if side == SIDE or self.core_seconds is None or self.core_seconds >= LEAST * count:
+            return side, []
+        budget = f"{self.core_seconds:.0f} core-seconds are short for {count} images of {side} pixels a side"
+        return SIDE, [f"{budget}: they are taken at {SIDE} pixels (--side {side} takes all)"]
 
     def like(self, source: Source) -> "Reading":
         """The same for images that go with those of `source`."""

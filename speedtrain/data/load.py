@@ -99,8 +99,8 @@ def load_data(
         columns: role (image, label, split, group) → column of a CSV file or data frame. Default: found by name.
         with_validation: whether the source's validation images join the training images. Default: no.
         skip_unreadable: whether image files that cannot be read are left out, instead of an error. Default: no.
-        core_seconds: seconds of training times cores; too few for the natural side give a smaller one where `side` is
-            None. Default: no limit.
+        core_seconds: seconds of training times cores; too few keep images at 32 pixels where `side` is None. Default:
+            no limit.
         progress: is called with the number of image files decoded and their total. Default: none.
         labels: what the labels of several annotators become for training: separate, soft, majority, em, first, or the
             number of an annotator; see `annotators.labels_for_training`. Default: separate. Test images are scored by
@@ -226,6 +226,7 @@ def load_images(
     side: int | None = SIDE,
     fit: Fit = "crop",
     pixel_max: int | None = None,
+    core_seconds: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
     """Reads images to predict: an .npz, a folder of class folders, a folder of images, or one image file.
 
@@ -235,7 +236,7 @@ def load_images(
     Args:
         path: where they are.
         need_labels: whether images without labels are refused.
-        side, fit, pixel_max: as for `load_data`.
+        side, fit, pixel_max, core_seconds: as for `load_data`.
 
     Returns:
         images uint8 [N, side, side, 3]; labels int64 [N] or None; the names of the classes or None.
@@ -243,7 +244,9 @@ def load_images(
     Raises:
         UserError: the images cannot be read, or have no labels although `need_labels`.
     """
-    read = read_images(Path(path), need_labels=need_labels, side=side, fit=fit, pixel_max=pixel_max)
+    read = read_images(
+        Path(path), need_labels=need_labels, side=side, fit=fit, pixel_max=pixel_max, core_seconds=core_seconds
+    )
     if read.problems:
         folder = Path(path) if Path(path).is_dir() else Path(path).parent
         raise unreadable_images(
@@ -259,13 +262,14 @@ def read_images(
     side: int | None = SIDE,
     fit: Fit = "crop",
     pixel_max: int | None = None,
+    core_seconds: float | None = None,
 ) -> ImagesToPredict:
     """As `load_images`, but goes on without image files that cannot be read, and tells which.
 
     Raises:
         UserError: as for `load_images`, or not one image file can be read.
     """
-    reading = _reading(side, fit, True, None, pixel_max)
+    reading = replace(_reading(side, fit, True, None, pixel_max), core_seconds=core_seconds)
     folder, give = path, LABELLED if need_labels else TO_PREDICT
     if is_folder(path, give):
         class_folders, files = listing(path)

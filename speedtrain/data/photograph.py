@@ -31,7 +31,7 @@ FITS = tuple(FITTED)
 
 SIDE = 32
 """Pixels of each side of every image, after resizing, where no other side is asked for."""
-SIDES = (32, 48, 64, 128)
+SIDES = (32, 48, 64)
 """Sides that images get where nobody names one: the largest that they can fill."""
 
 IMAGE_SUFFIXES = (

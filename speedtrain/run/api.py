@@ -19,6 +19,7 @@ from speedtrain.run.loggers import Loggers
 from speedtrain.run.mirrored_classes import notes_on_mirrors
 from speedtrain.run.progress import Display
 from speedtrain.run.result import Result
+from speedtrain.training.step_log import Recorded
 
 
 def train(
@@ -107,7 +108,7 @@ def replay(run: Path, out: str | Path | None = None, *, quiet: bool = True) -> R
         if not log.is_file():
             raise UserError(f"{run}: no log of the clock ({log.relative_to(run)}) to train by")
     off_clock = {"data": time.monotonic() - started}
-    result = execute(config, data, out, display, off_clock=off_clock, replay=(step_log, facts["step"]))
+    result = execute(config, data, out, display, off_clock=off_clock, replay=Recorded.of(step_log, facts))
     weights = Path(result["out"]) / "weights.safetensors"
     saved = load_weights(run / "weights.safetensors")[0]
     again = load_weights(weights)[0] if weights.exists() else {}

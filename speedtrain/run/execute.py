@@ -34,6 +34,7 @@ from speedtrain.run.seen_images import count_seen_images, notes_on_seen_images, 
 from speedtrain.run.starting_weights import check_same_start
 from speedtrain.starting_point import find_trained_run
 from speedtrain.training.one_or_several import RULED_OUT, are_ruled_out, considered_members
+from speedtrain.training.step_log import Recorded
 
 
 def execute(
@@ -44,7 +45,7 @@ def execute(
     *,
     off_clock: dict[str, float],
     messages: Sequence[str] = (),
-    replay: tuple[Path, int] | None = None,
+    replay: Recorded | None = None,
     logger: Loggers = None,
 ) -> Result:
     """Checks, trains and scores one configuration; see `train`.
@@ -56,7 +57,7 @@ def execute(
         display: shows progress and messages.
         off_clock: seconds spent so far that do not count, by name.
         messages: for the user; default: none.
-        replay: a `clock.csv` to follow instead of the clock, and how many steps of it; default: follow the clock.
+        replay: what to follow instead of the clock; default: the clock.
         logger: as for `train`.
     """
     started = time.monotonic()
@@ -75,7 +76,7 @@ def execute(
     if before is not None and replay is None:
         messages += notes_on_seen_images(before, seen, len(data.test.labels))
     if replay is not None:
-        check_same_start(start, replay[0].parent)
+        check_same_start(start, replay.log.parent)
     checks_before_start.check_room(data.train, config.device)
     run = run_directory.new_run_directory(out)
     for message in messages:

@@ -26,6 +26,7 @@ from speedtrain.training.job import Job
 from speedtrain.training.member_weights import gather
 from speedtrain.training.one_or_several import average_gain, repeated
 from speedtrain.training.process import last_line, worker_command, worker_environment
+from speedtrain.training.step_log import Recorded
 from timing import ExitStatus, Guarded
 
 MIN_PROBE_SECONDS = 120.0
@@ -40,7 +41,7 @@ class WorkerProcess:
         train: the training images.
         run: directory of the run.
         display: shows progress and messages.
-        replay: a `clock.csv` to follow instead of the clock, and how many steps of it; None: follow the clock.
+        replay: what to follow instead of the clock; None: the clock.
         start: the weights to start from; None: random ones.
         on_step: is called with each event about how far training is. Default: none.
         members: the configurations of several networks, trained in place of one by `config`. Default: none.
@@ -63,7 +64,7 @@ class WorkerProcess:
         train: Images,
         run: Path,
         display: Display,
-        replay: tuple[Path, int] | None = None,
+        replay: Recorded | None = None,
         start: StartingWeights | None = None,
         on_step: Callable[[dict[str, Any]], None] | None = None,
         members: Sequence[Config] = (),
@@ -90,8 +91,7 @@ class WorkerProcess:
             interruption: what may end it early.
             max_steps, plan_only: as in `Job`.
         """
-        log_file, replay_steps = self.replay or (None, 0)
-        seconds = self.config.budget if log_file is None else math.inf
+        seconds = self.config.budget if self.replay is None else math.inf
         if max_steps is not None or plan_only:
             seconds = max(MIN_PROBE_SECONDS, 10 * seconds)
         job = Job(
@@ -99,8 +99,7 @@ class WorkerProcess:
             classes=self.train.classes,
             data_sha256=self.train.sha256(),
             run=self.run,
-            replay=log_file,
-            replay_steps=replay_steps,
+            replay=self.replay,
             max_steps=max_steps,
             plan_only=plan_only,
             started_from=None if self.start is None else self.start.described,
@@ -119,7 +118,7 @@ class WorkerProcess:
             command, environment = worker_command(Path(folder)), worker_environment(self.config)
             with (
                 Guarded(command, seconds, grace=GRACE, env=environment, output=log, on_event=self._on_event) as process,
-                self.display.running(self._expected_seconds(), process.started, self.replay and self.replay[1]),
+                self.display.running(self._expected_seconds(), process.started, self.replay and self.replay.steps),
             ):
                 interruption.watch(process)
                 try:
@@ -154,7 +153,7 @@ class WorkerProcess:
         """The budget; of a replay, which has none, the time that the replayed run took."""
         if self.replay is None:
             return self.config.budget
-        phases: Any = load_facts(self.replay[0].with_name("weights.safetensors")).get("phases", {})
+        phases: Any = load_facts(self.replay.log.with_name("weights.safetensors")).get("phases", {})
         return sum(phases.values())
 
     def _on_event(self, event: dict[str, Any]) -> None:

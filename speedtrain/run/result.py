@@ -150,7 +150,7 @@ def describe(config: Config, data: Data, worker: WorkerProcess, ended: ExitStatu
             "speedtrain": __version__,
             **{name: metadata.version(name) for name in ("torch", "lightning", "timm", "numpy")},
         },
-        **({"replay_of": str(worker.replay[0].parent)} if worker.replay else {}),
+        **({"replay_of": str(worker.replay.log.parent)} if worker.replay else {}),
         "command": " ".join(map(shlex.quote, sys.orig_argv)),
         "events": [*events, *worker.messages],
     }

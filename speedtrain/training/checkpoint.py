@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speedtrain.model.weights import save_weights
 from speedtrain.thread_controller import ThreadController
-from speedtrain.training.averaged_or_last import SECONDS_IN_STEPS, averaged_or_last, worth_comparing
+from speedtrain.training.averaged_or_last import LEAST_STEPS, last_are_better, steps_to_compare
 from speedtrain.training.divergence import DivergenceGuard
 from speedtrain.training.kept_weights import FOLDER, KeptWeights
 from speedtrain.training.lightning_module import Training
@@ -76,7 +76,8 @@ class CheckpointCallback(L.Callback):
         self._step_log = StepLogWriter(run / "clock.csv")
         self._metrics = MetricsWriter(run / "metrics.csv")
         self._next_save = self._next_report = 0.0
-        self._disk_full = False
+        self._disk_full = self._last_weights = False
+        self._reserve = EXIT_SECONDS
         self._threads_of_steps = 0
         self._queued: deque[torch.cuda.Event] = deque()
 
@@ -90,7 +91,6 @@ class CheckpointCallback(L.Callback):
         elapsed = self.clock.budget.elapsed()
         self._kept = KeptWeights(self._kept_in, self._snapshots, elapsed + FIRST_SAVE, self.clock.budget.seconds)
         self._speed = Speed(REPORT_EVERY)
-        self._started = time.monotonic()
         self._next_save = time.monotonic() + FIRST_SAVE
         self._next_report = time.monotonic() + REPORT_EVERY
 
@@ -139,11 +139,10 @@ class CheckpointCallback(L.Callback):
         if not self.divergence.rolled_back_now and not self.divergence.is_finite(self._averaged):
             self._roll_back()
         self._report(time.monotonic())
-        if self._averaging and worth_comparing(self.training.num_steps):
-            self._averaged, message = averaged_or_last(self.training, self._averaged)
-            if message is not None:
-                self.send_message(message)
         self._save()
+        if self._averaging and self._last_are_better():
+            self._averaged, self._last_weights = self._live, True
+            self._save()
 
     def _wait_for_gpu(self) -> None:
         """Lets the host run two steps ahead of the GPU and no more: the clock is to measure work, not a queue."""
@@ -175,13 +174,26 @@ class CheckpointCallback(L.Callback):
         seconds = time.monotonic() - started
         self._next_save = time.monotonic() + max(SAVE_EVERY, seconds / SAVE_SHARE)
         if isinstance(self.pacer, Pacer):
-            self.pacer.reserve = EXIT_SECONDS + 1.5 * seconds + self._seconds_to_compare()
+            self._reserve = EXIT_SECONDS + 1.5 * seconds
+            self.pacer.reserve = self._reserve + (self._seconds_to_compare() if self._averaging else 0.0)
 
     def _seconds_to_compare(self) -> float:
-        """Of averaged and last weights, at the end: an estimate."""
-        if not self._averaging or not worth_comparing(self.training.num_steps):
-            return 0.0
-        return SECONDS_IN_STEPS * (time.monotonic() - self._started) / self.training.num_steps
+        """Of averaged and last weights, at the end, with a save."""
+        step = self.pacer.slowest_step() if isinstance(self.pacer, Pacer) else 0.0
+        return steps_to_compare(self.training.last_batch_size) * step + self._reserve
+
+    def _last_are_better(self) -> bool:
+        """Whether the last weights are to be kept, not the averaged ones. A replay does what the run did."""
+        if self.replay is not None:
+            return self.replay.last_weights
+        left = self.clock.budget.seconds - self.clock.budget.elapsed()
+        too_early = self.clock.stopped or self.training.num_steps < LEAST_STEPS
+        if too_early or self._disk_full or left < self._seconds_to_compare():
+            return False
+        message = last_are_better(self.training, self._averaged)
+        if message is not None:
+            self.send_message(message)
+        return message is not None
 
     def _state(self) -> dict[str, Any]:
         """How far training is. Stored with the weights too, in case the parent process misses the events."""
@@ -191,6 +203,7 @@ class CheckpointCallback(L.Callback):
             "images_seen": self.images_seen,
             "threads": round(self._threads_of_steps / self.training.num_steps, 2),
             "rollbacks": self.divergence.rollbacks,
+            "last_weights": self._last_weights,
             "batch_size": self.training.last_batch_size,
             "phases": self.clock.ledger.phases(),
         }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from speedtrain.config import Config
+from speedtrain.training.step_log import Recorded
 
 IMAGES = "images.npy"
 START = "start.safetensors"
@@ -25,8 +26,7 @@ class Job:
         classes: names of the classes.
         data_sha256: digest of the training images, stored with the weights.
         run: directory for `clock.csv`, `metrics.csv` and the weights.
-        replay: a `clock.csv` to follow instead of the clock; default: none.
-        replay_steps: how many steps of it to follow.
+        replay: what to follow instead of the clock; default: the clock.
         max_steps: end after so many steps, whatever the clock says; default: no such limit.
         plan_only: measure and plan, without training.
         started_from: what the weights are that training starts from, stored with the weights it saves; default: none,
@@ -40,8 +40,7 @@ class Job:
     classes: tuple[str, ...]
     data_sha256: str
     run: Path
-    replay: Path | None = None
-    replay_steps: int = 0
+    replay: Recorded | None = None
     max_steps: int | None = None
     plan_only: bool = False
     started_from: dict[str, Any] | None = None
@@ -73,7 +72,7 @@ class Job:
 
     def write_settings(self, folder: Path) -> None:
         """Writes the job without its images, which lie in the folder already, or will."""
-        paths = {"run": str(self.run), "replay": self.replay and str(self.replay)}
+        paths = {"run": str(self.run), "replay": self.replay and (str(self.replay.log), *self.replay[1:])}
         content = {**asdict(self), **paths}
         (folder / "job.json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -95,7 +94,7 @@ class Job:
         targets = np.load(folder / TARGETS) if (folder / TARGETS).exists() else None
         if not job.members:
             shutil.rmtree(folder, ignore_errors=True)
-        replay = None if job.replay is None else Path(job.replay)
+        replay = None if job.replay is None else Recorded(Path(job.replay[0]), *job.replay[1:])
         config = Config(**job.config)  # type: ignore[arg-type]  # a mapping in JSON
         members = tuple(Config(**member) for member in job.members)  # type: ignore[arg-type]
         considered = tuple(Config(**member) for member in job.or_members)  # type: ignore[arg-type]

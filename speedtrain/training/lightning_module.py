@@ -127,23 +127,25 @@ class Training(L.LightningModule):
         self.num_steps += 1
 
     @torch.no_grad()
-    def loss_on_training_images(self, weights: State, batches: int) -> float:
-        """Mean cross-entropy of the classifier with these weights, as it predicts, on unchanged training images.
+    def share_right(self, weights: State, count: int) -> float:
+        """The share of training images whose class a network with these weights finds, in evaluation mode.
 
         Args:
             weights: parameters and buffers, under the names of the classifier's state.
-            batches: how many batches of evenly spaced images, each as large as the last step's.
+            count: how many images, evenly spaced; all where there are fewer.
         """
         images = len(self._images)
-        chosen = torch.arange(min(images, batches * self.last_batch_size), device=self._images.device)
-        losses = []
+        count = min(images, count)
+        chosen = torch.arange(count, device=self._images.device) * images // count
+        right = []
         self.classifier.eval()
-        for indices in (chosen * images // len(chosen)).split(self.last_batch_size):
+        for indices in chosen.split(self.last_batch_size):
             with self._autocast():
                 logits = functional_call(self.classifier, weights, self.classifier.normalise(self._images[indices]))
-            losses.append(F.cross_entropy(logits.float(), self._targets[indices], reduction="sum"))
+            targets = self._targets[indices]
+            right.append(logits.argmax(1) == (targets.argmax(1) if targets.is_floating_point() else targets))
         self.classifier.train()
-        return torch.stack(losses).sum().item() / len(chosen)
+        return torch.cat(right).float().mean().item()
 
     def _autocast(self) -> torch.autocast:
         return autocast(self._images.device, self._precision)

@@ -9,6 +9,7 @@ import numpy as np
 
 from speedtrain.files import write_atomic
 from speedtrain.starting_point import WEIGHTS
+from speedtrain.training.step_log import Recorded
 
 FOLDER = "members"
 """In a run's directory: a folder for each member, called 1, 2, …, like that of a run."""
@@ -17,7 +18,7 @@ LEFT_BEHIND = 0.8
 in its training: it died, or could not save, and its learning rate is still high."""
 SUMS = ("step", "images_seen", "threads", "rollbacks")
 """Facts of the members that add up."""
-OWN = ("number", "network", *SUMS, "progress", "batch_size", "phases")
+OWN = ("number", "network", *SUMS, "progress", "batch_size", "last_weights", "phases")
 """Facts that the file keeps of each member."""
 
 Part = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -89,10 +90,10 @@ def read_member(path: Path, number: int) -> Part | None:
     return {**facts, "number": number}, tensors
 
 
-def recorded_members(run: Path) -> dict[int, tuple[Path, int]]:
-    """Of a run that is to be replayed: the number of a member → its log of the clock, and how many steps were saved."""
+def recorded_members(run: Path) -> dict[int, Recorded]:
+    """Of a run that is to be replayed: the number of a member → what its replay follows."""
     from safetensors import safe_open
 
     with safe_open(run / WEIGHTS, framework="numpy") as file:
         members = json.loads(file.metadata()["members"])
-    return {each["number"]: (run / FOLDER / str(each["number"]) / "clock.csv", each["step"]) for each in members}
+    return {each["number"]: Recorded.of(run / FOLDER / str(each["number"]) / "clock.csv", each) for each in members}

@@ -122,14 +122,12 @@ def train_members(
         for number, config in enumerate(configs, 1):
             if replay is not None and number not in logs:  # it was left out of the weights
                 continue
-            path, steps = logs.get(number, (None, 0))
             jobs[number] = Job(
                 config=config,
                 classes=tuple(classes),
                 data_sha256=str(facts.get("data_sha256", "")),
                 run=run / FOLDER / str(number),
-                replay=path,
-                replay_steps=steps,
+                replay=logs.get(number),
                 max_steps=max_steps,
                 plan_only=plan_only,
             )

@@ -38,6 +38,7 @@ def main() -> None:
 
         from speedtrain.config import Config
         from speedtrain.data import load_data, load_images
+        from speedtrain.data.configured import core_seconds
         from speedtrain.device import find_device
         from speedtrain.member_configs import with_shares
     with ledger.phase("data"):
@@ -53,7 +54,9 @@ def main() -> None:
             cifar10 = load_data("cifar10", per_class=config.per_class, side=side).train
             images, labels, classes = cifar10.images, cifar10.labels, cifar10.classes
         else:
-            images, read_labels, names = load_images(options.data, need_labels=True, side=side, fit=config.fit)
+            images, read_labels, names = load_images(
+                options.data, need_labels=True, side=side, fit=config.fit, core_seconds=core_seconds(config)
+            )
             assert read_labels is not None
             labels, classes = read_labels, names or tuple(map(str, range(int(read_labels.max()) + 1)))
     with tempfile.TemporaryDirectory(prefix="speedtrain-") as temporary:

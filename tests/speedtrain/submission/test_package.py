@@ -13,7 +13,11 @@ import pytest
 import yaml
 
 from speedtrain.cli import main
+from speedtrain.config import resolve
 from speedtrain.data import load_data
+from speedtrain.data.configured import core_seconds
+from speedtrain.data.image_files import Reading
+from speedtrain.model.weights import load_facts
 
 SMALL = ["--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
 NOT_THERE = ("jsonargparse", "rich", "matplotlib", "mpl_toolkits", "sklearn", "scikit_learn", "scipy", "speedtrain")
@@ -79,9 +83,10 @@ def test_it_trains_and_predicts_with_little_installed_from_a_read_only_folder(pa
     for path in [*source.rglob("*"), source]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     data = load_data("digits")
-    np.savez(tmp_path / "train.npz", images=data.train.images, labels=data.train.labels)
-    np.savez(tmp_path / "images.npz", images=data.test.images)
-    np.savez(tmp_path / "test.npz", images=data.test.images, labels=data.test.labels)
+    large, large_test = (images.repeat(2, 1).repeat(2, 2) for images in (data.train.images, data.test.images))  # 64
+    np.savez(tmp_path / "train.npz", images=large, labels=data.train.labels)
+    np.savez(tmp_path / "images.npz", images=large_test)
+    np.savez(tmp_path / "test.npz", images=large_test, labels=data.test.labels)
     little = tmp_path / "little"  # what is installed here, without what need not be there
     little.mkdir()
     for path in Path(np.__file__).parents[1].iterdir():
@@ -104,6 +109,11 @@ def test_it_trains_and_predicts_with_little_installed_from_a_read_only_folder(pa
 
     output = output_of(start("training.py", "--data", "train.npz", "--budget", "14"))
     assert int(output.split("images_seen: ")[1]) > len(data.train.images)
+    reading = Reading(side=None, core_seconds=core_seconds(resolve(budget=14)))
+    side, _ = reading.decide_side([(64, 64)], len(large))
+    assert load_facts(tmp_path / "weights")["images"]["side"] == side, (
+        "as in a run; 32 where the budget is short for 64"
+    )
     unlabelled = start("test.py", "--data", "images.npz", "--predictions", "out.npy")
     labelled = start("test.py", "--data", "test.npz", "--predictions", "out2.npy")  # at the same time: imports are slow
     output_of(unlabelled)

@@ -25,7 +25,7 @@ from speedtrain.training.checkpoint import CheckpointCallback
 from speedtrain.training.divergence import DivergenceGuard
 from speedtrain.training.lightning_module import Training
 from speedtrain.training.loss_scale import LossScale
-from speedtrain.training.step_log import StepLog
+from speedtrain.training.step_log import Recorded, StepLog
 from timing import Budget, BudgetCallback, RecordedPacer
 from tricks import SAM, GradientCentralization, State, Trick, WeightAveraging
 
@@ -277,7 +277,7 @@ class Spoil(Trick):
 
 
 def kept_training(
-    run: Path, tricks: list[Trick], steps: int
+    run: Path, tricks: list[Trick], steps: int, seconds: float = 600.0, replay: StepLog | None = None
 ) -> tuple[Training, CheckpointCallback, list[str], list[L.Callback]]:
     """A training with a checkpoint whose clock is a record of so many steps, and what the checkpoint says."""
     images, labels = some_data()
@@ -286,11 +286,11 @@ def kept_training(
     training = Training(classifier, images, labels, 4, tricks, **HYPERPARAMETERS)
     pacer = RecordedPacer([step / steps for step in range(steps)])
     divergence = DivergenceGuard(training, tricks)
-    budget = Budget(600, time.monotonic())
+    budget = Budget(seconds, time.monotonic())
     clock = BudgetCallback(budget, lr_schedule=lambda progress: divergence.lr_factor, pacer=pacer)
     said: list[str] = []
     checkpoint = CheckpointCallback(
-        run, training, clock, pacer, ThreadController(torch.get_num_threads()), divergence, None, said.append
+        run, training, clock, pacer, ThreadController(torch.get_num_threads()), divergence, replay, said.append
     )
     return training, checkpoint, said, [checkpoint, clock]
 
@@ -364,37 +364,59 @@ def test_a_blow_up_in_the_last_step_keeps_the_averaged_weights(tmp_path: Path, m
 
 
 class Stale(Trick):
-    """An average that training has long left behind: it predicts the first class, whatever the image."""
+    """An average that training has long left behind: it gives every image the same answer."""
 
     def weights(self, state: State, step: int) -> State:
         return {name: tensor.clone().zero_() if "weight" in name else tensor.clone() for name, tensor in state.items()}
 
 
 @pytest.mark.parametrize(
-    ("trick", "steps", "kept"),
-    [(Stale(), LEAST_STEPS, "last"), (Stale(), LEAST_STEPS - 1, "averaged"), (WeightAveraging(), 250, "averaged")],
+    ("trick", "steps", "seconds", "kept"),
+    [
+        (Stale(), LEAST_STEPS, 600.0, "last"),
+        (Stale(), LEAST_STEPS - 1, 600.0, "averaged"),
+        (Stale(), LEAST_STEPS, 0.01, "averaged"),  # no time is left to compare
+        (WeightAveraging(), 250, 600.0, "averaged"),
+    ],
 )
-def test_of_averaged_and_last_weights_those_are_kept_that_fit_the_training_images(
-    tmp_path: Path, trick: Trick, steps: int, kept: str
+def test_of_averaged_and_last_weights_those_are_kept_that_know_the_training_images(
+    tmp_path: Path, trick: Trick, steps: int, seconds: float, kept: str
 ) -> None:
-    training, _, said, callbacks = kept_training(tmp_path, [trick], steps)
+    training, _, said, callbacks = kept_training(tmp_path, [trick], steps, seconds=seconds)
     fit(training, -1, callbacks=callbacks)
-    saved, _ = load_weights(tmp_path / "weights.safetensors")
+    saved, facts = load_weights(tmp_path / "weights.safetensors")
     last = training.classifier.state_dict()
     assert all(torch.equal(saved[name], last[name]) for name in last) == (kept == "last")
+    assert facts["last_weights"] == (kept == "last")
     assert ["last ones are kept" in line for line in said] == [True] * (kept == "last")
 
 
-def test_the_loss_on_training_images_is_that_of_the_saved_network() -> None:
+@pytest.mark.parametrize(("trick", "last_weights"), [(Stale(), False), (WeightAveraging(), True)])
+def test_a_replay_keeps_what_the_run_kept(tmp_path: Path, trick: Trick, last_weights: bool) -> None:
+    """Also of a run that was killed after its last save, or is of a version that did not compare."""
+    steps = LEAST_STEPS
+    log = StepLog([step / steps for step in range(steps)], steps * [1], frozenset(), None, last_weights)
+    training, _, said, callbacks = kept_training(tmp_path, [trick], steps, replay=log)
+    fit(training, -1, callbacks=callbacks)
+    saved, last = load_weights(tmp_path / "weights.safetensors")[0], training.classifier.state_dict()
+    assert all(torch.equal(saved[name], last[name]) for name in last) == last_weights
+    assert said == []
+    assert not Recorded.of(tmp_path / "clock.csv", {"step": 7}).last_weights
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_share_right_is_that_of_the_saved_network(soft: bool) -> None:
     images, labels = some_data()
-    training = Training(small_classifier(), images, labels, 4, [], **HYPERPARAMETERS)
+    targets = F.one_hot(labels, 4).float() * 0.6 + 0.1 if soft else None
+    training = Training(small_classifier(), images, labels, 4, [], **HYPERPARAMETERS, targets=targets)
     training.classifier.measure(images)
     fit(training, 3)
     saved = copy.deepcopy(training.classifier)
-    fit(training, 3)
+    fit(training, 40)
     after = copy.deepcopy(training.classifier.state_dict())
-    chosen = [i * len(images) // (2 * training.last_batch_size) for i in range(2 * training.last_batch_size)]
-    logits = saved.eval()(saved.normalise(images[chosen])).detach().double().log_softmax(1)
-    expected = -sum(logits[place, labels[i]].item() for place, i in enumerate(chosen)) / len(chosen)
-    assert training.loss_on_training_images(saved.state_dict(), 2) == pytest.approx(expected, abs=1e-5)
+    for count, chosen in (32, [i * 48 // 32 for i in range(32)]), (1000, range(48)):
+        answers = saved.eval()(saved.normalise(images[chosen])).argmax(1)
+        expected = sum(answers[place] == labels[i] for place, i in enumerate(chosen)) / len(chosen)
+        assert training.share_right(saved.state_dict(), count) == pytest.approx(float(expected))
+    assert training.share_right(after, 48) != training.share_right(saved.state_dict(), 48)
     assert all(torch.equal(value, after[name]) for name, value in training.classifier.state_dict().items())

@@ -19,6 +19,7 @@ def saved(run: Path, number: int, progress: float, seconds: float) -> None:
         "threads": 1,
         "rollbacks": 0,
         "batch_size": 128,
+        "last_weights": False,
         "images": {},
     }
     facts |= {"progress": progress, "phases": {"import": 2.0, "train": seconds - 2.0}}
