@@ -6,8 +6,12 @@ from tricks import State
 IMAGES = 128
 """Training images that both answer."""
 LEAST_STEPS = 200
-"""Of a training that is compared. The average of a shorter one holds few steps, and the comparison would cost more than
-a hundredth of its time."""
+"""Of a training that is compared: the average of a shorter one holds few steps."""
+MOST_OF_BUDGET = 0.01
+"""A comparison that would take a larger share of the budget is not made."""
+LEAST_SECONDS_ON_GPU = 0.5
+"""What the comparison is expected to take there at least: steps take milliseconds, but new shapes and modes take longer
+at first. An estimate; it was not measured."""
 BETTER = 0.1
 """The last weights are kept where they answer so many more of the images right, as a share. An average blurs old and
 new weights. Where the loss has leapt in between, these are of different networks, and no network lies between them.
@@ -23,7 +27,7 @@ def steps_to_compare(batch_size: int) -> float:
     return 2 * max(1.0, IMAGES / batch_size)
 
 
-def last_are_better(training: Training, averaged: State) -> str | None:
+def reason_for_last(training: Training, averaged: State) -> str | None:
     """A message for the user where the last weights should be kept in place of the averaged ones, otherwise None.
 
     Args:

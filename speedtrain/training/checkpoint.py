@@ -14,7 +14,13 @@ from torch import Tensor
 
 from speedtrain.model.weights import save_weights
 from speedtrain.thread_controller import ThreadController
-from speedtrain.training.averaged_or_last import LEAST_STEPS, last_are_better, steps_to_compare
+from speedtrain.training.averaged_or_last import (
+    LEAST_SECONDS_ON_GPU,
+    LEAST_STEPS,
+    MOST_OF_BUDGET,
+    reason_for_last,
+    steps_to_compare,
+)
 from speedtrain.training.divergence import DivergenceGuard
 from speedtrain.training.kept_weights import FOLDER, KeptWeights
 from speedtrain.training.lightning_module import Training
@@ -77,7 +83,7 @@ class CheckpointCallback(L.Callback):
         self._metrics = MetricsWriter(run / "metrics.csv")
         self._next_save = self._next_report = 0.0
         self._disk_full = self._last_weights = False
-        self._reserve = EXIT_SECONDS
+        self._seconds_to_save = 0.0
         self._threads_of_steps = 0
         self._queued: deque[torch.cuda.Event] = deque()
 
@@ -140,9 +146,12 @@ class CheckpointCallback(L.Callback):
             self._roll_back()
         self._report(time.monotonic())
         self._save()
-        if self._averaging and self._last_are_better():
+        reason = self._reason_for_last()
+        if reason is not None:
             self._averaged, self._last_weights = self._live, True
             self._save()
+            if reason and not self._disk_full:
+                self.send_message(reason)
 
     def _wait_for_gpu(self) -> None:
         """Lets the host run two steps ahead of the GPU and no more: the clock is to measure work, not a queue."""
@@ -174,26 +183,36 @@ class CheckpointCallback(L.Callback):
         seconds = time.monotonic() - started
         self._next_save = time.monotonic() + max(SAVE_EVERY, seconds / SAVE_SHARE)
         if isinstance(self.pacer, Pacer):
-            self._reserve = EXIT_SECONDS + 1.5 * seconds
-            self.pacer.reserve = self._reserve + (self._seconds_to_compare() if self._averaging else 0.0)
+            self._seconds_to_save = 1.5 * seconds
+            needed = self._seconds_to_compare() if self._averaging else 0.0
+            affordable = needed <= MOST_OF_BUDGET * self.clock.budget.seconds
+            self.pacer.reserve = EXIT_SECONDS + self._seconds_to_save + (needed if affordable else 0.0)
 
     def _seconds_to_compare(self) -> float:
-        """Of averaged and last weights, at the end, with a save."""
+        """Of averaged and last weights, at the end, and to save once more."""
         step = self.pacer.slowest_step() if isinstance(self.pacer, Pacer) else 0.0
-        return steps_to_compare(self.training.last_batch_size) * step + self._reserve
+        seconds = steps_to_compare(self.training.last_batch_size) * step
+        on_gpu = self.training.device.type == "cuda"
+        return (max(seconds, LEAST_SECONDS_ON_GPU) if on_gpu else seconds) + self._seconds_to_save
 
-    def _last_are_better(self) -> bool:
-        """Whether the last weights are to be kept, not the averaged ones. A replay does what the run did."""
+    def _reason_for_last(self) -> str | None:
+        """Why the last weights are to be kept in place of the averaged ones; None where the averaged ones are.
+
+        A replay does what the run did, and gives no reason: an empty one.
+        """
         if self.replay is not None:
-            return self.replay.last_weights
+            return "" if self.replay.last_weights else None
+        if not self._averaging or self.clock.stopped or self.training.num_steps < LEAST_STEPS or self._disk_full:
+            return None
         left = self.clock.budget.seconds - self.clock.budget.elapsed()
-        too_early = self.clock.stopped or self.training.num_steps < LEAST_STEPS
-        if too_early or self._disk_full or left < self._seconds_to_compare():
-            return False
-        message = last_are_better(self.training, self._averaged)
-        if message is not None:
-            self.send_message(message)
-        return message is not None
+        if left < EXIT_SECONDS + self._seconds_to_compare():
+            return None
+        try:
+            return reason_for_last(self.training, self._averaged)
+        except RuntimeError as error:  # a GPU's memory may be short
+            why = " ".join(str(error).split())[:200]
+            self.send_message(f"averaged and last weights could not be compared ({why}); the averaged ones are kept")
+            return None
 
     def _state(self) -> dict[str, Any]:
         """How far training is. Stored with the weights too, in case the parent process misses the events."""

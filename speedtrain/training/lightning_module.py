@@ -141,7 +141,9 @@ class Training(L.LightningModule):
         self.classifier.eval()
         for indices in chosen.split(self.last_batch_size):
             with self._autocast():
-                logits = functional_call(self.classifier, weights, self.classifier.normalise(self._images[indices]))
+                logits = functional_call(
+                    self.classifier, weights, self.classifier.normalise(self._images[indices]), tie_weights=False
+                )
             targets = self._targets[indices]
             right.append(logits.argmax(1) == (targets.argmax(1) if targets.is_floating_point() else targets))
         self.classifier.train()

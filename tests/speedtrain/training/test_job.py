@@ -13,22 +13,25 @@ from speedtrain.config import resolve
 from speedtrain.training import planner
 from speedtrain.training.job import Job
 from speedtrain.training.members import _write_jobs
+from speedtrain.training.step_log import Recorded
 from speedtrain.training.worker import train
 from timing import Ledger
 
 IMAGES, LABELS = some_images(12), some_labels(12)
 
 
-def a_job(run: Path, members: int = 0) -> Job:
+def a_job(run: Path, members: int = 0, replay: Recorded | None = None) -> Job:
     config = resolve(budget=9)
-    return Job(config, ("a", "b", "c"), "", run, members=(config,) * members)
+    return Job(config, ("a", "b", "c"), "", run, replay=replay, members=(config,) * members)
 
 
 def test_the_images_are_the_deleted_file(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     folder.mkdir()
-    a_job(tmp_path).write(folder, IMAGES, LABELS)
+    replay = Recorded.of(tmp_path / "clock.csv", {"step": 7, "last_weights": True})
+    a_job(tmp_path, replay=replay).write(folder, IMAGES, LABELS)
     job, images, labels, targets, start = Job.take(folder)
+    assert job.replay == replay == (tmp_path / "clock.csv", 7, True)
     assert not folder.exists()
     assert (job.classes, targets, start) == (("a", "b", "c"), None, None)
     assert isinstance(images, np.memmap)

@@ -395,7 +395,9 @@ def test_of_averaged_and_last_weights_those_are_kept_that_know_the_training_imag
 def test_a_replay_keeps_what_the_run_kept(tmp_path: Path, trick: Trick, last_weights: bool) -> None:
     """Also of a run that was killed after its last save, or is of a version that did not compare."""
     steps = LEAST_STEPS
-    log = StepLog([step / steps for step in range(steps)], steps * [1], frozenset(), None, last_weights)
+    rows = [f"{step + 1},{step / steps},1,0,16\n" for step in range(steps)]
+    (tmp_path / "recorded.csv").write_text("step,progress,threads,snapshot,batch_size\n" + "".join(rows))
+    log = StepLog.read(*Recorded(tmp_path / "recorded.csv", steps, last_weights))
     training, _, said, callbacks = kept_training(tmp_path, [trick], steps, replay=log)
     fit(training, -1, callbacks=callbacks)
     saved, last = load_weights(tmp_path / "weights.safetensors")[0], training.classifier.state_dict()

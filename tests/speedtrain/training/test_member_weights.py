@@ -7,19 +7,19 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from speedtrain.model.weights import load_facts
-from speedtrain.training.member_weights import gather
+from speedtrain.training.member_weights import gather, recorded_members
 
 
 def saved(run: Path, number: int, progress: float, seconds: float) -> None:
     """What a member saved last, after so many seconds of its own."""
     facts = {
         "network": {},
-        "step": 5,
+        "step": 4 + number,
         "images_seen": 640,
         "threads": 1,
         "rollbacks": 0,
         "batch_size": 128,
-        "last_weights": False,
+        "last_weights": number == 2,
         "images": {},
     }
     facts |= {"progress": progress, "phases": {"import": 2.0, "train": seconds - 2.0}}
@@ -37,3 +37,5 @@ def test_a_member_is_left_out_if_it_ended_early_without_having_done_its_training
     assert gather(tmp_path, [1, 2, 3, 4], weights, {}, {}) == [3, 4], "the fourth has saved nothing"
     members = load_facts(weights)["members"]
     assert [member["number"] for member in members] == [1, 2]
+    recorded = recorded_members(tmp_path)
+    assert [(recorded[number].steps, recorded[number].last_weights) for number in (1, 2)] == [(5, False), (6, True)]
