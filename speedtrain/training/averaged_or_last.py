@@ -12,11 +12,12 @@ MOST_OF_BUDGET = 0.01
 LEAST_SECONDS_ON_GPU = 0.5
 """What the comparison is expected to take there at least: steps take milliseconds, but new shapes and modes take longer
 at first. An estimate; it was not measured."""
-BETTER = 0.1
+BETTER = 0.2
 """The last weights are kept where they answer so many more of the images right, as a share. An average blurs old and
 new weights. Where the loss has leapt in between, these are of different networks, and no network lies between them.
 Seen on handwritten digits: 72.7 % of the test images right by the average, 98.9 % by the last weights, after the loss
-had leapt from 0.9 to 1.9 and come back."""
+had leapt from 0.9 to 1.9 and come back. Not less: while training learns wrong labels by heart, the average is behind
+too, and better for it. With half of the labels drawn at random, that was 10 points at most in four runs."""
 
 
 def steps_to_compare(batch_size: int) -> float:
