@@ -154,7 +154,7 @@ def test_the_best_of_several_turns_is_reported(weights: Path) -> None:
     def run(batch: np.ndarray) -> np.ndarray:
         nonlocal calls
         calls += 1
-        time.sleep(0 if calls == 4 else 0.14)  # seconds; another program has the cores
+        time.sleep(0 if calls % 3 == 0 else 0.14)  # seconds; another program has the cores most of the time
         return answer
 
     proof = prove(model, run, some, augmented=False)
