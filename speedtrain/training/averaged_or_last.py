@@ -8,7 +8,7 @@ IMAGES = 128
 LEAST_STEPS = 200
 """Of a training that is compared: the average of a shorter one holds few steps."""
 MOST_OF_BUDGET = 0.01
-"""A comparison that would take a larger share of the budget is not made."""
+"""Time for a comparison that would take a larger share of the budget is not reserved."""
 LEAST_SECONDS_ON_GPU = 0.5
 """What the comparison is expected to take there at least: steps take milliseconds, but new shapes and modes take longer
 at first. An estimate; it was not measured."""
@@ -20,12 +20,16 @@ had leapt from 0.9 to 1.9 and come back. Not less: while training learns wrong l
 too, and better for it. With half of the labels drawn at random, that was 10 points at most in four runs."""
 
 
-def steps_to_compare(batch_size: int) -> float:
-    """How long the comparison takes at most, in steps of so many images: two forward passes of `IMAGES`.
+def seconds_to_compare(training: Training, step: float) -> float:
+    """How long the comparison takes at most: two forward passes of `IMAGES`.
 
-    A step has a backward pass as well, but may have a faster convolution than a forward pass alone.
+    Args:
+        training: as it is now.
+        step: seconds of one of its steps. It has a backward pass as well, but may have a faster convolution than a
+            forward pass alone.
     """
-    return 2 * max(1.0, IMAGES / batch_size)
+    seconds = 2 * max(1.0, IMAGES / training.last_batch_size) * step
+    return max(seconds, LEAST_SECONDS_ON_GPU) if training.device.type == "cuda" else seconds
 
 
 def reason_for_last(training: Training, averaged: State) -> str | None:

@@ -14,13 +14,7 @@ from torch import Tensor
 
 from speedtrain.model.weights import save_weights
 from speedtrain.thread_controller import ThreadController
-from speedtrain.training.averaged_or_last import (
-    LEAST_SECONDS_ON_GPU,
-    LEAST_STEPS,
-    MOST_OF_BUDGET,
-    reason_for_last,
-    steps_to_compare,
-)
+from speedtrain.training.averaged_or_last import LEAST_STEPS, MOST_OF_BUDGET, reason_for_last, seconds_to_compare
 from speedtrain.training.divergence import DivergenceGuard
 from speedtrain.training.kept_weights import FOLDER, KeptWeights
 from speedtrain.training.lightning_module import Training
@@ -191,9 +185,7 @@ class CheckpointCallback(L.Callback):
     def _seconds_to_compare(self) -> float:
         """Of averaged and last weights, at the end, and to save once more."""
         step = self.pacer.slowest_step() if isinstance(self.pacer, Pacer) else 0.0
-        seconds = steps_to_compare(self.training.last_batch_size) * step
-        on_gpu = self.training.device.type == "cuda"
-        return (max(seconds, LEAST_SECONDS_ON_GPU) if on_gpu else seconds) + self._seconds_to_save
+        return seconds_to_compare(self.training, step) + self._seconds_to_save
 
     def _reason_for_last(self) -> str | None:
         """Why the last weights are to be kept in place of the averaged ones; None where the averaged ones are.
