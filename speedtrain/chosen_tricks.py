@@ -44,6 +44,13 @@ def with_ranks(chosen: Tricks, ranks: Sequence[int] | None) -> Tricks:
     return {**chosen, "low_rank": {**chosen["low_rank"], "ranks": list(ranks)}}
 
 
+def with_added(chosen: Tricks, added: Mapping[str, dict[str, Any]]) -> Tricks:
+    """`chosen` with the tricks that the planner added, each where it wraps by default."""
+    for name, values in added.items():
+        chosen = {**with_trick(name, chosen), name: values}
+    return chosen
+
+
 def checked_trick(name: str, values: Any) -> dict[str, Any]:
     """All hyperparameters of a trick, the defaults included."""
     from tricks import TRICKS, TrickError  # torch comes with it, so it comes late

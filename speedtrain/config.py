@@ -30,7 +30,7 @@ class Config:
     """All settings of a run. Every field is a key of a recipe, and `--set` takes any of them.
 
     Defaults stand in the recipe `auto` alone: where a recipe leaves out a key, `auto` gives the value. But a recipe
-    without `tricks` has no tricks, and one without `or_members` has none.
+    without `tricks` has no tricks, and one without `or_members` or `in_long_runs` has none.
 
     Args:
         budget: seconds of wall-clock time, from the start of the training process.
@@ -71,6 +71,8 @@ class Config:
         members: what each of several networks has of its own, see `speedtrain/member_configs.py`; [] for one network.
         or_members: members to train in place of one network where the planner predicts a higher accuracy of them:
             their `networks`, and the `gain` of their average (docs/members.md); null for one network.
+        in_long_runs: tricks to add where the planner predicts many epochs of a wide network, see
+            `speedtrain/training/long_runs.py`; null for none.
     """
 
     budget: float
@@ -105,6 +107,7 @@ class Config:
     snapshots: int = 0
     members: list[dict[str, Any]] = field(default_factory=list)
     or_members: dict[str, Any] | None = None
+    in_long_runs: dict[str, Any] | None = None
 
     @property
     def from_random(self) -> bool:
@@ -148,6 +151,7 @@ class Config:
         return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
 
 
+NOT_INHERITED = {"tricks": None, "or_members": None, "in_long_runs": None}  # by a recipe from auto
 MOST_SNAPSHOTS = 100  # each is a save, and a prediction of all test images after the run
 _KEYS = tuple(entry.name for entry in fields(Config))
 _POSITIVE = (
@@ -250,7 +254,7 @@ def resolve(
         options["start_from"] = str(path)
     given = _given(settings=settings, **options)
     recipe = recipe or default_recipe(**given)
-    defaults = {} if isinstance(recipe, Mapping) else read_recipe("auto") | {"tricks": None, "or_members": None}
+    defaults = {} if isinstance(recipe, Mapping) else read_recipe("auto") | NOT_INHERITED
     keys = defaults | read_recipe(recipe)
     if "members" in given:  # which networks there are is said
         keys["or_members"] = None

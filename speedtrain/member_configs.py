@@ -85,13 +85,14 @@ def in_words(member: Mapping[str, Any]) -> str:
 
 
 def _member(shared: Mapping[str, Any], member: Mapping[str, Any], number: int) -> Config:
-    planned = member.get(PLANNED) or {}
+    planned = dict(member.get(PLANNED) or {})
+    planned_tricks = planned.pop("with", [])
     settings = {**planned, **{key: value for key, value in member.items() if key not in ("with", "without", PLANNED)}}
     for key in settings:
         if "." not in str(key) and key not in OWN_KEYS:
             raise UserError(f"members: number {number} has {key!r}{nearest(str(key), ('with', 'without', *OWN_KEYS))}")
     try:
-        added, removed = _names(member.get("with")), _names(member.get("without"))
+        added, removed = [*_names(member.get("with")), *planned_tricks], _names(member.get("without"))
         # what is off already need not be taken out, and has nothing to set: the recipe may have been changed
         on = {*shared["tricks"], *added}
         settings = {key: value for key, value in settings.items() if _trick(key) is None or _trick(key) in on}

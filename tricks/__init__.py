@@ -79,6 +79,7 @@ from tricks.trick import (
     frozen_statistics,
     parameters_with_gradient,
 )
+from tricks.trivial_augment import TrivialAugment
 from tricks.weight_averaging import WeightAveraging
 
 TRICKS: dict[str, type[Trick]] = {
@@ -93,6 +94,7 @@ TRICKS: dict[str, type[Trick]] = {
         RandomCrop,
         RandomResizedCrop,
         Flip,
+        TrivialAugment,
         Cutout,
         Cutmix,
         Mixup,

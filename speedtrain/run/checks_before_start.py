@@ -1,7 +1,6 @@
 """What is checked before the clock starts."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from speedtrain.network.classifier import hub_tag
 from speedtrain.run.estimated_noise import estimate_noise
 from speedtrain.run.starting_weights import StartingWeights, read_starting_weights
 from speedtrain.training.lightning_module import build_training
+from speedtrain.training.long_runs import as_long_run
 from tricks import TrickError
 
 
@@ -74,7 +74,7 @@ def check_network(config: Config, train: Images) -> StartingWeights | None:
     Raises:
         UserError: a trick does not work with this model, the model with these images, or the weights with the network.
     """
-    config = replace(config)
+    config = as_long_run(config)
     estimate_noise(config, train)
     num_classes, side = len(train.classes), train.images.shape[1]
     device = torch.device(config.device)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from speedtrain.chosen_tricks import with_ranks
+from speedtrain.chosen_tricks import with_added, with_ranks
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.data.mapped import folder_for
@@ -196,6 +196,10 @@ class WorkerProcess:
         if self.members:
             if plan["ranks"] is not None:
                 decided["low_rank.ranks"] = plan["ranks"]
+            for name, values in plan["added"].items():
+                decided |= {f"{name}.{key}": value for key, value in values.items()}
+            if plan["added"]:
+                decided["with"] = list(plan["added"])
             members = list(self.config.members)
             members[number - 1] = {**members[number - 1], PLANNED: decided}
             self.config.members = members
@@ -207,7 +211,7 @@ class WorkerProcess:
             self.plan = plan
             for key, value in decided.items():
                 setattr(self.config, key, value)
-            self.config.tricks = with_ranks(self.config.tricks, plan["ranks"])
+            self.config.tricks = with_added(with_ranks(self.config.tricks, plan["ranks"]), plan["added"])
         with may_fail(self.display):
             write_config(self.run, self.config)
         for reason in plan["reasons"]:

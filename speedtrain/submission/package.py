@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from speedtrain import __version__
+from speedtrain.chosen_tricks import with_added
 from speedtrain.config import Config, read_recipe, resolve
 from speedtrain.errors import UserError
 from speedtrain.files import write_atomic
 from speedtrain.member_configs import in_words, member_configs
 from speedtrain.starting_point import refuse_frozen_random_layers
 from speedtrain.training.epoch_limit import epoch_limit
+from speedtrain.training.long_runs import added_in_long_runs, as_long_run
 from speedtrain.training.one_or_several import considered_members
 
 INTERFACE = 1
@@ -91,7 +93,7 @@ def package(
     config.seed, config.device, config.threads = 0, "auto", None
     members = member_configs(config) or considered_members(config)
     networks = members if config.members else (config, *members)
-    for network in networks:
+    for network in map(as_long_run, networks):
         refuse_frozen_random_layers(network.tricks)
         noise = network.tricks.get("forward_correction", {})
         if noise.get("file"):
@@ -201,12 +203,17 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
     lines += [f"- {key}: {value}" for key, value in facts.items()]
     lines += ["", "## Tricks", ""]
     tricks = {key: values for network in reversed(networks) for key, values in network.tricks.items()}
+    long = added_in_long_runs(config)
+    tricks = with_added(tricks, {key: values for key, values in long.items() if key not in tricks})
     for key, values in tricks.items():
         trick = TRICKS[key]
         summary = " ".join((trick.__doc__ or "").strip().partition("\n\n")[0].split())
         changed = ", ".join(f"{field} {value}" for field, value in values.items())
         paper = f" Source: {trick.paper}." if trick.paper else ""
-        lines.append(f"- **{key}**{f' ({changed})' if changed else ''}: {summary}{paper}")
+        when = ""
+        if key in long and config.in_long_runs:
+            when = f" Only if width × epochs is predicted to be {config.in_long_runs['width_times_epochs']:g} or more."
+        lines.append(f"- **{key}**{f' ({changed})' if changed else ''}: {summary}{when}{paper}")
     lines += [] if tricks else ["None."]
     if len(networks) > 1:
         own, when = config.members, ""

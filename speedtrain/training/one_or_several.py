@@ -14,6 +14,7 @@ from speedtrain.errors import UserError
 from speedtrain.machine import free_memory
 from speedtrain.member_configs import member_configs, with_shares
 from speedtrain.training.epoch_limit import epoch_limit
+from speedtrain.training.long_runs import gain_of_long_runs
 from speedtrain.training.scaling_law import RESNET9_RANGE, is_fitted, law_for
 
 if TYPE_CHECKING:
@@ -174,13 +175,11 @@ def weigh(
     def least_error(speed: float, seconds: float) -> float:
         """Of the measured networks, each at a share of its speed."""
 
-        def epochs(rate: float) -> float:
-            return min(most, speed * rate * seconds / num_images)
+        def error(width: int, rate: float) -> float:
+            epochs = min(most, speed * rate * seconds / num_images)
+            return law.error(width, epochs, num_images, num_classes) - gain_of_long_runs(config, width, epochs)
 
-        return min(
-            law.error(row["width"], epochs(row["images_per_second"]), num_images, num_classes)
-            for row in plan.alternatives
-        )
+        return min(error(row["width"], row["images_per_second"]) for row in plan.alternatives)
 
     def points(number: int) -> float:
         several = least_error(speeds[number], left - starting)

@@ -16,6 +16,7 @@ from speedtrain.network.convolution import bf16_is_faster
 from speedtrain.network.precision import PRECISIONS
 from speedtrain.training.epoch_limit import epoch_limit
 from speedtrain.training.lightning_module import Training, build_training
+from speedtrain.training.long_runs import added_in_long_runs, as_long_run, gain_of_long_runs, is_long
 from speedtrain.training.memory_guard import SMALLEST_BATCH, memory_is_short
 from speedtrain.training.scaling_law import BATCH_SIZE, law_for
 from tricks import LowRank, ProgressiveResizing, Trick
@@ -44,12 +45,13 @@ class Plan:
         model, width, batch_size, precision: as in `Config`, decided. Width is null for a timm model.
         resolutions: image sides in the order in which training uses them.
         ranks: of `low_rank`, timed in the network that was decided; null where they are given, or not to be timed.
+        added: tricks of a long run (`in_long_runs`) with their hyperparameters, added to those of the recipe.
         images_per_second: measured in a short probe; 0 where nothing was left to decide. Where ranks are timed, this is
             the speed without `low_rank`.
         seconds_left: predicted: the time that planning, building and saving leave.
         epochs: predicted, from that rate and that time, and not more than `max_epochs` of the configuration.
-        accuracy: predicted for photographs as hard as CIFAR-10's with the default recipe in batches of 128; null
-            for a timm model, and where training starts from given weights.
+        accuracy: predicted for photographs as hard as CIFAR-10's with the default recipe in batches of 128, and what
+            the tricks of a long run add; null for a timm model, and where training starts from given weights.
         reasons: one line per decision.
         alternatives: what was measured: width, precision, images_per_second, epochs, accuracy.
         at_once: of several networks at once on one GPU, by their number: the speed of each, as a share of that of one
@@ -63,6 +65,7 @@ class Plan:
     precision: Precision
     resolutions: list[int]
     ranks: list[int] | None = None
+    added: dict[str, dict[str, Any]] = field(default_factory=dict)
     images_per_second: float = 0.0
     seconds_left: float = 0.0
     epochs: float = 0.0
@@ -127,6 +130,7 @@ def make_plan(
         plan.precision = probe.fastest_precision(plan)
     if plan.width is not None and config.width == "auto":
         plan.width = probe.best_width(plan)
+        probe.decide_long(plan)
     measured = None
     if plan_only or "auto" in (config.width if plan.width else None, config.precision):
         measured = probe.measure(plan.width, plan.precision)
@@ -165,6 +169,7 @@ class _Probe:
         seconds: float,
     ) -> None:
         self.config, self.images, self.labels, self.num_classes = config, images, labels, num_classes
+        self.probed = config
         self.law = law_for(images.shape[1])
         self.seconds = seconds
         self.begun = time.monotonic()
@@ -282,9 +287,8 @@ class _Probe:
         for row in self.measured:
             width, rate = row["width"], row["images_per_second"]
             row["epochs"] = round(self._epochs(rate, left), 1)
-            inputs = self._law_inputs(width, rate, left)
             known = width is not None and self.config.from_random
-            row["accuracy"] = round(self.law.accuracy(*inputs), 4) if known else None
+            row["accuracy"] = round(max(1 / self.num_classes, 1 - self._error(width, rate, left)), 4) if known else None
         return round(left, 1)
 
     def fastest_precision(self, plan: Plan) -> Precision:
@@ -311,7 +315,7 @@ class _Probe:
 
             def rank(at: int) -> tuple[float, float]:
                 # by error, since with few images the predicted accuracy is chance for all; with no time left, by rate
-                return -self.law.error(*self._law_inputs(WIDTHS[at], rates[at], left)), rates[at]
+                return -self._error(WIDTHS[at], rates[at], left), rates[at]
 
             return rank(position) > rank(other)
 
@@ -332,6 +336,18 @@ class _Probe:
         )
         return WIDTHS[position]
 
+    def decide_long(self, plan: Plan) -> None:
+        """Adds the tricks of a long run, if there will be so many epochs, and measures the plan's network with them."""
+        row = self.measure(plan.width, plan.precision)
+        epochs = self._epochs(row["images_per_second"], self._left())
+        if plan.width is not None and is_long(self.config, plan.width, epochs):
+            plan.added = added_in_long_runs(self.config)
+            self.probed = as_long_run(self.config)
+            row["images_per_second"] = self._rate(plan.width, plan.precision, self.batch_size)
+            plan.reasons.append(
+                f"with {', '.join(plan.added)}: {epochs:.0f} epochs of width {plan.width} (in_long_runs)"
+            )
+
     def fastest_ranks(self, plan: Plan, margin: float) -> list[int]:
         """The rank of each candidate of `low_rank` in the plan's network, by timing it; 0 keeps a convolution."""
         training = self._training(plan.width, plan.precision)
@@ -346,7 +362,7 @@ class _Probe:
     def _training(self, width: int | None, precision: str) -> Training:
         """A network to take steps with; a batch of images is enough for its statistics."""
         return build_training(
-            self.config,
+            self.probed,
             self.images,
             self.labels,
             self.num_classes,
@@ -363,9 +379,11 @@ class _Probe:
         """How many there will be in `left` seconds, at `rate` images per second."""
         return min(self.most_epochs, rate * left / len(self.images))
 
-    def _law_inputs(self, width: int, rate: float, left: float) -> tuple[int, float, int, int]:
-        """The inputs of the scaling law for a network that trains at `rate` images per second."""
-        return width, self._epochs(rate, left), len(self.images), self.num_classes
+    def _error(self, width: int, rate: float, left: float) -> float:
+        """The predicted error of a network that trains at `rate` images per second, with the tricks of a long run."""
+        epochs = self._epochs(rate, left)
+        error = self.law.error(width, epochs, len(self.images), self.num_classes)
+        return error - gain_of_long_runs(self.config, width, epochs)
 
 
 def _untimed(tricks: Sequence[Trick]) -> LowRank | None:

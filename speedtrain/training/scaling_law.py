@@ -161,6 +161,8 @@ def predict_accuracy(
     ):
         return None
     networks = plan.get("members", [plan])
+    if any(each.get("added") for each in networks):  # no run of the fit had them
+        return None
     if not all(RESNET9_RANGE.contains(each["width"], each["epochs"], num_images, num_classes) for each in networks):
         return None
     half_width = Z_95 * math.hypot(RESNET9.deviation, math.sqrt(accuracy * (1 - accuracy) / num_test_images))

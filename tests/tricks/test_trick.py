@@ -33,6 +33,7 @@ def test_tricks_stand_in_the_order_of_the_flow():
         "random_crop",
         "random_resized_crop",
         "flip",
+        "trivial_augment",
         "cutout",
         "cutmix",
         "mixup",
@@ -151,6 +152,7 @@ BAD = {
     ],
     "sam": [("rho", 0), ("rho", math.nan), ("rho", math.inf), ("interval", 0), ("start", 1.1), ("start", math.nan)],
     "test_time_augmentation": [("mode", "upside-down")],
+    "trivial_augment": [("strength", 0), ("strength", 1.1), ("strength", math.nan)],
     "weight_averaging": [("decay", 1), ("decay", -0.1), ("decay", math.nan), ("interval", 0)],
 }
 

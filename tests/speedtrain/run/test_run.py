@@ -409,8 +409,12 @@ def test_all_tricks_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("warm_processes")
-def test_training_ends_after_max_epochs_with_its_schedule_at_an_end(tmp_path: Path) -> None:
-    assert run_here(tmp_path / "run", 60, "--set", "max_epochs=2.5") == 0
+def test_training_ends_after_max_epochs_and_a_long_run_has_more_tricks(tmp_path: Path) -> None:
+    long = "in_long_runs={width_times_epochs: 1, gain: 0.01, tricks: {trivial_augment: {strength: 0.5}}}"
+    options = ["--set", "max_epochs=2.5", "--set", "width=auto", "--set", long]
+    assert run_here(tmp_path / "run", 60, *options) == 0
+    assert main(["replay", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "again")]) == 0
+    assert same_bits(tmp_path / "run", tmp_path / "again")
     result = result_of(tmp_path / "run")
     assert_sound(tmp_path / "run", result)
     assert result["status"] == "finished"
@@ -419,6 +423,8 @@ def test_training_ends_after_max_epochs_with_its_schedule_at_an_end(tmp_path: Pa
     assert result["saved_at"]["progress"] > 0.9
     assert any(event.startswith("training ended after 2.5") for event in result["events"])
     assert not any("too few for the schedule" in event for event in result["events"])
+    assert result["tricks"]["trivial_augment"] == {"strength": 0.5}
+    assert any(reason.startswith("with trivial_augment: ") for reason in result["plan"]["reasons"])
     with open(tmp_path / "run" / "clock.csv") as file:
         progress = [float(row["progress"]) for row in csv.DictReader(file)]
     assert progress == sorted(progress)

@@ -57,6 +57,8 @@ def test_the_default_takes_along_the_networks_that_it_may_train_in_place_of_one(
     assert "momentum_sam" in first["tricks"]
     assert "mirror_equivariance" in second["tricks"]
     assert "each once or twice, if this is predicted to be better" in description
+    only = "Only if width × epochs is predicted to be 6000 or more. Source: Müller"
+    assert only in next(line for line in description.splitlines() if line.startswith("- **trivial_augment**"))
     for name in {*first["tricks"], *second["tricks"]}:
         assert f"- **{name}**" in description
     assert main(["package", "--out", str(tmp_path / "b.zip"), "--set", "or_members=null"]) == 0

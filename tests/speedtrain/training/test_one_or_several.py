@@ -43,10 +43,11 @@ def plan_of_one(seconds: float, rates: dict[int, float], side: int = 32) -> Plan
     return plan
 
 
-def error(width: float, epochs: float, side: int = 32, most: float = 150) -> float:
-    """Of the law, at 500 images a class, where training ends after 150 epochs: written down once more."""
+def error(width: float, epochs: float, side: int = 32, most: float = 400) -> float:
+    """Of the law, at 500 images a class, with what a long run adds, and its limit of epochs: written down once more."""
     epochs = min(epochs, most)
-    return 0.1548 + (1.106 if side < 64 else 0.4 * 1.106) * width**-1.31 + 0.7398 * epochs**-1.217
+    error = 0.1548 + (1.106 if side < 64 else 0.4 * 1.106) * width**-1.31 + 0.7398 * epochs**-1.217
+    return error - (0.013 if width * epochs >= 6000 else 0)
 
 
 RATES = {16: 1740.0, 24: 1250.0, 32: 1000.0, 48: 670.0, 64: 440.0}
@@ -68,7 +69,8 @@ def test_the_choice_is_what_the_law_says(seconds: float, spent: float, side: int
     chosen, reason = weigh(config, plan, networks, 5000, 10, spent=spent, memory=1)
     assert len(chosen) == (2 if points > 0 else 0)
     assert f"{abs(points):.1f} points {'better' if points > 0 else 'worse'}" in str(reason)
-    assert side == 64 or (points > 0) == (seconds >= 300)
+    # in 1800 s, one network trains for long enough to be augmented, and each of two does not
+    assert side == 64 or (points > 0) == (seconds in (300, 600))
 
 
 def points_of(number: int, speed: float, rates: Mapping[int, float], left: float, starting: float) -> float:
@@ -116,7 +118,7 @@ H100 = {48: 24611.0, 64: 27703.0}
 
 @pytest.mark.parametrize(
     ("at_once", "number"),
-    [({2: 0.95, 4: 0.85}, 4), ({2: 0.9, 4: 0.2}, 2), ({2: 0.5, 4: 0.0}, 2), ({2: 0.05, 4: 0.02}, 0)],
+    [({2: 0.95, 4: 0.85}, 4), ({2: 0.9, 4: 0.2}, 2), ({2: 0.7, 4: 0.0}, 2), ({2: 0.05, 4: 0.02}, 0)],
 )
 def test_on_a_gpu_the_measured_speeds_count(at_once: dict[int, float], number: int) -> None:
     config = open_config(device="cuda", threads=16, budget=60)
@@ -274,5 +276,7 @@ def test_of_a_run_of_members_the_average_is_expected() -> None:
     expected = predict_accuracy(config, plan, 5000, 10, 2500, native=True)
     assert expected is not None
     assert expected["accuracy"] == 0.84
-    plan["members"] = [each, {**each, "epochs": 3.0}]  # the law knows nothing of so few
-    assert predict_accuracy(config, plan, 5000, 10, 2500, native=True) is None
+    unknown = {**each, "epochs": 3.0}, {**each, "added": {"trivial_augment": {}}}
+    for other in unknown:  # the law knows nothing of so few, nor of what a long run adds
+        plan["members"] = [each, other]
+        assert predict_accuracy(config, plan, 5000, 10, 2500, native=True) is None

@@ -1,0 +1,129 @@
+"""What a recipe adds in long runs, and for which runs."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from speedtrain.config import Config, resolve
+from speedtrain.errors import UserError
+from speedtrain.member_configs import PLANNED, member_configs
+from speedtrain.training.epoch_limit import epoch_limit
+from speedtrain.training.long_runs import added_in_long_runs, as_long_run, gain_of_long_runs
+from speedtrain.training.planner import make_plan
+
+LONG = {"width_times_epochs": 320, "gain": 0.5, "tricks": {"trivial_augment": {"strength": 0.5}}}
+ADDED = {"trivial_augment": {"strength": 0.5}}
+
+
+def configured(**options: Any) -> Config:
+    settings = {"in_long_runs": LONG, "precision": "fp32", **options.pop("settings", {})}
+    return resolve(**{"budget": 600, "device": "cpu", "settings": settings, **options})
+
+
+@pytest.mark.parametrize("epochs", [19.0, 21.0])
+def test_the_planner_adds_them_where_there_are_so_many_epochs(epochs: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speedtrain.training.planner.WIDTHS", (16,))
+    config = configured(settings={"max_epochs": epochs, "batch_size": 8})
+    images = torch.randint(0, 256, (40, 8, 8, 3), dtype=torch.uint8)
+    plan = make_plan(config, images, torch.arange(40) % 10, 10, 600.0)
+    assert plan.epochs == epochs
+    assert plan.added == (ADDED if epochs > 20 else {})
+    words = f"with trivial_augment: {epochs:g} epochs of width 16 (in_long_runs)"
+    assert (words in plan.reasons) == (epochs > 20)
+
+
+def test_they_count_in_the_choice_of_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A width of 24 would be the best without them. It has too few epochs for them: 24 times 18. 16 has enough: 31."""
+    rates = {12: 300.0, 16: 260.0, 24: 150.0, 32: 100.0}
+    monkeypatch.setattr("speedtrain.training.planner._Probe._rate", lambda probe, width, *rest: rates[width])
+    images, labels = torch.zeros(5000, 32, 32, 3, dtype=torch.uint8), torch.arange(5000) % 10
+    chosen = {}
+    for long in (None, {"width_times_epochs": 460, "gain": 0.05, "tricks": LONG["tricks"]}):
+        plan = make_plan(configured(settings={"in_long_runs": long}), images, labels, 10, 600.0)
+        chosen[plan.width] = plan
+    assert list(chosen) == [24, 16]
+    assert chosen[24].added == {}
+    assert chosen[16].added == ADDED
+    accuracies = {row["width"]: row["accuracy"] for row in chosen[16].alternatives}
+    without = {row["width"]: row["accuracy"] for row in chosen[24].alternatives}
+    assert accuracies[16] == pytest.approx(without[16] + 0.05, abs=2e-4)
+    assert accuracies[24] == without[24]
+
+
+def test_training_goes_on_for_longer_with_trivial_augment() -> None:
+    config = resolve(budget=600)
+    assert config.in_long_runs is not None
+    assert epoch_limit(config, 5000) == epoch_limit(as_long_run(config), 5000) == 400
+    assert epoch_limit(resolve(budget=600, with_tricks=["trivial_augment"], settings={"width": 24}), 5000) == 400
+    assert epoch_limit(resolve(budget=600, settings={"in_long_runs": None}), 5000) == 150
+    assert epoch_limit(resolve(budget=600, settings={"width": 24}), 5000) == 150  # the planner decides nothing
+    assert epoch_limit(config, 500) == 500
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"settings": {"width": 24}},
+        {"settings": {"in_long_runs": None}},
+        {"recipe": "paper", "settings": {"in_long_runs": None}},
+        {"model": "timm:resnet18"},
+        {"with_tricks": ["trivial_augment"]},
+    ],
+)
+def test_nothing_is_added_where_nothing_is_to_be_decided(options: dict[str, Any]) -> None:
+    assert added_in_long_runs(configured()) == ADDED
+    config = configured(**options)
+    assert added_in_long_runs(config) == {}
+    assert gain_of_long_runs(config, 24, 1000) == 0
+    assert as_long_run(config) == config
+
+
+def test_their_gain_counts_from_so_many_epochs_of_a_width_on() -> None:
+    networks = ((16, 19.9), (16, 20), (8, 20), (8, 40), (64, 400))
+    assert [gain_of_long_runs(configured(), *network) for network in networks] == [0, 0.5, 0, 0.5, 0.5]
+
+
+def test_they_stand_where_they_wrap_by_default() -> None:
+    names = list(as_long_run(configured()).tricks)
+    assert names.index("flip") < names.index("trivial_augment") < names.index("label_smoothing")
+
+
+def test_a_member_has_those_that_its_own_planner_added() -> None:
+    planned = {"width": 24, "with": ["trivial_augment"], "trivial_augment.strength": 0.5}
+    config = configured(settings={"members": [{"with": "cutmix", PLANNED: planned}, {PLANNED: {"width": 48}}]})
+    first, second = member_configs(config)
+    assert first.tricks["trivial_augment"] == {"strength": 0.5}
+    assert "cutmix" in first.tricks
+    assert "trivial_augment" not in second.tricks
+    assert (first.width, second.width) == (24, 48)
+
+
+def test_a_recipe_of_ones_own_has_none() -> None:
+    config = resolve(budget=600, recipe={"model": "resnet9", "width": "auto", "tricks": {}, **_LEFT})
+    assert added_in_long_runs(config) == {}
+
+
+_LEFT = {
+    key: value
+    for key, value in vars(resolve(budget=600)).items()
+    if key not in ("model", "width", "tricks", "or_members", "in_long_runs")
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"gain": 0.01}, "needs width_times_epochs, a gain and tricks"),
+        ({**LONG, "more": 1}, "needs width_times_epochs, a gain and tricks"),
+        ({**LONG, "tricks": ["flip"]}, "needs width_times_epochs, a gain and tricks"),
+        ({**LONG, "width_times_epochs": 0}, "width_times_epochs is a number above 0; got 0"),
+        ({**LONG, "gain": 1}, "gain is a number above 0 and below 1; got 1"),
+        ({**LONG, "gain": True}, "gain is a number above 0 and below 1"),
+        ({**LONG, "tricks": {"nonsense": {}}}, "unknown trick 'nonsense'"),
+        ({**LONG, "tricks": {"trivial_augment": {"strength": 2}}}, "strength must lie above 0"),
+    ],
+)
+def test_bad_ones_are_named(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        added_in_long_runs(configured(settings={"in_long_runs": given}))
