@@ -47,7 +47,7 @@ for seed in 0 1 2; do
         attempt python -m speedtrain --budget 60 --seed $seed "${data[@]}" "${options[@]}" --out "$run"
     done
 done
-# the whole of 600 s, beside the curve's runs, which end after 150 epochs
+# the whole of 600 s, beside the curve's runs, which end earlier (max_epochs)
 for seed in 0 1 2; do
     run="$out/whole-$seed"
     [ -e "$run/result.json" ] && continue

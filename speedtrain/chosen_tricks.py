@@ -1,6 +1,7 @@
 """Which tricks a run has, and with which hyperparameters: added, taken out, checked."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -9,6 +10,12 @@ from speedtrain.errors import UserError
 
 Tricks = dict[str, dict[str, Any]]
 """Name → hyperparameters, in the order in which they wrap."""
+
+
+AUGMENTATIONS = ("random_crop", "random_resized_crop", "flip", "trivial_augment", "cutout", "cutmix", "mixup")
+"""Tricks that change images, not the network, the steps or the images' size: the planner may add them."""
+LONG_RUNS = {"width_times_epochs", "gain", "tricks"}
+"""Keys of `in_long_runs`."""
 
 
 def is_trick(name: str) -> bool:
@@ -71,6 +78,40 @@ def checked_trick(name: str, values: Any) -> dict[str, Any]:
     except TrickError as error:
         raise UserError(f"{name}: {error}") from None
     return typed
+
+
+def names_in_long_runs(given: Any) -> list[str]:
+    """The tricks of `in_long_runs` of a recipe; none if it is not what it should be."""
+    tricks = given.get("tricks") if isinstance(given, Mapping) else None
+    return list(tricks) if isinstance(tricks, Mapping) else []
+
+
+def checked_long_runs(given: Any, without: Collection[str] = ()) -> dict[str, Any] | None:
+    """`in_long_runs` of a recipe, with all hyperparameters of its tricks.
+
+    Args:
+        given: as in the recipe.
+        without: tricks that the user takes out. `flip` takes out all that change images. Default: none.
+
+    Returns:
+        None if no trick is left.
+    """
+    if not isinstance(given, Mapping) or set(given) != LONG_RUNS or not isinstance(given["tricks"], Mapping):
+        raise UserError(
+            f"in_long_runs: needs width_times_epochs, a gain and tricks, as in configs/auto.yaml; got {given!r}"
+        )
+    for key, most in (("width_times_epochs", math.inf), ("gain", 1.0)):
+        value = given[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < most:
+            words = "above 0" + (f" and below {most:g}" if most < math.inf else "")
+            raise UserError(f"in_long_runs: {key} is a number {words}; got {value!r}")
+    tricks = {}
+    for name, values in given["tricks"].items():
+        if name not in AUGMENTATIONS:
+            raise UserError(f"in_long_runs: {name!r} cannot be added{nearest(str(name), AUGMENTATIONS)}")
+        if name not in without and "flip" not in without:
+            tricks[name] = checked_trick(name, {} if values is None else values)
+    return {**given, "tricks": tricks} if tricks else None
 
 
 def take_mirror_out(chosen: Tricks) -> None:

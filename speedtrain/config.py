@@ -10,7 +10,14 @@ from typing import Any, Literal
 import yaml
 
 from speedtrain.checked_types import checked_types, nearest
-from speedtrain.chosen_tricks import Tricks, checked_trick, take_mirror_out, with_trick
+from speedtrain.chosen_tricks import (
+    Tricks,
+    checked_long_runs,
+    checked_trick,
+    names_in_long_runs,
+    take_mirror_out,
+    with_trick,
+)
 from speedtrain.errors import UserError
 from speedtrain.learning_rate_schedule import check_schedule, lr_factor
 from speedtrain.starting_point import TrainedRun, backbone_side, check_start, find_trained_run
@@ -232,8 +239,9 @@ def resolve(
         tricks: exactly these tricks, with the recipe's hyperparameters where it has them; a mapping gives
             the hyperparameters along.
         with_tricks: tricks to add, each where it wraps by default.
-        without: tricks to take out. `flip` takes the mirror images out of `test_time_augmentation` too: whoever takes
-            it out has classes that a mirror changes.
+        without: tricks to take out, also of those that a long run adds. `flip` takes the mirror images out of
+            `test_time_augmentation` too, and adds nothing in long runs: whoever takes it out has classes that a mirror
+            changes, and perhaps a turn.
         settings: dotted key → value, as `--set` gives.
         options: keys of `Config`; None means not given.
 
@@ -273,8 +281,12 @@ def resolve(
         chosen = {name: chosen.get(name, {}) for name in tricks}
     for name in with_tricks:
         chosen = with_trick(name, chosen)
+    if tricks is not None:  # exactly these
+        keys["in_long_runs"] = None
+    in_long_runs = (settings or {}).get("in_long_runs", keys.get("in_long_runs"))
+    added_later = names_in_long_runs(in_long_runs)
     for name in without:
-        if chosen.pop(name, None) is None:
+        if chosen.pop(name, None) is None and name not in added_later:
             from tricks import TRICKS
 
             known = f"that trick is not on; on are {', '.join(chosen) or 'none'}"
@@ -301,6 +313,8 @@ def resolve(
             raise UserError(f"--set {key}: the trick {trick!r} is not on (add it by --with {trick}){hint}")
     config = Config(**_checked(keys))
     config.tricks = {name: checked_trick(name, values) for name, values in chosen.items()}
+    if in_long_runs is not None:
+        config.in_long_runs = checked_long_runs(in_long_runs, set(without))
     networks = f"{[*config.tricks]} {config.members}"  # of a member, to take flips out is no word about its classes
     if "flip" in without and "mirror_equivariance" in networks and not isinstance(recipe, Mapping):
         remedy = "take it out too" if "mirror_equivariance" in config.tricks else "use a recipe whose members lack it"

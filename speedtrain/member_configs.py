@@ -81,6 +81,8 @@ def in_words(member: Mapping[str, Any]) -> str:
     """What a member has of its own, for people."""
     parts = [f"{word} {', '.join(_names(member[word]))}" for word in ("with", "without") if member.get(word)]
     parts += [f"{key}={value}" for key, value in member.items() if key not in ("with", "without", PLANNED)]
+    if added := (member.get(PLANNED) or {}).get("with"):
+        parts.append(f"in a long run with {', '.join(added)}")
     return ", ".join(parts) or "the recipe"
 
 
@@ -95,11 +97,26 @@ def _member(shared: Mapping[str, Any], member: Mapping[str, Any], number: int) -
         added, removed = [*_names(member.get("with")), *planned_tricks], _names(member.get("without"))
         # what is off already need not be taken out, and has nothing to set: the recipe may have been changed
         on = {*shared["tricks"], *added}
+        shared = {**shared, "in_long_runs": _in_long_runs(shared["in_long_runs"], removed, settings)}
         settings = {key: value for key, value in settings.items() if _trick(key) is None or _trick(key) in on}
         removed = [name for name in removed if name in on or not is_trick(name)]
         return resolve(recipe=shared, with_tricks=added, without=removed, settings=settings)
     except UserError as error:
         raise UserError(f"members: number {number}: {str(error).replace('--set ', '')}") from None
+
+
+def _in_long_runs(
+    shared: Mapping[str, Any] | None, without: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """`in_long_runs` of a member: without what it takes out, and with its own hyperparameters."""
+    if shared is None:
+        return None
+    tricks = {name: dict(values) for name, values in shared["tricks"].items() if name not in without}
+    for key, value in settings.items():
+        name, _, hyperparameter = str(key).partition(".")
+        if name in tricks:
+            tricks[name][hyperparameter] = value
+    return {**shared, "tricks": tricks} if tricks else None
 
 
 def _trick(key: str) -> str | None:

@@ -33,7 +33,8 @@ from speedtrain.network.classifier import build_classifier
 from speedtrain.network.precision import PRECISIONS, autocast, configure_device
 from speedtrain.network.resnet9 import ResNet9
 from speedtrain.training.lightning_module import build_training
-from speedtrain.training.planner import WIDTHS, Plan
+from speedtrain.training.plan import Plan
+from speedtrain.training.planner import WIDTHS
 from speedtrain.training.worker import send_message, train
 from timing import Ledger
 from tricks import TRICKS, TrickError

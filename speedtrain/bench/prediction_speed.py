@@ -12,7 +12,7 @@ from speedtrain.config import Config
 from speedtrain.model.ensemble import Member
 from speedtrain.model.inference import SAMPLE, Predictor
 from speedtrain.network.classifier import Classifier, build_classifier, make_tricks
-from speedtrain.training.planner import Plan
+from speedtrain.training.plan import Plan
 
 BATCH_SIZES = (1, 32, 256)
 LEAST = 32

@@ -72,6 +72,8 @@ def _print_plan(chosen: dict[str, Any]) -> None:
     for key in ("model", "side", "width", "batch_size", "precision", "resolutions", "ranks"):
         if chosen[key] is not None:
             print(f"  {key:18} {chosen[key]}")
+    if chosen["added"]:
+        print(f"  {'added':18} {', '.join(chosen['added'])}")
     print(f"  {'images_per_second':18} {chosen['images_per_second']:.0f}  (about {chosen['epochs']:.1f} epochs)")
     _print_measured(chosen)
 

@@ -181,6 +181,7 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
     def choice(value: object) -> str:
         return "chosen by measuring the machine" if value == "auto" else str(value)
 
+    long = {key: values for network in networks for key, values in added_in_long_runs(network).items()}
     limited = config.max_epochs == "auto" and epoch_limit(config, 5000) < math.inf
     facts = {
         "network": config.model,
@@ -194,7 +195,8 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
         + " of the time, linear in between",
         "end": "with the budget"
         + (f", or after {config.max_epochs:g} epochs" if isinstance(config.max_epochs, int | float) else "")
-        + (f", or after {epoch_limit(config, 5000):g} epochs of 5,000 images" if limited else ""),
+        + (f", or after {epoch_limit(config, 5000):g} epochs of 5,000 images" if limited else "")
+        + (f" ({epoch_limit(as_long_run(config), 5000):g} with {', '.join(long)})" if limited and long else ""),
     }
     lines = [f"# {name}", ""]
     lines += [f"By {authors}.", ""] if authors else []
@@ -203,7 +205,6 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
     lines += [f"- {key}: {value}" for key, value in facts.items()]
     lines += ["", "## Tricks", ""]
     tricks = {key: values for network in reversed(networks) for key, values in network.tricks.items()}
-    long = added_in_long_runs(config)
     tricks = with_added(tricks, {key: values for key, values in long.items() if key not in tricks})
     for key, values in tricks.items():
         trick = TRICKS[key]

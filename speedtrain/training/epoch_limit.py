@@ -3,7 +3,7 @@
 import math
 
 from speedtrain.config import Config
-from speedtrain.training.long_runs import open_names
+from speedtrain.training.long_runs import as_long_run, is_long
 
 ENOUGH_EPOCHS, ENOUGH_IMAGES = 150, 250_000
 ENOUGH_AUGMENTED_EPOCHS = 400
@@ -23,7 +23,21 @@ def epoch_limit(config: Config, num_images: int) -> float:
     """
     if config.max_epochs == "auto":
         known = config.model == "resnet9" and config.from_random
-        augmented = "trivial_augment" in [*config.tricks, *open_names(config)]
-        epochs = ENOUGH_AUGMENTED_EPOCHS if augmented else ENOUGH_EPOCHS
+        epochs = ENOUGH_AUGMENTED_EPOCHS if "trivial_augment" in config.tricks else ENOUGH_EPOCHS
         return max(epochs, ENOUGH_IMAGES / num_images) if known else math.inf
     return math.inf if config.max_epochs is None else config.max_epochs
+
+
+def limited_epochs(config: Config, width: int | None, epochs: float, num_images: int) -> float:
+    """How many of these epochs a network of this width trains for, with what a long run adds to it.
+
+    Args:
+        config: before the planner has decided about a long run.
+        width: null for a timm model.
+        epochs: for which there is time.
+        num_images: N.
+    """
+    long = min(epochs, epoch_limit(as_long_run(config), num_images))
+    if width is not None and is_long(config, width, long):
+        return long
+    return min(epochs, epoch_limit(config, num_images))

@@ -8,15 +8,11 @@
 The planner decides, when it has measured how many epochs there will be.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from speedtrain.chosen_tricks import checked_trick, with_added
+from speedtrain.chosen_tricks import with_added
 from speedtrain.config import Config
-from speedtrain.errors import UserError
-
-KEYS = ("width_times_epochs", "gain", "tricks")
 
 
 def open_names(config: Config) -> list[str]:
@@ -32,15 +28,8 @@ def open_names(config: Config) -> list[str]:
 
 
 def added_in_long_runs(config: Config) -> dict[str, dict[str, Any]]:
-    """The tricks of `open_names`, with all their hyperparameters.
-
-    Raises:
-        UserError: `in_long_runs` is not what it should be.
-    """
-    if config.in_long_runs is None:
-        return {}
-    tricks = _checked(config.in_long_runs)
-    return {name: tricks[name] for name in open_names(config)}
+    """The tricks of `open_names`, with all their hyperparameters."""
+    return {name: (config.in_long_runs or {})["tricks"][name] for name in open_names(config)}
 
 
 def is_long(config: Config, width: int, epochs: float) -> bool:
@@ -56,19 +45,3 @@ def gain_of_long_runs(config: Config, width: int, epochs: float) -> float:
 def as_long_run(config: Config) -> Config:
     """The configuration with these tricks."""
     return replace(config, tricks=with_added(config.tricks, added_in_long_runs(config)))
-
-
-def _checked(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tricks of `in_long_runs`."""
-    tricks = given.get("tricks")
-    if set(given) != set(KEYS) or not isinstance(tricks, Mapping):
-        raise UserError(
-            f"in_long_runs: needs width_times_epochs, a gain and tricks, as in configs/auto.yaml; got {given!r}"
-        )
-    for key, least, most in (("width_times_epochs", 0.0, None), ("gain", 0.0, 1.0)):
-        value = given[key]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not least < value or (most is not None and not value < most):
-            words = "above 0" + ("" if most is None else f" and below {most:g}")
-            raise UserError(f"in_long_runs: {key} is a number {words}; got {value!r}")
-    return {name: checked_trick(name, {} if values is None else values) for name, values in tricks.items()}

@@ -13,12 +13,12 @@ from speedtrain.config import Config
 from speedtrain.errors import UserError
 from speedtrain.machine import free_memory
 from speedtrain.member_configs import member_configs, with_shares
-from speedtrain.training.epoch_limit import epoch_limit
+from speedtrain.training.epoch_limit import limited_epochs
 from speedtrain.training.long_runs import gain_of_long_runs
 from speedtrain.training.scaling_law import RESNET9_RANGE, is_fitted, law_for
 
 if TYPE_CHECKING:
-    from speedtrain.training.planner import Plan
+    from speedtrain.training.plan import Plan
 
 Network = TypeVar("Network")
 
@@ -170,13 +170,12 @@ def weigh(
         return (), f"one network: too little memory for {least} at once"
 
     law = law_for(plan.side)
-    most = epoch_limit(config, num_images)
 
     def least_error(speed: float, seconds: float) -> float:
         """Of the measured networks, each at a share of its speed."""
 
         def error(width: int, rate: float) -> float:
-            epochs = min(most, speed * rate * seconds / num_images)
+            epochs = limited_epochs(config, width, speed * rate * seconds / num_images, num_images)
             return law.error(width, epochs, num_images, num_classes) - gain_of_long_runs(config, width, epochs)
 
         return min(error(row["width"], row["images_per_second"]) for row in plan.alternatives)

@@ -4,7 +4,7 @@ import gc
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ from speedtrain.config import Config, Precision
 from speedtrain.network.classifier import make_tricks
 from speedtrain.network.convolution import bf16_is_faster
 from speedtrain.network.precision import PRECISIONS
-from speedtrain.training.epoch_limit import epoch_limit
+from speedtrain.training.epoch_limit import epoch_limit, limited_epochs
 from speedtrain.training.lightning_module import Training, build_training
 from speedtrain.training.long_runs import added_in_long_runs, as_long_run, gain_of_long_runs, is_long
 from speedtrain.training.memory_guard import SMALLEST_BATCH, memory_is_short
+from speedtrain.training.plan import Plan
 from speedtrain.training.scaling_law import BATCH_SIZE, law_for
 from tricks import LowRank, ProgressiveResizing, Trick
 from tricks.low_rank import fastest_ranks
@@ -34,49 +35,6 @@ GPU_REPETITIONS = 3  # of a step there, which takes milliseconds that its host m
 CUDA_BYTES = 2**30  # of a GPU's memory, which CUDA itself takes for each process: an upper estimate
 GPU_SEARCH_SECONDS = 1.0  # for the search of a width there, however short the budget: wider networks may cost no time
 BACKBONE_BATCH_SIZE = 32  # few epochs fit of a network with given weights: more steps count for more than their speed
-
-
-@dataclass
-class Plan:
-    """What the planner decided, and why.
-
-    Attributes:
-        side: of the images, in pixels.
-        model, width, batch_size, precision: as in `Config`, decided. Width is null for a timm model.
-        resolutions: image sides in the order in which training uses them.
-        ranks: of `low_rank`, timed in the network that was decided; null where they are given, or not to be timed.
-        added: tricks of a long run (`in_long_runs`) with their hyperparameters, added to those of the recipe.
-        images_per_second: measured in a short probe; 0 where nothing was left to decide. Where ranks are timed, this is
-            the speed without `low_rank`.
-        seconds_left: predicted: the time that planning, building and saving leave.
-        epochs: predicted, from that rate and that time, and not more than `max_epochs` of the configuration.
-        accuracy: predicted for photographs as hard as CIFAR-10's with the default recipe in batches of 128, and what
-            the tricks of a long run add; null for a timm model, and where training starts from given weights.
-        reasons: one line per decision.
-        alternatives: what was measured: width, precision, images_per_second, epochs, accuracy.
-        at_once: of several networks at once on one GPU, by their number: the speed of each, as a share of that of one
-            alone, at most. 0 where the GPU's memory is too small. Empty on a CPU, where it is not measured.
-    """
-
-    model: str
-    side: int
-    width: int | None
-    batch_size: int
-    precision: Precision
-    resolutions: list[int]
-    ranks: list[int] | None = None
-    added: dict[str, dict[str, Any]] = field(default_factory=dict)
-    images_per_second: float = 0.0
-    seconds_left: float = 0.0
-    epochs: float = 0.0
-    accuracy: float | None = None
-    reasons: list[str] = field(default_factory=list)
-    alternatives: list[dict[str, Any]] = field(default_factory=list)
-    at_once: dict[int, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def make_plan(
@@ -140,12 +98,14 @@ def make_plan(
         plan.ranks = probe.fastest_ranks(plan, low_rank.margin)
     if measured is not None:
         plan.seconds_left = probe.add_predictions()
-        plan.images_per_second, plan.epochs = measured["images_per_second"], measured["epochs"]
+        plan.images_per_second = probe.rate_of_plan(plan)
+        most_epochs = epoch_limit(probe.probed, len(images))
+        plan.epochs = round(min(most_epochs, plan.images_per_second * plan.seconds_left / len(images)), 1)
         plan.accuracy = measured["accuracy"]
-        needed = probe.most_epochs * len(images) / (plan.images_per_second or math.inf)
+        needed = most_epochs * len(images) / (plan.images_per_second or math.inf)
         if 0 < needed < plan.seconds_left:
             plan.reasons.append(
-                f"training will end after {probe.most_epochs:.4g} epochs (max_epochs), in about {needed:.0f} of "
+                f"training will end after {most_epochs:.4g} epochs (max_epochs), in about {needed:.0f} of "
                 f"{plan.seconds_left:.0f} s"
             )
     plan.alternatives = probe.measured
@@ -169,12 +129,12 @@ class _Probe:
         seconds: float,
     ) -> None:
         self.config, self.images, self.labels, self.num_classes = config, images, labels, num_classes
-        self.probed = config
+        self.probed = config  # with what a long run adds, from where that is decided on
+        self.rate_with_added: float | None = None
         self.law = law_for(images.shape[1])
         self.seconds = seconds
         self.begun = time.monotonic()
         self.until = self.begun + max(PROBE_SHARE * seconds, GPU_SEARCH_SECONDS if images.is_cuda else 0.0)
-        self.most_epochs = epoch_limit(config, len(images))
         self.measured: list[dict[str, Any]] = []
         usual = GPU_BATCH_SIZE if images.is_cuda else BATCH_SIZE
         if config.model != "resnet9" and not config.from_random:
@@ -223,7 +183,7 @@ class _Probe:
         Returns:
             Number → share up to 1; 0 if the GPU's memory is too small.
         """
-        alone = self.measure(plan.width, plan.precision)["images_per_second"]
+        alone = self.rate_of_plan(plan)
         speeds: dict[int, float] = {}
         measured = 1
         for number in numbers:
@@ -286,7 +246,7 @@ class _Probe:
         left = self._left()
         for row in self.measured:
             width, rate = row["width"], row["images_per_second"]
-            row["epochs"] = round(self._epochs(rate, left), 1)
+            row["epochs"] = round(self._epochs(width, rate, left), 1)
             known = width is not None and self.config.from_random
             row["accuracy"] = round(max(1 / self.num_classes, 1 - self._error(width, rate, left)), 4) if known else None
         return round(left, 1)
@@ -330,20 +290,33 @@ class _Probe:
             if best != position:
                 position = best
                 break
-        epochs = self._epochs(self.measure(WIDTHS[position], plan.precision)["images_per_second"], self._left())
+        width, rate = WIDTHS[position], self.measure(WIDTHS[position], plan.precision)["images_per_second"]
+        epochs = self._epochs(width, rate, self._left())
         plan.reasons.append(
             f"width {WIDTHS[position]}: the highest predicted accuracy of the widths measured, with {epochs:.0f} epochs"
         )
         return WIDTHS[position]
 
+    def rate_of_plan(self, plan: Plan) -> float:
+        """Images per second of the planned network, with what a long run adds."""
+        rate: float = self.measure(plan.width, plan.precision)["images_per_second"]
+        return rate if self.rate_with_added is None else self.rate_with_added
+
     def decide_long(self, plan: Plan) -> None:
         """Adds the tricks of a long run, if there will be so many epochs, and measures the plan's network with them."""
-        row = self.measure(plan.width, plan.precision)
-        epochs = self._epochs(row["images_per_second"], self._left())
-        if plan.width is not None and is_long(self.config, plan.width, epochs):
-            plan.added = added_in_long_runs(self.config)
+        assert plan.width is not None
+        epochs = self._epochs(plan.width, self.rate_of_plan(plan), self._left())
+        if is_long(self.config, plan.width, epochs):
             self.probed = as_long_run(self.config)
-            row["images_per_second"] = self._rate(plan.width, plan.precision, self.batch_size)
+            try:
+                self.rate_with_added = self._rate(plan.width, plan.precision, self.batch_size)
+            except RuntimeError as error:
+                if not memory_is_short(error):
+                    raise
+                torch.cuda.empty_cache()
+                self.probed = self.config
+                return
+            plan.added = added_in_long_runs(self.config)
             plan.reasons.append(
                 f"with {', '.join(plan.added)}: {epochs:.0f} epochs of width {plan.width} (in_long_runs)"
             )
@@ -375,13 +348,13 @@ class _Probe:
         """Seconds left for training, if it were built now."""
         return max(0.0, (1 - SAVE_SHARE) * (self.seconds - (time.monotonic() - self.begun) - OTHER_SECONDS))
 
-    def _epochs(self, rate: float, left: float) -> float:
+    def _epochs(self, width: int | None, rate: float, left: float) -> float:
         """How many there will be in `left` seconds, at `rate` images per second."""
-        return min(self.most_epochs, rate * left / len(self.images))
+        return limited_epochs(self.config, width, rate * left / len(self.images), len(self.images))
 
     def _error(self, width: int, rate: float, left: float) -> float:
         """The predicted error of a network that trains at `rate` images per second, with the tricks of a long run."""
-        epochs = self._epochs(rate, left)
+        epochs = self._epochs(width, rate, left)
         error = self.law.error(width, epochs, len(self.images), self.num_classes)
         return error - gain_of_long_runs(self.config, width, epochs)
 

@@ -12,7 +12,7 @@ from speedtrain.training.epoch_limit import epoch_limit
 
 
 def test_the_default_recipe_has_seen_enough_after_150_epochs_or_250_000_images() -> None:
-    config = resolve(budget=600, settings={"in_long_runs": None})
+    config = resolve(budget=600)
     assert config.max_epochs == "auto"
     assert [epoch_limit(config, number) for number in (500, 5000, 50_000)] == [500, 150, 150]
 

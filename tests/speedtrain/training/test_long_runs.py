@@ -1,5 +1,7 @@
 """What a recipe adds in long runs, and for which runs."""
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +10,8 @@ import torch
 from speedtrain.config import Config, resolve
 from speedtrain.errors import UserError
 from speedtrain.member_configs import PLANNED, member_configs
-from speedtrain.training.epoch_limit import epoch_limit
-from speedtrain.training.long_runs import added_in_long_runs, as_long_run, gain_of_long_runs
+from speedtrain.training.epoch_limit import epoch_limit, limited_epochs
+from speedtrain.training.long_runs import added_in_long_runs, as_long_run, gain_of_long_runs, is_long
 from speedtrain.training.planner import make_plan
 
 LONG = {"width_times_epochs": 320, "gain": 0.5, "tricks": {"trivial_augment": {"strength": 0.5}}}
@@ -26,6 +28,7 @@ def test_the_planner_adds_them_where_there_are_so_many_epochs(epochs: float, mon
     monkeypatch.setattr("speedtrain.training.planner.WIDTHS", (16,))
     config = configured(settings={"max_epochs": epochs, "batch_size": 8})
     images = torch.randint(0, 256, (40, 8, 8, 3), dtype=torch.uint8)
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)  # the machine of a judge need not have it
     plan = make_plan(config, images, torch.arange(40) % 10, 10, 600.0)
     assert plan.epochs == epochs
     assert plan.added == (ADDED if epochs > 20 else {})
@@ -51,14 +54,26 @@ def test_they_count_in_the_choice_of_the_width(monkeypatch: pytest.MonkeyPatch) 
     assert accuracies[24] == without[24]
 
 
-def test_training_goes_on_for_longer_with_trivial_augment() -> None:
+def test_training_goes_on_for_longer_where_they_are_added() -> None:
     config = resolve(budget=600)
-    assert config.in_long_runs is not None
-    assert epoch_limit(config, 5000) == epoch_limit(as_long_run(config), 5000) == 400
+    assert epoch_limit(config, 5000) == 150
+    assert epoch_limit(as_long_run(config), 5000) == 400
     assert epoch_limit(resolve(budget=600, with_tricks=["trivial_augment"], settings={"width": 24}), 5000) == 400
-    assert epoch_limit(resolve(budget=600, settings={"in_long_runs": None}), 5000) == 150
-    assert epoch_limit(resolve(budget=600, settings={"width": 24}), 5000) == 150  # the planner decides nothing
-    assert epoch_limit(config, 500) == 500
+    assert epoch_limit(as_long_run(config), 500) == 500
+
+
+@pytest.mark.parametrize(
+    ("width", "time_for", "trained"),
+    [(64, 90, 90), (64, 94, 94), (64, 1000, 400), (16, 374, 150), (16, 375, 375), (8, 1000, 150), (None, 1000, 150)],
+)
+def test_the_planner_counts_as_many_epochs_as_will_be_trained(width: int | None, time_for: int, trained: int) -> None:
+    config = resolve(budget=600)
+    assert limited_epochs(config, width, time_for, 5000) == trained
+    if width is not None:
+        added = is_long(config, width, trained)
+        decided = replace(as_long_run(config) if added else config, width=width)
+        assert min(time_for, epoch_limit(decided, 5000)) == trained
+    assert limited_epochs(resolve(budget=600, settings={"max_epochs": 50}), width, time_for, 5000) == 50
 
 
 @pytest.mark.parametrize(
@@ -69,6 +84,8 @@ def test_training_goes_on_for_longer_with_trivial_augment() -> None:
         {"recipe": "paper", "settings": {"in_long_runs": None}},
         {"model": "timm:resnet18"},
         {"with_tricks": ["trivial_augment"]},
+        {"without": ["trivial_augment"]},
+        {"without": ["flip"]},
     ],
 )
 def test_nothing_is_added_where_nothing_is_to_be_decided(options: dict[str, Any]) -> None:
@@ -99,16 +116,20 @@ def test_a_member_has_those_that_its_own_planner_added() -> None:
     assert (first.width, second.width) == (24, 48)
 
 
-def test_a_recipe_of_ones_own_has_none() -> None:
-    config = resolve(budget=600, recipe={"model": "resnet9", "width": "auto", "tricks": {}, **_LEFT})
-    assert added_in_long_runs(config) == {}
+@pytest.mark.parametrize("planned", [{}, {PLANNED: {"width": 64, "with": ["trivial_augment"]}}])
+def test_a_member_may_change_them_or_take_them_out(planned: dict[str, Any]) -> None:
+    own = [{"trivial_augment.strength": 0.25, **planned}, {"without": "trivial_augment"}, {"without": "flip"}]
+    first, *others = member_configs(configured(settings={"members": own}))
+    changed = {"trivial_augment": {"strength": 0.25}}
+    assert added_in_long_runs(first) == ({} if planned else changed)
+    assert first.tricks.get("trivial_augment") == (changed["trivial_augment"] if planned else None)
+    for other in others:
+        assert added_in_long_runs(other) == {}
 
 
-_LEFT = {
-    key: value
-    for key, value in vars(resolve(budget=600)).items()
-    if key not in ("model", "width", "tricks", "or_members", "in_long_runs")
-}
+def test_exactly_these_tricks_are_exactly_these() -> None:
+    assert resolve(budget=600, tricks=["flip"]).in_long_runs is None
+    assert added_in_long_runs(configured(tricks=["flip"])) == ADDED, "both are asked for"
 
 
 @pytest.mark.parametrize(
@@ -120,10 +141,12 @@ _LEFT = {
         ({**LONG, "width_times_epochs": 0}, "width_times_epochs is a number above 0; got 0"),
         ({**LONG, "gain": 1}, "gain is a number above 0 and below 1; got 1"),
         ({**LONG, "gain": True}, "gain is a number above 0 and below 1"),
-        ({**LONG, "tricks": {"nonsense": {}}}, "unknown trick 'nonsense'"),
+        ({**LONG, "tricks": {"nonsense": {}}}, "'nonsense' cannot be added; there is random_crop"),
+        ({**LONG, "tricks": {"low_rank": {}}}, "'low_rank' cannot be added"),
+        (3, "in_long_runs"),
         ({**LONG, "tricks": {"trivial_augment": {"strength": 2}}}, "strength must lie above 0"),
     ],
 )
 def test_bad_ones_are_named(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        added_in_long_runs(configured(settings={"in_long_runs": given}))
+        configured(settings={"in_long_runs": given})

@@ -23,7 +23,8 @@ from speedtrain.training.one_or_several import (
     considered_numbers,
     weigh,
 )
-from speedtrain.training.planner import Plan, _Probe
+from speedtrain.training.plan import Plan
+from speedtrain.training.planner import _Probe
 from speedtrain.training.scaling_law import predict_accuracy
 
 

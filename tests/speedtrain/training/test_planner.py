@@ -6,7 +6,8 @@ import torch
 from speedtrain.config import Config, resolve
 from speedtrain.training import planner
 from speedtrain.training.lightning_module import Training
-from speedtrain.training.planner import Plan, make_plan
+from speedtrain.training.plan import Plan
+from speedtrain.training.planner import make_plan
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,8 @@ from speedtrain.data import Images
 from speedtrain.member_configs import member_configs
 from speedtrain.run.launcher import WorkerProcess
 from speedtrain.run.progress import Display
-from speedtrain.training.planner import Plan, make_plan
+from speedtrain.training.plan import Plan
+from speedtrain.training.planner import make_plan
 from tricks import low_rank
 
 RANKS = [16, 0, 16, 32, 64, 80, 80]
