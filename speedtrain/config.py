@@ -283,7 +283,7 @@ def resolve(
         chosen = with_trick(name, chosen)
     if tricks is not None:  # exactly these
         keys["in_long_runs"] = None
-    in_long_runs = (settings or {}).get("in_long_runs", keys.get("in_long_runs"))
+    in_long_runs = given.get("in_long_runs", keys.get("in_long_runs"))
     added_later = names_in_long_runs(in_long_runs)
     for name in without:
         if chosen.pop(name, None) is None and name not in added_later:

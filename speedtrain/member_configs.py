@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from speedtrain.checked_types import nearest
-from speedtrain.chosen_tricks import is_trick
+from speedtrain.chosen_tricks import is_trick, names_in_long_runs
 from speedtrain.config import Config, resolve
 from speedtrain.errors import UserError
 
@@ -82,7 +82,7 @@ def in_words(member: Mapping[str, Any]) -> str:
     parts = [f"{word} {', '.join(_names(member[word]))}" for word in ("with", "without") if member.get(word)]
     parts += [f"{key}={value}" for key, value in member.items() if key not in ("with", "without", PLANNED)]
     if added := (member.get(PLANNED) or {}).get("with"):
-        parts.append(f"in a long run with {', '.join(added)}")
+        parts.append(f"added by the planner: {', '.join(added)}")
     return ", ".join(parts) or "the recipe"
 
 
@@ -94,10 +94,12 @@ def _member(shared: Mapping[str, Any], member: Mapping[str, Any], number: int) -
         if "." not in str(key) and key not in OWN_KEYS:
             raise UserError(f"members: number {number} has {key!r}{nearest(str(key), ('with', 'without', *OWN_KEYS))}")
     try:
-        added, removed = [*_names(member.get("with")), *planned_tricks], _names(member.get("without"))
+        added, removed = _names(member.get("with")), _names(member.get("without"))
+        in_long_runs = _in_long_runs(shared["in_long_runs"], removed, settings)
+        shared = {**shared, "in_long_runs": in_long_runs}
         # what is off already need not be taken out, and has nothing to set: the recipe may have been changed
+        added = [*added, *(name for name in planned_tricks if name in names_in_long_runs(in_long_runs))]
         on = {*shared["tricks"], *added}
-        shared = {**shared, "in_long_runs": _in_long_runs(shared["in_long_runs"], removed, settings)}
         settings = {key: value for key, value in settings.items() if _trick(key) is None or _trick(key) in on}
         removed = [name for name in removed if name in on or not is_trick(name)]
         return resolve(recipe=shared, with_tricks=added, without=removed, settings=settings)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 OPEN_IN_A_RECIPE = (
     *("budget", "data", "test", "per_class", "data_root", "seed", "device", "threads"),
-    *("start_from", "snapshots"),
+    *("start_from", "snapshots", "in_long_runs"),
 )
-"""Keys that a recipe leaves to the run."""
+"""Keys that a recipe leaves to the run, and what the planner may add, which no trial had."""
 
 
 def write_search(

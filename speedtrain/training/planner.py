@@ -101,7 +101,7 @@ def make_plan(
         plan.images_per_second = probe.rate_of_plan(plan)
         most_epochs = epoch_limit(probe.probed, len(images))
         plan.epochs = round(min(most_epochs, plan.images_per_second * plan.seconds_left / len(images)), 1)
-        plan.accuracy = measured["accuracy"]
+        plan.accuracy = measured["accuracy"]  # of the recipe's speed: the law knows nothing else
         needed = most_epochs * len(images) / (plan.images_per_second or math.inf)
         if 0 < needed < plan.seconds_left:
             plan.reasons.append(
@@ -303,7 +303,10 @@ class _Probe:
         return rate if self.rate_with_added is None else self.rate_with_added
 
     def decide_long(self, plan: Plan) -> None:
-        """Adds the tricks of a long run, if there will be so many epochs, and measures the plan's network with them."""
+        """Adds the tricks of a long run, if there will be so many epochs, and measures the plan's network with them.
+
+        The decision stays, also where the slower steps then leave a few epochs less than it asks for.
+        """
         assert plan.width is not None
         epochs = self._epochs(plan.width, self.rate_of_plan(plan), self._left())
         if is_long(self.config, plan.width, epochs):
@@ -314,7 +317,8 @@ class _Probe:
                 if not memory_is_short(error):
                     raise
                 torch.cuda.empty_cache()
-                self.probed = self.config
+                self.config = self.probed = replace(self.config, in_long_runs=None)
+                plan.reasons.append("no tricks of a long run: the GPU's memory is too short for a step with them")
                 return
             plan.added = added_in_long_runs(self.config)
             plan.reasons.append(

@@ -127,6 +127,23 @@ def test_a_member_may_change_them_or_take_them_out(planned: dict[str, Any]) -> N
         assert added_in_long_runs(other) == {}
 
 
+def test_a_finished_run_as_a_recipe_obeys_what_is_taken_out() -> None:
+    planned = {PLANNED: {"width": 64, "with": ["trivial_augment"], "trivial_augment.strength": 0.5}}
+    config = configured(settings={"members": [planned, planned]})
+    saved = dict(vars(config))
+    assert all("trivial_augment" in each.tricks for each in member_configs(resolve(recipe=saved)))
+    for options in ({"without": ["trivial_augment"]}, {"settings": {"in_long_runs": None}}):
+        members = member_configs(resolve(recipe=saved, **options))
+        assert [each.width for each in members] == [64, 64]
+        assert not any("trivial_augment" in each.tricks for each in members)
+
+
+def test_from_python_it_is_an_option_like_others() -> None:
+    assert added_in_long_runs(resolve(budget=600, in_long_runs=LONG)) == ADDED
+    with pytest.raises(UserError, match="needs width_times_epochs"):
+        resolve(budget=600, recipe="paper", in_long_runs={"gain": 0.1})
+
+
 def test_exactly_these_tricks_are_exactly_these() -> None:
     assert resolve(budget=600, tricks=["flip"]).in_long_runs is None
     assert added_in_long_runs(configured(tricks=["flip"])) == ADDED, "both are asked for"
