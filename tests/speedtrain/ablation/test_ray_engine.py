@@ -17,7 +17,7 @@ from speedtrain.config import resolve
 ray = pytest.importorskip("ray")
 
 SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
-SWEEP = {"budget": 10, "data": "digits", "tricks": ["flip"], "seeds": 1, "settings": SETTINGS}
+SWEEP = {"budget": 20, "data": "digits", "tricks": ["flip"], "seeds": 1, "settings": SETTINGS}
 
 
 def training() -> set[int]:
@@ -104,7 +104,19 @@ def test_a_node_that_dies_costs_only_the_trials_on_it(
 
     # a finished sweep is read again, here on this machine, by the other metric, without training
     written = (out / "trials/000-reference/seed-0/done.json").stat().st_mtime
-    command = ["ablate", "--budget", "10", "--data", "digits", "--tricks", "flip", "--seeds", "1", "--threads", "1"]
+    command = [
+        "ablate",
+        "--budget",
+        str(SWEEP["budget"]),
+        "--data",
+        "digits",
+        "--tricks",
+        "flip",
+        "--seeds",
+        "1",
+        "--threads",
+        "1",
+    ]
     command += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
     assert main([*command, "--out", str(out), "--resume", "--metric", "balanced_accuracy"]) == 0
     assert "too few seeds to conclude" in capsys.readouterr().out

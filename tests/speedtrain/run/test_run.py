@@ -112,6 +112,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One ordinary run, used by several tests."""
     out = tmp_path_factory.mktemp("runs") / "finished"
     code, said = finish(start(out, 11))
+    if "too small to take a single step" in said:  # a slow machine, or a busy one
+        shutil.rmtree(out)
+        code, said = finish(start(out, 40))
     assert code == 0, said
     return out
 
@@ -119,7 +122,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_ends_in_time_and_writes_everything(finished: Path) -> None:
     result = result_of(finished)
     assert result["status"] == "finished"
-    assert 9.5 < result["wall_seconds"] <= 11
+    assert 0.86 * result["budget_seconds"] < result["wall_seconds"] <= result["budget_seconds"]
     assert sum(result["phases"].values()) == pytest.approx(result["wall_seconds"], rel=0.01)
     assert not result["all_epochs"]
     assert_sound(finished, result)

@@ -237,7 +237,9 @@ def check_learning_curve(run: Path, result: dict[str, Any]) -> None:
     curve, kept = result["learning_curve"], kept_weights(run)
     assert [row["seconds"] for row in curve[:-1]] == [seconds for seconds, _ in kept]
     assert 1 <= len(kept) <= 3
-    assert all(one[key] < other[key] for key in ("seconds", "step") for one, other in pairwise(curve))
+    for key in ("seconds", "step"):
+        assert all(one[key] < other[key] for one, other in pairwise(curve[:-1]))
+        assert curve[-2][key] <= curve[-1][key]  # on a slow machine there is no step after the last kept weights
     assert curve[-1]["accuracy"] == result["accuracy"]
     assert curve[-1]["step"] == result["saved_at"]["step"]
     test = load_data("digits").test
