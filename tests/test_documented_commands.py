@@ -66,7 +66,7 @@ and for sweeps, whose trials are copies."""
 
 ON_ONE_CORE = ("train", "plan", "suspects", "ablate", "curve", "tune", "bench")
 
-COLD = 12
+COLD = 24
 """Seconds of a budget that includes four or more of imports: a submission starts in a sandbox."""
 
 RUNTIME = os.environ.get("ONNXRUNTIME_WEB")
@@ -398,15 +398,14 @@ def check_competition(options: SimpleNamespace, new: list[Path], printed: str) -
 
 
 def check_board(options: SimpleNamespace, new: list[Path], printed: str) -> None:
-    """Every entrant is honest, and has learned something, but for one that a slow machine gives too few steps."""
+    """Every entrant is honest, and has learned something."""
     out = Path(options.out)
     entries = json.loads((out / "leaderboard.json").read_text())["entries"]
     assert entries
     for entry in entries:
         assert not entry["refused"]
-    sound = [entry for entry in entries if not any(run["failed"] for run in entry["runs"])]
-    learned = [entry for entry in sound if entry["accuracy"] > 0.15]
-    assert len(learned) >= max(1, len(entries) - 1), entries
+        assert entry["accuracy"] > 0.15, entry
+        assert not any(run["failed"] for run in entry["runs"]), entry
     for suffix in ("csv", "md"):
         assert all(entry["name"] in (out / f"leaderboard.{suffix}").read_text() for entry in entries)
     assert str(out / "index.html") in printed

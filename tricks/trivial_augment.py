@@ -80,13 +80,13 @@ class TrivialAugment(Trick):
         first = int(torch.randint(len(OPERATIONS), ()))
         operations = OPERATIONS[first:] + OPERATIONS[:first]
         parts = dict(zip(operations, order.tensor_split(len(operations)), strict=True))
+        mean = (-low / span).clamp(0, 1)
         changed = images.clone()
         for names, change in CHANGES.items():
             counts = [len(parts[name]) for name in names]
             if sum(counts):
                 chosen = torch.cat([parts[name] for name in names])
                 colours = ((images[chosen] - low) / span).clamp(0, 1)
-                mean = (-low / span).clamp(0, 1)
                 changed[chosen] = change(colours, magnitudes[chosen], counts, mean) * span + low
         return batch._replace(images=changed)
 

@@ -122,7 +122,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_ends_in_time_and_writes_everything(finished: Path) -> None:
     result = result_of(finished)
     assert result["status"] == "finished"
-    assert 0.86 * result["budget_seconds"] < result["wall_seconds"] <= result["budget_seconds"]
+    assert result["budget_seconds"] - 1.5 < result["wall_seconds"] <= result["budget_seconds"]
     assert sum(result["phases"].values()) == pytest.approx(result["wall_seconds"], rel=0.01)
     assert not result["all_epochs"]
     assert_sound(finished, result)
@@ -342,14 +342,14 @@ def test_a_busy_machine_ends_on_time_and_anneals(
     warm_python: str, tmp_path: Path, busy: Callable[[], contextlib.AbstractContextManager]
 ) -> None:
     out = tmp_path / "run"
-    process = start(out, 9, warm_python=warm_python)
+    process = start(out, 15, warm_python=warm_python)
     wait_for(out / "weights.safetensors", process)
     time.sleep(1)
     with busy():
         code, said = finish(process)
     assert code == 0, said
     result = result_of(out)
-    assert result["wall_seconds"] <= 1.01 * 9  # a kill at the budget takes its time on a busy machine
+    assert result["wall_seconds"] <= 15
     with open(out / "clock.csv") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["progress"]) > 0.85

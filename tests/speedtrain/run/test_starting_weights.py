@@ -237,9 +237,7 @@ def check_learning_curve(run: Path, result: dict[str, Any]) -> None:
     curve, kept = result["learning_curve"], kept_weights(run)
     assert [row["seconds"] for row in curve[:-1]] == [seconds for seconds, _ in kept]
     assert 1 <= len(kept) <= 3
-    for key in ("seconds", "step"):
-        assert all(one[key] < other[key] for one, other in pairwise(curve[:-1]))
-        assert curve[-2][key] <= curve[-1][key]  # on a slow machine there is no step after the last kept weights
+    assert all(one[key] < other[key] for key in ("seconds", "step") for one, other in pairwise(curve))
     assert curve[-1]["accuracy"] == result["accuracy"]
     assert curve[-1]["step"] == result["saved_at"]["step"]
     test = load_data("digits").test
@@ -339,7 +337,7 @@ def test_a_run_that_starts_from_another(tmp_path: Path, capsys: pytest.CaptureFi
     loggers = ["tensorboard", Broken(tmp_path), CSVLogger(tmp_path, name="mine", version="")]
     options = {"start_from": tmp_path / "second", "settings": SMALL, "snapshots": 3, "logger": loggers}
     with ThreadPoolExecutor(1) as threads:  # where no signal can be handled
-        ancestry = threads.submit(train, 3, "digits", **options, out=tmp_path / "fourth").result()
+        ancestry = threads.submit(train, 8, "digits", **options, out=tmp_path / "fourth").result()
     check_loggers(tmp_path / "fourth", tmp_path / "mine", ancestry)
     assert capsys.readouterr().err.count("Broken failed and gets no more of this run (OSError: no room)") == 1
     assert ancestry["started_from"]["started_from"]["sha256"] == start["sha256"]
