@@ -93,7 +93,8 @@ HOSTILE = {
         with open("weights", "wb") as file:
             while time.monotonic() - started < 0.6:
                 os.pwrite(file.fileno(), b"x", 0)
-        os.unlink("weights")
+            os.unlink("weights")  # before it is closed: a closed file is a whole one
+            time.sleep(0.5)
     """,
 }
 
