@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, in one command: everything that this repository says of GPUs without having measured it.
-# Five hours at full length. Begun again with the same OUT, the curve, the comparison of batches and the peers go on
-# where they were, and a bench that is done is not repeated. Needs the extra: pip install -e ".[test]".
+# About five hours at full length. Begun again with the same OUT, it goes on where it was. Needs the extra:
+# pip install -e ".[test]".
 #
 #     scripts/gpu_check.sh TRAIN.npz TEST.npz [OUT]
 set -euo pipefail
@@ -17,6 +17,15 @@ sys.exit(None if torch.cuda.is_available() else "gpu_check: torch sees no CUDA G
 PYTHON
 mkdir -p "$out"
 data=(--data "$train" --test "$test" --device cuda)
+
+# a run of the main job, unless it is done
+main_job() {
+    local run="$out/$1"
+    shift
+    [ -e "$run/result.json" ] && return
+    rm -rf "$run"
+    attempt python -m speedtrain "${data[@]}" --out "$run" "$@"
+}
 
 attempt() { "$@" || echo "gpu_check: failed, measuring all the same: $*"; }
 
@@ -39,20 +48,13 @@ attempt python -m speedtrain curve --budgets 15,60,600 --recipes auto,paper --se
     "${resume[@]}"
 # the networks that the planner takes in 60 s, several if there are cores for them, beside one
 for seed in 0 1 2; do
-    for networks in planned one; do
-        run="$out/$networks-$seed" options=()
-        [ -e "$run/result.json" ] && continue
-        rm -rf "$run"
-        [ $networks = one ] && options=(--set or_members=null)
-        attempt python -m speedtrain --budget 60 --seed $seed "${data[@]}" "${options[@]}" --out "$run"
-    done
+    main_job planned-$seed --budget 60 --seed $seed
+    main_job one-$seed --budget 60 --seed $seed --set or_members=null
 done
-# the whole of 600 s, beside the curve's runs, which end earlier (max_epochs)
+# without the tricks of a long run; and the whole of 600 s, beside the curve's runs, which end earlier (max_epochs)
 for seed in 0 1 2; do
-    run="$out/whole-$seed"
-    [ -e "$run/result.json" ] && continue
-    rm -rf "$run"
-    attempt python -m speedtrain --budget 600 --seed $seed "${data[@]}" --set max_epochs=null --out "$run"
+    main_job plain-$seed --budget 60 --seed $seed --set in_long_runs=null
+    main_job whole-$seed --budget 600 --seed $seed --set max_epochs=null
 done
 attempt python scripts/peers.py --budgets 60,600 --seeds 3 --data "$train" --test "$test" --out "$out/peers"
 echo "all in $out"

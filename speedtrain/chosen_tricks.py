@@ -58,6 +58,11 @@ def with_added(chosen: Tricks, added: Mapping[str, dict[str, Any]]) -> Tricks:
     return chosen
 
 
+def with_planned(chosen: Tricks, ranks: Sequence[int] | None, added: Mapping[str, dict[str, Any]]) -> Tricks:
+    """`chosen` with what the planner decided: the ranks of `low_rank`, and the tricks of a long run."""
+    return with_added(with_ranks(chosen, ranks), added)
+
+
 def checked_trick(name: str, values: Any) -> dict[str, Any]:
     """All hyperparameters of a trick, the defaults included."""
     from tricks import TRICKS, TrickError  # torch comes with it, so it comes late

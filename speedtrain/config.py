@@ -310,7 +310,10 @@ def resolve(
             chosen[trick] = {**chosen[trick], hyperparameter: value}
         else:
             hint = nearest(trick, chosen) if chosen else ""
-            raise UserError(f"--set {key}: the trick {trick!r} is not on (add it by --with {trick}){hint}")
+            state = "is not on"
+            if trick in added_later:
+                state, hint = "is on in long runs alone, as in_long_runs of the recipe says", ""
+            raise UserError(f"--set {key}: the trick {trick!r} {state} (add it by --with {trick}){hint}")
     config = Config(**_checked(keys))
     config.tricks = {name: checked_trick(name, values) for name, values in chosen.items()}
     if in_long_runs is not None:

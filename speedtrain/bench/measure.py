@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from speedtrain.bench.prediction_speed import predictions
 from speedtrain.bench.step_parts import step_parts
-from speedtrain.chosen_tricks import with_added, with_ranks
+from speedtrain.chosen_tricks import with_planned
 from speedtrain.config import Config, resolve
 from speedtrain.data.configured import load_configured
 from speedtrain.files import write_atomic
@@ -317,7 +317,7 @@ def main(config_file: Path, plan_file: Path, out: Path) -> None:
         out: the JSON file to write.
     """
     config, plan = resolve(recipe=config_file), Plan(**json.loads(plan_file.read_text("utf-8")))
-    config.tricks = with_added(with_ranks(config.tricks, plan.ranks), plan.added)
+    config.tricks = with_planned(config.tricks, plan.ranks, plan.added)
     device = torch.device(config.device)
     configure_device(device)
     torch.set_num_threads(config.threads or available_cores())

@@ -8,6 +8,7 @@ from PIL import Image
 from speedtrain.config import IN_MEMORY
 from speedtrain.data.annotators import check_votes, look_like_classes, majority
 from speedtrain.data.image_files import Reading
+from speedtrain.data.mapped import empty_images
 from speedtrain.data.photograph import FITTED, SIDE, fit
 from speedtrain.data.source import Arrays, Source, data_error
 
@@ -139,13 +140,15 @@ def standard_images(images: np.ndarray, where: str, reading: Reading) -> Standar
         raise data_error(where, f"images of {height}×{width} pixels: give images of at least 1×1")
 
     notes, pixel_max = [], None
+    factor: float | None = None
     if images.dtype.kind == "f":
-        images, note = _from_floats(images, where)
-        notes.append(note)
+        white = _white_of_floats(images, where)
+        notes.append(f"{images.dtype} images from 0 to {white}, converted to uint8")
+        factor = 255 // white
     elif images.dtype.kind in "iu" and images.dtype != np.uint8:
         pixel_max = _pixel_max(images, where, reading)
         notes.append(f"{images.dtype} images from 0 to {pixel_max}, converted to uint8 (--set pixel_max=N changes it)")
-        images = _scaled(images, 255 / pixel_max)
+        factor = 255 / pixel_max
     elif images.dtype != np.uint8:
         raise data_error(where, f"images are {images.dtype}: give uint8, 0 to 255")
 
@@ -158,11 +161,18 @@ def standard_images(images: np.ndarray, where: str, reading: Reading) -> Standar
         notes.append(f"{height}×{width} images, {FITTED[reading.fit]} {side}×{side}")
     elif height != side:
         notes.append(f"{height}×{width} images, resized to {side}×{side}")
-    if (height, width) == (side, side):
-        return Standard(np.ascontiguousarray(np.broadcast_to(images, (count, side, side, 3))), notes, pixel_max)
-    standard = np.empty((count, side, side, 3), np.uint8)
-    for row, image in zip(standard, images, strict=True):
-        row[:] = fit(Image.fromarray(image.squeeze(2) if channels == 1 else image), side, reading.fit)
+    as_wanted = (height, width) == (side, side)
+    if as_wanted and channels == 3 and factor is None and images.flags.c_contiguous:
+        return Standard(images, notes, pixel_max)
+    standard = empty_images(count, side)
+    for done, (row, image) in enumerate(zip(standard, images, strict=True), 1):  # the whole in floats is large
+        pixels = image if factor is None else np.rint(image * factor).astype(np.uint8)
+        if as_wanted:
+            row[:] = pixels
+        else:
+            row[:] = fit(Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels), side, reading.fit)
+        if reading.progress:
+            reading.progress(done, count)
     return Standard(standard, notes, pixel_max)
 
 
@@ -181,20 +191,11 @@ def _pixel_max(images: np.ndarray, where: str, reading: Reading) -> int:
     return reading.pixel_max
 
 
-def _scaled(images: np.ndarray, factor: float) -> np.ndarray:
-    """uint8 of the same shape, each value times the factor and rounded."""
-    scaled = np.empty(images.shape, np.uint8)
-    for row, image in zip(scaled, images, strict=True):  # one at a time: the whole in floats is large
-        row[:] = np.rint(image * factor)
-    return scaled
-
-
-def _from_floats(images: np.ndarray, where: str) -> tuple[np.ndarray, str]:
-    """uint8 of the same shape, and a note on how."""
+def _white_of_floats(images: np.ndarray, where: str) -> int:
+    """The value that stands for white: 1 or 255."""
     low, high = images.min(), images.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise data_error(where, "images hold NaN or infinity: give uint8, 0 to 255")
     if low < 0 or high > 255:
         raise data_error(where, f"images run from {low:g} to {high:g}, neither 0 to 1 nor 0 to 255: give uint8")
-    scale = 255 if high <= 1 else 1
-    return _scaled(images, scale), f"{images.dtype} images from 0 to {255 // scale}, converted to uint8"
+    return 1 if high <= 1 else 255

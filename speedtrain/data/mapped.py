@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import IO, Literal
 
 import numpy as np
 
@@ -47,10 +48,47 @@ def empty_images(count: int, side: int) -> np.ndarray:
     Raises:
         UserError: they do not fit on the disk either.
     """
-    half = free_memory() // 2
-    if count * side**2 * 3 <= half:
+    if not is_large(count * side**2 * 3):
         return np.empty((count, side, side, 3), np.uint8)
-    return _mapped(count, side, HELD, half)
+    return _mapped_images(count, side, HELD, free_memory() // 2)
+
+
+def is_large(size: int) -> bool:
+    """Whether so many bytes are to be mapped: more than half of the free memory."""
+    return size > free_memory() // 2
+
+
+def read_mapped(
+    file: IO[bytes], shape: tuple[int, ...], kind: np.dtype, order: Literal["C", "F"], where: object
+) -> np.ndarray:
+    """An array from the bytes that a file gives next, mapped.
+
+    Args:
+        shape, kind, order: of the array: its type, and the order of its bytes.
+        where: how an error calls it.
+
+    Raises:
+        EOFError: the file ends before the array does.
+        UserError: it does not fit on the disk.
+    """
+    needed = math.prod(shape) * kind.itemsize
+    folder = temporary_folder()
+    free = _room(folder)
+    if free is not None and needed > free:
+        there = f"{needed / MIB:,.0f} MiB there, and {free / MIB:,.0f} are free"
+        raise UserError(
+            f"{where}: an array in it is too large for memory, and for {folder}: it needs {there}: "
+            f"name a folder with more room by {VARIABLE}"
+        )
+    array = _mapped(shape, kind, order, f"an array of {where}")
+    place = array.reshape(-1, order=order).view(np.uint8)
+    while len(place):
+        block = file.read(min(MIB, len(place)))
+        if not block:
+            raise EOFError(f"{len(place)} bytes of an array are missing")
+        place[: len(block)] = np.frombuffer(block, np.uint8)
+        place = place[len(block) :]
+    return array
 
 
 def take(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -66,7 +104,7 @@ def take(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     places = np.arange(len(images))[chosen]
     if not (isinstance(images, np.memmap) and len(places)):
         return images[chosen]
-    taken = _mapped(len(places), images.shape[1])
+    taken = _mapped_images(len(places), images.shape[1])
     step = max(1, BLOCK // images[0].nbytes)
     for first in range(0, len(places), step):
         taken[first : first + step] = images[places[first : first + step]]
@@ -93,9 +131,8 @@ def check_disk(folder: Path, count: int, side: int, copies: int = 1, memory: int
     Raises:
         UserError: they do not fit.
     """
-    needed, usage = copies * count * side**2 * 3, shutil.disk_usage(folder)
-    free = min(usage.free, free_memory()) if is_in_memory(folder) else usage.free
-    if needed > free and usage.total:  # some file systems do not tell
+    needed, free = copies * count * side**2 * 3, _room(folder)
+    if free is not None and needed > free:
         fits = math.isqrt(max(free // copies, memory) // (count * 3))
         there = f"they need {needed / MIB:,.0f} MiB there, and {free / MIB:,.0f} are free"
         instead = f" (in memory, images could take {memory / MIB:,.0f})" if memory else ""
@@ -104,15 +141,35 @@ def check_disk(folder: Path, count: int, side: int, copies: int = 1, memory: int
         raise UserError(f"{folder}: no room for {count} images of {side}×{side} pixels: {there}{instead}: {advice}")
 
 
-def _mapped(count: int, side: int, copies: int = 1, memory: int = 0) -> np.ndarray:
-    """uint8 [count, side, side, 3] in a file without a name; arguments and errors as for `check_disk`."""
+def _room(folder: Path) -> int | None:
+    """Bytes that a disk has room for; None where its file system does not tell."""
+    usage = shutil.disk_usage(folder)
+    free = min(usage.free, free_memory()) if is_in_memory(folder) else usage.free
+    return free if usage.total else None
+
+
+def _mapped_images(count: int, side: int, copies: int = 1, memory: int = 0) -> np.ndarray:
+    """uint8 [count, side, side, 3], mapped; arguments and errors as for `check_disk`."""
+    check_disk(temporary_folder(), count, side, copies, memory)
+    return _mapped((count, side, side, 3), np.dtype(np.uint8), "C", f"{count} images of {side}×{side} pixels")
+
+
+def _mapped(shape: tuple[int, ...], kind: np.dtype, order: Literal["C", "F"], what: str) -> np.memmap:
+    """An array in a file without a name.
+
+    Args:
+        shape, kind, order: as for `read_mapped`.
+        what: how an error calls it.
+
+    Raises:
+        UserError: the disk refuses it.
+    """
     folder = temporary_folder()
-    check_disk(folder, count, side, copies, memory)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             if hasattr(os, "posix_fallocate"):  # a disk that is full later would end the process by SIGBUS
-                os.posix_fallocate(file.fileno(), 0, count * side**2 * 3)
-            return np.memmap(file, np.uint8, "r+", shape=(count, side, side, 3))
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape) * kind.itemsize)
+            return np.memmap(file, kind, "r+", shape=shape, order=order)
     except OSError as error:
-        what = f"{count} images of {side}×{side} pixels cannot be written"
-        raise UserError(f"{folder}: {what} ({error.strerror}): name another folder by {VARIABLE}") from None
+        why = f"{what} cannot be written ({error.strerror})"
+        raise UserError(f"{folder}: {why}: name another folder by {VARIABLE}") from None

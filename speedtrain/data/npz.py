@@ -10,6 +10,7 @@ import numpy as np
 
 from speedtrain.data.arrays import check_arrays
 from speedtrain.data.image_files import Reading
+from speedtrain.data.mapped import is_large, read_mapped
 from speedtrain.data.source import Source, data_error, unreadable
 from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen
 from speedtrain.errors import UserError
@@ -22,6 +23,8 @@ LAYOUTS = (
     ("x_{}", "y_{}"),  # Keras'
 )
 """Keys of a split's images and labels."""
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""Version of numpy's format → what reads the header of an array; the third is for other than plain arrays."""
 
 
 def is_npz(path: Path) -> bool:
@@ -67,6 +70,25 @@ def sources_from_npz(path: Path, name: str, reading: Reading, choice: SplitChoic
     return replace(train, notes=(*train.notes, *notes)), test
 
 
+def _array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
+    """An array of an .npz; one that is too large for memory is mapped."""
+    member = f"{key}.npy"
+    assert archive.zip is not None  # it is open
+    known = archive.zip.NameToInfo.get(member)
+    if known is None or not is_large(known.file_size):
+        return archive[key]
+    with archive.zip.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in HEADERS:
+            return archive[key]
+        shape, fortran, kind = HEADERS[version](file)
+        if kind.hasobject:  # which numpy refuses in its own words
+            return archive[key]
+        array = read_mapped(file, shape, kind, "F" if fortran else "C", path)
+        file.read(1)  # at the end, the sum is checked
+        return array
+
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -104,7 +126,7 @@ def _read(path: Path, required: tuple[str, ...]) -> tuple[dict[str, Arrays], Arr
                     raise data_error(path, f"no {missing[0]!r} in it (it holds {there}): {advice}")
                 splits = {
                     split: {
-                        name: archive[key]
+                        name: _array(archive, key, path)
                         for name, key in zip(("images", "labels"), keys, strict=True)
                         if key in archive
                     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from speedtrain.chosen_tricks import with_added, with_ranks
+from speedtrain.chosen_tricks import with_planned
 from speedtrain.config import Config
 from speedtrain.data import Images
 from speedtrain.data.mapped import folder_for
@@ -211,7 +211,7 @@ class WorkerProcess:
             self.plan = plan
             for key, value in decided.items():
                 setattr(self.config, key, value)
-            self.config.tricks = with_added(with_ranks(self.config.tricks, plan["ranks"]), plan["added"])
+            self.config.tricks = with_planned(self.config.tricks, plan["ranks"], plan["added"])
         with may_fail(self.display):
             write_config(self.run, self.config)
         for reason in plan["reasons"]:

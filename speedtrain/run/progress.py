@@ -18,9 +18,9 @@ from speedtrain.data.source import uneven
 LINES = 20
 """Plain lines per run, where there is no terminal to draw a bar on."""
 LINE_SECONDS = 5.0
-"""Between two plain lines on predictions."""
-READING_SHOWN = 500
-"""Image files to decode from which plain lines tell how many are done."""
+"""Between two plain lines on images that are read or predicted."""
+CHANGE_SECONDS = 0.1
+"""Between two states of such a line on a terminal, which takes as long to write as a small image takes to read."""
 
 
 class _ClockBar(BarColumn):
@@ -116,34 +116,37 @@ class Display:
         """Shows one line, also when quiet."""
         self._console.print(line, markup=False)
 
-    def reading(self, done: int, total: int) -> None:
-        """Shows how many image files are decoded: a line that changes on a terminal, else at most LINES lines."""
-        text = f"reading images: {done} of {total}"
-        on_terminal = self._change(text, done == total)
-        if not on_terminal and total >= READING_SHOWN and done * LINES // total > (done - 1) * LINES // total:
-            self.info(text)
+    @property
+    def reading(self) -> Callable[[int, int], None]:
+        """`counting` of images that are read."""
+        return self.counting("reading")
 
     def counting(self, what: str) -> Callable[[int, int], None]:
         """Shows how many images are done, and the time left: a line that changes on a terminal, else one every
-        LINE_SECONDS. What it returns is to be called with both numbers."""
-        started = last = time.monotonic()
+        LINE_SECONDS. What it returns is to be called with both numbers, from the first image on or, for other images,
+        again from the first."""
+        started = shown = time.monotonic()
+        before = 0
 
         def count(done: int, total: int) -> None:
-            nonlocal last
+            nonlocal started, shown, before
             now = time.monotonic()
+            if done <= before:
+                started = now
+            before = done
+            on_terminal = self._console.is_terminal
+            last = on_terminal and done == total
+            if not last and now - shown < (CHANGE_SECONDS if on_terminal else LINE_SECONDS):
+                return
+            shown = now
             left = (now - started) * (total - done) / max(done, 1)
             text = f"{what}: {done} of {total} images" + (f", {left:.0f} s left" if now - started > 1 else "")
-            if not self._change(text, done == total) and now - last >= LINE_SECONDS:
-                last = now
+            if not on_terminal:
                 self.info(text)
+            elif not self.quiet:
+                self._console.print(text.ljust(60), end="\n" if last else "\r", markup=False)
 
         return count
-
-    def _change(self, text: str, last: bool) -> bool:
-        """Shows a text in the place of the one before, where there is a terminal; returns whether there is."""
-        if not self.quiet and self._console.is_terminal:
-            self._console.print(text.ljust(60), end="\n" if last else "\r", markup=False)
-        return self._console.is_terminal
 
     @contextmanager
     def running(self, seconds: float, started: float, steps: int | None = None) -> Iterator[None]:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speedtrain.chosen_tricks import with_added, with_ranks
+from speedtrain.chosen_tricks import with_planned
 from speedtrain.machine import available_cores
 from speedtrain.thread_controller import ThreadController
 from speedtrain.training.imports import import_lightning
@@ -157,7 +157,7 @@ def train(
             plan.reasons = [*kept, *([] if reason is None else [reason])]
         config.batch_size, config.precision = plan.batch_size, plan.precision
         config.width = plan.width or config.width
-        config.tricks = with_added(with_ranks(config.tricks, plan.ranks), plan.added)
+        config.tricks = with_planned(config.tricks, plan.ranks, plan.added)
         kind = {"event": "members", "number": len(several)} if several else {"event": "plan"}
         send_event({**kind, "plan": plan.as_dict()})
     if several:

@@ -93,6 +93,57 @@ def test_mapped_images_are_the_same_to_the_bit(
     assert not any(scratch.iterdir())  # a kill now would leave nothing
 
 
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "as they are": lambda images: images,
+    "grey": lambda images: images[..., 0],
+    "of another size": lambda images: images[:, :40],
+    "uint16": lambda images: images.astype(np.uint16) * 257,
+    "floats": lambda images: (images / 255).astype(np.float32),
+    "big-endian": lambda images: images.astype(">u2"),
+    "in Fortran's order": np.asfortranarray,
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_an_npz_too_large_for_memory_gives_the_same_to_the_bit(
+    change: str, tmp_path: Path, scratch: Path, free: Callable[[int], None]
+) -> None:
+    """Its arrays are read by numpy where memory has room, and block by block into a file where it has not."""
+    images = CHANGES[change](some_images(20, SIDE, SIDE, 3))
+    save = np.savez_compressed if change == "floats" else np.savez
+    save(
+        tmp_path / "set.npz", x_train=images[:14], y_train=np.arange(14) % 2, x_test=images[14:], y_test=np.ones(6, int)
+    )
+    expected = load_data(tmp_path / "set.npz", side=SIDE)
+    assert not isinstance(expected.train.images, np.memmap)
+    free(0)
+    data = load_data(tmp_path / "set.npz", side=SIDE)
+    assert isinstance(data.train.images, np.memmap)
+    assert isinstance(data.test.images, np.memmap)
+    assert hashes(data) == hashes(expected)
+    assert data.notes == expected.notes
+    assert not any(scratch.iterdir())
+
+
+def test_an_npz_too_large_for_memory_that_is_damaged_or_finds_no_disk_says_so(
+    tmp_path: Path, scratch: Path, free: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "set.npz"
+    np.savez(path, images=some_images(20, SIDE, SIDE, 3), labels=np.arange(20) % 2)
+    free(0)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60_000] + bytes([whole[60_000] ^ 1]) + whole[60_001:])
+    assert error_of(load_data, path, side=SIDE).startswith(f"{path}: damaged, or not plain arrays (Bad CRC-32")
+    path.write_bytes(whole)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=mapped.MIB // 10, total=mapped.MIB))
+    message = error_of(load_data, path, side=SIDE)
+    assert message.startswith(
+        f"{path}: an array in it is too large for memory, and for {scratch}: it needs 0 MiB there"
+    )
+    assert "name a folder with more room by TMPDIR" in message
+    assert not any(scratch.iterdir())
+
+
 def test_a_data_set_in_python_is_mapped_as_well(scratch: Path, free: Callable[[int], None]) -> None:
     items = [(Image.fromarray(image), number % 2) for number, image in enumerate(some_images(10))]
     expected = load_data(items)
@@ -156,13 +207,17 @@ class Loaded(NamedTuple):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit counts memory that is no file on Linux alone")
-def test_mapped_images_take_less_than_half_of_their_size_in_memory(folder: Path, scratch: Path) -> None:
+@pytest.mark.parametrize("source", ["folder", "npz"])
+def test_mapped_images_take_less_than_half_of_their_size_in_memory(folder: Path, scratch: Path, source: str) -> None:
     """Decoding, the cache, the holdout, the hash: the kernel refuses memory of the process beyond half of the set.
 
     The limit does not count pages of mapped files, which the kernel writes to the disk where memory is short. Without
     mapping, the same limit is too small.
     """
     side = 800
+    if source == "npz":
+        folder = folder.parent / "set.npz"
+        np.savez_compressed(folder, images=some_images(20, side, side + 1, 3), labels=np.arange(20) % 2)
     room = 20 * side**2 * 3 // 2
 
     def load(free: int) -> Loaded:

@@ -167,3 +167,11 @@ def test_exactly_these_tricks_are_exactly_these() -> None:
 def test_bad_ones_are_named(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         configured(settings={"in_long_runs": given})
+
+
+def test_a_hyperparameter_of_a_trick_of_long_runs_says_how_it_is_set() -> None:
+    with pytest.raises(UserError, match=r"is on in long runs alone, as in_long_runs .*\(add it by --with trivial_augm"):
+        configured(settings={"trivial_augment.strength": 0.5})
+    config = configured(with_tricks=["trivial_augment"], settings={"trivial_augment.strength": 0.5})
+    assert config.tricks["trivial_augment"] == {"strength": 0.5}
+    assert added_in_long_runs(config) == {}
