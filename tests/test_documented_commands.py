@@ -217,7 +217,7 @@ def test_every_command_can_be_typed(
         left = Path(options.get("out") or (new[0] if new else "nothing"))
         if arguments[0] in ("train", "suspects") and had_too_little_time(code, left):
             shutil.rmtree(left, ignore_errors=True)  # the machine is busy: once more, with more seconds
-            options.budget = str(4 * float(options.budget))
+            options.budget = str(10 * float(options.budget))
             arguments[arguments.index("--budget") + 1] = options.budget
             code, printed, errors = type_in(arguments)
             new = [path for path in (folder / "runs").glob("*") if path not in before]

@@ -126,20 +126,20 @@ class Display:
         LINE_SECONDS. What it returns is to be called with both numbers, from the first image on or, for other images,
         again from the first."""
         started = shown = time.monotonic()
-        before = 0
+        first = before = 0
 
         def count(done: int, total: int) -> None:
-            nonlocal started, shown, before
+            nonlocal started, shown, first, before
             now = time.monotonic()
             if done <= before:
-                started = now
+                started, first = now, done
             before = done
             on_terminal = self._console.is_terminal
             last = on_terminal and done == total
             if not last and now - shown < (CHANGE_SECONDS if on_terminal else LINE_SECONDS):
                 return
             shown = now
-            left = (now - started) * (total - done) / max(done, 1)
+            left = (now - started) * (total - done) / max(done - first, 1)
             text = f"{what}: {done} of {total} images" + (f", {left:.0f} s left" if now - started > 1 else "")
             if not on_terminal:
                 self.info(text)

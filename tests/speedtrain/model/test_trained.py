@@ -20,7 +20,7 @@ from small_model import CLASSES, save_model
 from speedtrain import load
 from speedtrain.data import load_images
 from speedtrain.data.image_files import Reading
-from speedtrain.data.stream import FEW, PART, open_images
+from speedtrain.data.stream import FEW, open_images
 from speedtrain.machine import available_cores
 from speedtrain.model import inference
 from speedtrain.model.predictions import Prediction, Predictions

@@ -28,3 +28,26 @@ def test_the_bar_is_as_long_as_training(monkeypatch: pytest.MonkeyPatch) -> None
             display.step({**step, "seconds": seconds, "progress": progress})
     final = shown.getvalue().rpartition(" s left")[0].split()[-1]
     assert 50 < float(final) <= 60, "training ends after 60 s, and hardly one has passed"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_images_are_counted_now_and_then_with_the_time_left(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    display, shown, now = Display(), io.StringIO(), 100.0
+    monkeypatch.setattr(
+        display, "_console", Console(file=shown, force_terminal=terminal, width=120, _environ={"TERM": "xterm"})
+    )
+    monkeypatch.setattr("speedtrain.run.progress.time.monotonic", lambda: now)
+    count = display.reading
+    for total, seconds in ((1000, 0.001), (100, 1.0)):  # quick ones, then others that take longer
+        for done in range(1, total + 1):
+            now += seconds
+            count(done, total)
+    lines = shown.getvalue().replace("\r", "\n").split("\n")
+    counted = [line.strip() for line in lines if line.strip()]
+    assert all(line.startswith("reading: ") for line in counted)
+    quick = [line for line in counted if "of 1000" in line]
+    assert len(quick) <= (11 if terminal else 0)
+    assert len(counted) - len(quick) == (100 if terminal else 20)
+    assert "reading: 49 of 100 images, 51 s left" in counted
+    if terminal:
+        assert quick[-1] == "reading: 1000 of 1000 images"

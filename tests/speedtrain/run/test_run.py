@@ -414,7 +414,7 @@ def test_all_tricks_together(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("warm_processes")
 def test_training_ends_after_max_epochs_and_a_long_run_has_more_tricks(tmp_path: Path) -> None:
     long = "in_long_runs={width_times_epochs: 1, gain: 0.01, tricks: {trivial_augment: {strength: 0.5}}}"
-    options = ["--set", "max_epochs=2.5", "--set", "width=auto", "--set", long]
+    options = ["--set", "max_epochs=2.5", "--set", "width=auto", "--set", long, "--per-class", "64"]
     assert run_here(tmp_path / "run", 60, *options) == 0
     assert main(["replay", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "again")]) == 0
     assert same_bits(tmp_path / "run", tmp_path / "again")
