@@ -34,7 +34,9 @@ def test_the_bar_is_as_long_as_training(monkeypatch: pytest.MonkeyPatch) -> None
 def test_images_are_counted_now_and_then_with_the_time_left(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     display, shown, now = Display(), io.StringIO(), 100.0
     monkeypatch.setattr(
-        display, "_console", Console(file=shown, force_terminal=terminal, width=120, _environ={"TERM": "xterm"})
+        display,
+        "_console",
+        Console(file=shown, force_terminal=terminal, highlight=False, width=120, _environ={"TERM": "xterm"}),
     )
     monkeypatch.setattr("speedtrain.run.progress.time.monotonic", lambda: now)
     count = display.reading
