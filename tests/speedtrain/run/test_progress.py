@@ -50,6 +50,6 @@ def test_images_are_counted_now_and_then_with_the_time_left(terminal: bool, monk
     quick = [line for line in counted if "of 1000" in line]
     assert len(quick) <= (6 if terminal else 0)
     assert len(counted) - len(quick) == (100 if terminal else 20)
-    assert "reading: 49 of 100 images, 51 s left" in counted
+    assert "reading: 50 of 100 images, 50 s left" in counted
     if terminal:
         assert quick[-1] == "reading: 1000 of 1000 images"
