@@ -310,6 +310,8 @@ def resolve(
             chosen[trick] = {**chosen[trick], hyperparameter: value}
         else:
             hint = nearest(trick, chosen) if chosen else ""
+            if trick in _KEYS:
+                raise UserError(f"--set {key}: {trick} is set as a whole, as in --set {trick}=…")
             state = "is not on"
             if trick in added_later:
                 state, hint = "is on in long runs alone, as in_long_runs of the recipe says", ""

@@ -87,9 +87,11 @@ def in_words(member: Mapping[str, Any]) -> str:
 
 
 def _member(shared: Mapping[str, Any], member: Mapping[str, Any], number: int) -> Config:
-    planned = dict(member.get(PLANNED) or {})
-    planned_tricks = planned.pop("with", [])
-    settings = {**planned, **{key: value for key, value in member.items() if key not in ("with", "without", PLANNED)}}
+    planned = member.get(PLANNED) or {}
+    if not isinstance(planned, Mapping):
+        raise UserError(f"members: number {number}: {PLANNED} must be a mapping, got {planned!r}")
+    settings = {**planned, **{key: value for key, value in member.items() if key not in (PLANNED, "without")}}
+    settings.pop("with", None)
     for key in settings:
         if "." not in str(key) and key not in OWN_KEYS:
             raise UserError(f"members: number {number} has {key!r}{nearest(str(key), ('with', 'without', *OWN_KEYS))}")
@@ -98,7 +100,11 @@ def _member(shared: Mapping[str, Any], member: Mapping[str, Any], number: int) -
         in_long_runs = _in_long_runs(shared["in_long_runs"], removed, settings)
         shared = {**shared, "in_long_runs": in_long_runs}
         # what is off already need not be taken out, and has nothing to set: the recipe may have been changed
-        added = [*added, *(name for name in planned_tricks if name in names_in_long_runs(in_long_runs))]
+        for name in _names(planned.get("with")):
+            if name in names_in_long_runs(in_long_runs) and name not in shared["tricks"]:
+                added.append(name)
+                values = (in_long_runs or {})["tricks"][name]
+                settings = {**{f"{name}.{key}": value for key, value in values.items()}, **settings}
         on = {*shared["tricks"], *added}
         settings = {key: value for key, value in settings.items() if _trick(key) is None or _trick(key) in on}
         removed = [name for name in removed if name in on or not is_trick(name)]

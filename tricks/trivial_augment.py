@@ -19,7 +19,6 @@ FARTHEST = 0.99  # shear, and how far a blend goes
 TURN = 135 * math.pi / 180  # radians
 BITS = 6  # of 8 that posterize takes away at most
 GREY = (0.299, 0.587, 0.114)  # red, green, blue, as in Pillow's "L"
-SMOOTH = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # the kernel of Pillow's SMOOTH, times 13
 
 
 @dataclass
@@ -123,16 +122,15 @@ def grey(images: Tensor) -> Tensor:
     """[B, C, H, W] → [B, 1, H, W]."""
     if images.shape[1] != len(GREY):
         return images.mean(1, keepdim=True)
-    return (images * images.new_tensor(GREY).view(1, -1, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = images.split(1, dim=1)
+    return GREY[0] * red + GREY[1] * green + GREY[2] * blue
 
 
 def smoothed(images: Tensor) -> Tensor:
-    """The mean of each pixel and its neighbours; the pixels at the border stay."""
-    kernel = images.new_tensor(SMOOTH)
+    """The mean of each pixel, which counts five times, and its neighbours, as Pillow's SMOOTH; the border stays."""
     result = images.clone()
-    channels = images.shape[1]
-    inside = F.conv2d(images, (kernel / kernel.sum()).expand(channels, 1, 3, 3), groups=channels)
-    result[:, :, 1:-1, 1:-1] = inside
+    inside = images[:, :, 1:-1, 1:-1]
+    result[:, :, 1:-1, 1:-1] = (9 * F.avg_pool2d(images, 3, stride=1) + 4 * inside) / 13
     return result
 
 
@@ -156,11 +154,11 @@ def autocontrasted(images: Tensor, magnitudes: Tensor, counts: Sequence[int], em
 def equalized(images: Tensor, magnitudes: Tensor, counts: Sequence[int], empty: Tensor) -> Tensor:
     """Images between 0 and 1 whose channels have equally many pixels of each value, as Pillow does it."""
     values = (255 * images).round().long().flatten(2)
-    pixels = torch.zeros(*values.shape[:2], 256, device=images.device)
+    pixels = torch.zeros(*values.shape[:2], 256, dtype=torch.int32, device=images.device)
     pixels.scatter_add_(2, values, torch.ones_like(values, dtype=pixels.dtype))
     lightest = pixels.gather(2, values.amax(2, keepdim=True))  # which do not count
-    step = ((values.shape[2] - lightest) / 255).floor()
-    table = (((pixels.cumsum(2) - pixels + (step / 2).floor()) / step.clamp(min=1)).floor() / 255).clamp(max=1)
+    step = (values.shape[2] - lightest) // 255
+    table = ((pixels.cumsum(2) - pixels + step // 2) // step.clamp(min=1)).clamp(max=255) / 255
     equal = table.gather(2, values).view_as(images).to(images)
     return torch.where(step.unsqueeze(3) > 0, equal, images)
 

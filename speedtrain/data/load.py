@@ -101,7 +101,7 @@ def load_data(
         skip_unreadable: whether image files that cannot be read are left out, instead of an error. Default: no.
         core_seconds: seconds of training times cores; too few keep images at 32 pixels where `side` is None. Default:
             no limit.
-        progress: is called with the number of image files decoded and their total. Default: none.
+        progress: is called with the number of images read and their total. Default: none.
         labels: what the labels of several annotators become for training: separate, soft, majority, em, first, or the
             number of an annotator; see `annotators.labels_for_training`. Default: separate. Test images are scored by
             the majority.

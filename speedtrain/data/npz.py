@@ -1,5 +1,6 @@
 """Images and labels in an .npz: its layouts, read without executing anything."""
 
+import math
 import os
 import zipfile
 from dataclasses import replace
@@ -82,7 +83,7 @@ def _array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
         if version not in HEADERS:
             return archive[key]
         shape, fortran, kind = HEADERS[version](file)
-        if kind.hasobject:  # which numpy refuses in its own words
+        if kind.hasobject or not (kind.itemsize and math.prod(shape)):  # which numpy refuses, or which take no room
             return archive[key]
         array = read_mapped(file, shape, kind, "F" if fortran else "C", path)
         file.read(1)  # at the end, the sum is checked

@@ -196,9 +196,7 @@ class WorkerProcess:
         if self.members:
             if plan["ranks"] is not None:
                 decided["low_rank.ranks"] = plan["ranks"]
-            for name, values in plan["added"].items():
-                decided |= {f"{name}.{key}": value for key, value in values.items()}
-            if plan["added"]:
+            if plan["added"]:  # with the values of in_long_runs
                 decided["with"] = list(plan["added"])
             members = list(self.config.members)
             members[number - 1] = {**members[number - 1], PLANNED: decided}

@@ -131,7 +131,7 @@ class Display:
         def count(done: int, total: int) -> None:
             nonlocal started, shown, first, before
             now = time.monotonic()
-            if done <= before:
+            if done <= max(before, 1):  # what was done before the first image is no part of its time
                 started, first = now, done
             before = done
             on_terminal = self._console.is_terminal

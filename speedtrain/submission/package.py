@@ -182,7 +182,10 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
         return "chosen by measuring the machine" if value == "auto" else str(value)
 
     long = {key: values for network in networks for key, values in added_in_long_runs(network).items()}
-    limited = config.max_epochs == "auto" and epoch_limit(config, 5000) < math.inf
+    limits = sorted({epoch_limit(network, 5000) for network in networks} - {math.inf})
+    limits_if_long = {epoch_limit(as_long_run(network), 5000) for network in networks} - {*limits, math.inf}
+    of_all = " or ".join(f"{limit:g}" for limit in limits)
+    of_long = f" ({max(limits_if_long):g} with {', '.join(long)})" if limits_if_long else ""
     facts = {
         "network": config.model,
         "side of the images": choice(config.side),
@@ -194,9 +197,8 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
         "schedule": ", ".join(f"×{factor:g} at {progress:.0%}" for progress, factor in config.schedule)
         + " of the time, linear in between",
         "end": "with the budget"
-        + (f", or after {config.max_epochs:g} epochs" if isinstance(config.max_epochs, int | float) else "")
-        + (f", or after {epoch_limit(config, 5000):g} epochs of 5,000 images" if limited else "")
-        + (f" ({epoch_limit(as_long_run(config), 5000):g} with {', '.join(long)})" if limited and long else ""),
+        + (f", or after {of_all} epochs" if limits else "")
+        + (f" of 5,000 images{of_long}" if limits and config.max_epochs == "auto" else ""),
     }
     lines = [f"# {name}", ""]
     lines += [f"By {authors}.", ""] if authors else []
@@ -212,7 +214,7 @@ def _describe(name: str, authors: str, introduction: str, config: Config, networ
         changed = ", ".join(f"{field} {value}" for field, value in values.items())
         paper = f" Source: {trick.paper}." if trick.paper else ""
         when = ""
-        if key in long and config.in_long_runs:
+        if config.in_long_runs and key in long and not any(key in network.tricks for network in networks):
             when = f" Only if width × epochs is predicted to be {config.in_long_runs['width_times_epochs']:g} or more."
         lines.append(f"- **{key}**{f' ({changed})' if changed else ''}: {summary}{when}{paper}")
     lines += [] if tricks else ["None."]

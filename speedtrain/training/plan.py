@@ -16,6 +16,7 @@ class Plan:
         resolutions: image sides in the order in which training uses them.
         ranks: of `low_rank`, timed in the network that was decided; null where they are given, or not to be timed.
         added: tricks of a long run (`in_long_runs`) with their hyperparameters, added to those of the recipe.
+        added_fits: whether a GPU's memory has room for a step with such tricks; yes where that was not tried.
         images_per_second: measured in a short probe; 0 where nothing was left to decide. Where ranks are timed, this is
             the speed without `low_rank`.
         seconds_left: predicted: the time that planning, building and saving leave.
@@ -36,6 +37,7 @@ class Plan:
     resolutions: list[int]
     ranks: list[int] | None = None
     added: dict[str, dict[str, Any]] = field(default_factory=dict)
+    added_fits: bool = True
     images_per_second: float = 0.0
     seconds_left: float = 0.0
     epochs: float = 0.0

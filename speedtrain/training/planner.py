@@ -316,6 +316,9 @@ class _Probe:
             except RuntimeError as error:
                 if not memory_is_short(error):
                     raise
+                plan.added_fits = False
+            if not plan.added_fits:  # here, since an exception under way would hold the memory
+                gc.collect()
                 torch.cuda.empty_cache()
                 self.config = self.probed = replace(self.config, in_long_runs=None)
                 plan.reasons.append("no tricks of a long run: the GPU's memory is too short for a step with them")

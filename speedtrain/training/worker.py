@@ -143,6 +143,8 @@ def train(
         at_once = considered_numbers(config, or_members, stored.shape[1], len(stored), num_classes)
         plan = make_plan(config, stored, numbers, num_classes, left, plan_only=plan_only, at_once=at_once)
         several: tuple[Config, ...] = ()
+        if not plan.added_fits:
+            config.in_long_runs = None
         if or_members:
             several, reason = weigh(
                 config,

@@ -219,7 +219,7 @@ def test_predict_goes_on_without_unreadable_files(
 
 @pytest.mark.usefixtures("warm_processes")
 def test_the_saved_configuration_runs_again(finished: Path, tmp_path: Path) -> None:
-    assert main(["--recipe", str(finished / "config.yaml"), "--budget", "5", "--out", str(tmp_path / "run")]) == 0
+    assert main(["--recipe", str(finished / "config.yaml"), "--budget", "9", "--out", str(tmp_path / "run")]) == 0
     first, second = result_of(finished), result_of(tmp_path / "run")
     assert second["tricks"] == first["tricks"]
     assert second["plan"]["width"] == first["plan"]["width"]
@@ -463,7 +463,7 @@ def test_photographs_are_seen_alike_in_training_scoring_prediction_and_replay(
                 pixels = chance.integers(0, 160, (90, 150, 3), np.uint8)
                 pixels[..., colour] |= 64
                 Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.jpg")
-    command = ["--data", str(tmp_path / "photos"), "--budget", "5", "--set", "width=8", "--set", "batch_size=16"]
+    command = ["--data", str(tmp_path / "photos"), "--budget", "9", "--set", "width=8", "--set", "batch_size=16"]
     assert main([*command, "--side", "48", "--set", "fit=squash", "--out", str(tmp_path / "run")]) == 0
     result = result_of(tmp_path / "run")
     assert result["plan"]["side"] == 48
@@ -508,7 +508,7 @@ def test_a_score_that_fails_costs_neither_weights_nor_result(
 def test_a_timm_model_trains_too(tmp_path: Path) -> None:
     command = ["--data", "digits", "--per-class", "20", "--model", "timm:resnet10t.c3_in1k"]
     command += ["--set", "batch_size=16", "--set", "precision=fp32"]
-    assert main([*command, "--budget", "6", "--out", str(tmp_path / "run")]) == 0
+    assert main([*command, "--budget", "9", "--out", str(tmp_path / "run")]) == 0
     result = result_of(tmp_path / "run")
     assert result["plan"]["model"] == "timm:resnet10t.c3_in1k"
     assert any("c3_in1k names pretrained weights, which are not used" in event for event in result["events"])

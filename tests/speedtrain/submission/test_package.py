@@ -59,11 +59,22 @@ def test_the_default_takes_along_the_networks_that_it_may_train_in_place_of_one(
     assert "each once or twice, if this is predicted to be better" in description
     only = "Only if width × epochs is predicted to be 6000 or more. Source: Müller"
     assert only in next(line for line in description.splitlines() if line.startswith("- **trivial_augment**"))
+    assert "or after 150 epochs of 5,000 images (400 with trivial_augment)" in description
     for name in {*first["tricks"], *second["tricks"]}:
         assert f"- **{name}**" in description
     assert main(["package", "--out", str(tmp_path / "b.zip"), "--set", "or_members=null"]) == 0
     with zipfile.ZipFile(tmp_path / "b.zip") as archive:
         assert not any(name.startswith("members/") for name in archive.namelist())
+
+
+def test_a_network_that_has_a_trick_of_long_runs_anyway_is_described_so(tmp_path: Path) -> None:
+    members = "members=[{with: trivial_augment, width: 24}, {width: 24}]"
+    assert main(["package", "--out", str(tmp_path / "a.zip"), "--set", members]) == 0
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        description = archive.read("DESCRIPTION.md").decode()
+    assert "or after 150 or 400 epochs of 5,000 images\n" in description
+    assert "- **trivial_augment**" in description
+    assert "Only if" not in description
 
 
 def test_nothing_of_the_entrants_disk_is_in_it(packed: Path, tmp_path: Path) -> None:

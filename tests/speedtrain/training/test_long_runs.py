@@ -116,6 +116,18 @@ def test_a_member_has_those_that_its_own_planner_added() -> None:
     assert (first.width, second.width) == (24, 48)
 
 
+def test_a_member_has_them_with_the_values_that_the_recipe_has_now() -> None:
+    members = [{PLANNED: {"with": ["trivial_augment"]}}, {"trivial_augment.strength": 0.75, PLANNED: {"with": []}}]
+    recipe = configured(settings={"members": members})
+    assert [member.tricks.get("trivial_augment") for member in member_configs(recipe)] == [{"strength": 0.5}, None]
+    always = {"with_tricks": ["trivial_augment"], "settings": {"members": members, "trivial_augment.strength": 0.25}}
+    strengths = [member.tricks["trivial_augment"]["strength"] for member in member_configs(configured(**always))]
+    assert strengths == [0.25, 0.75]
+    for broken in (3, {"with": 5}):
+        with pytest.raises(UserError, match="members: number 1"):
+            member_configs(configured(settings={"members": [{PLANNED: broken}, {}]}))
+
+
 @pytest.mark.parametrize("planned", [{}, {PLANNED: {"width": 64, "with": ["trivial_augment"]}}])
 def test_a_member_may_change_them_or_take_them_out(planned: dict[str, Any]) -> None:
     own = [{"trivial_augment.strength": 0.25, **planned}, {"without": "trivial_augment"}, {"without": "flip"}]
