@@ -63,6 +63,9 @@ def check_arrays(
         UserError: any of them is not as it should be.
     """
     standard, notes, pixel_max = standard_images(images, where, reading)
+    if not reading.from_annotators and _are_one_hot(labels):
+        otherwise = "if these 0 and 1 are from annotators, choose by --labels"
+        raise data_error(where, f"labels are one-hot, of shape {labels.shape}: give labels.argmax(1); {otherwise}")
     if labels.dtype.kind not in "iu":
         if labels.ndim == 2 and labels.dtype.kind == "f" and np.isnan(labels).any():
             raise data_error(where, "labels hold NaN: give whole numbers from 0, and -1 for no label")
@@ -102,6 +105,13 @@ def check_arrays(
         native=images.shape[1:] == (SIDE, SIDE, 3),
         pixel_max=pixel_max,
     )
+
+
+def _are_one_hot(labels: np.ndarray) -> bool:
+    """Whether each row has one 1 among 0s."""
+    if labels.ndim != 2 or labels.shape[1] < 2 or labels.dtype.kind not in "biuf" or not len(labels):
+        return False
+    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
 
 
 def _class_names(classes: np.ndarray, where: str) -> tuple[str, ...]:
@@ -187,7 +197,8 @@ def _pixel_max(images: np.ndarray, where: str, reading: Reading) -> int:
             raise data_error(where, f"images are {images.dtype} up to {high}: give at most 16 bits, 0 to 65535")
         return 2**depth - 1
     if high > reading.pixel_max:
-        raise data_error(where, f"images go up to {high}, and {reading.pixel_max} is white: give pixel_max={high}")
+        what = f"images go up to {high}, and {reading.pixel_max} is white, by pixel_max or by the training images"
+        raise data_error(where, f"{what}: scale them alike, or train with a larger pixel_max")
     return reading.pixel_max
 
 

@@ -29,7 +29,8 @@ def load_configured(config: Config, data: Any = None, test: Any = None, progress
     given, given_test = _in_memory(data), _in_memory(test)
     for option, name, arrays in (("--data", config.data, given), ("--test", config.test, given_test)):
         if name == IN_MEMORY and arrays is None:
-            raise UserError(f"{option}: the run's images came from Python, not from a file; give their path")
+            what = f"{option}: the run's images came from Python, not from a file"
+            raise UserError(f"{what}: it cannot be replayed, and as a recipe it needs {option} PATH")
     loaded = load_given(config, given, given_test, progress=progress)
     if config.data == AUTO:
         config.data = loaded.train.name

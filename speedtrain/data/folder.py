@@ -20,12 +20,12 @@ from speedtrain.data.source import (
     natural_order,
     unreadable,
 )
-from speedtrain.data.splits import TEST_SPLITS, TRAIN
+from speedtrain.data.splits import TEST_SPLITS, TRAIN, split_called
 
 LITTER = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin", "system volume information")
 """What systems leave in folders, in small letters."""
 
-TO_TRAIN_ON = "give an .npz, a folder, cifar10 or digits"
+TO_TRAIN_ON = "give a folder, a CSV file, an .npz, torchvision:NAME, cifar10 or digits"
 TO_PREDICT = "give an image file, a folder of images or an .npz"
 LABELLED = "give an .npz with labels, or a folder with a sub-folder per class"
 """What to do where there are no images: to train on, to predict, to score."""
@@ -86,10 +86,20 @@ def image_files(files: list[Path]) -> list[Path]:
 def find_splits(folder: Path) -> dict[str, Path]:
     """Split → its folder, where a folder holds training images beside others; empty where it does not.
 
-    A split is called `train`, or one of `TEST_SPLITS`, in any case, and has class folders in it.
+    A split is called as by `split_called`, and has class folders in it.
+
+    Raises:
+        UserError: two folders are the same split.
     """
-    named = [path for path in listing(folder)[0] if path.name.lower() in (TRAIN, *TEST_SPLITS)]
-    found = {path.name.lower(): path for path in named if listing(path)[0]}
+    found: dict[str, Path] = {}
+    for path in listing(folder)[0]:
+        split = split_called(path.name)
+        if split is None or not listing(path)[0]:
+            continue
+        if split in found:
+            both = f"{found[split].name}/ and {path.name}/"
+            raise data_error(folder, f"holds {both}, and only one of them can be used: join or rename them")
+        found[split] = path
     splits = {split: found[split] for split in (TRAIN, *TEST_SPLITS) if split in found}
     return splits if TRAIN in splits and len(splits) > 1 else {}
 
@@ -127,15 +137,29 @@ def labelled_files(folder: Path) -> LabelledFiles:
     for class_folder in class_folders:
         files = list(_below(class_folder))
         found = image_files(files)
-        if class_folder.name.lower() == TRAIN and found and all(file.parent != class_folder for file in found):
-            what = f"it is no class but holds class folders, without test images in {folder}: name it"
-            raise data_error(class_folder, what)
+        if split_called(class_folder.name) == TRAIN and found and all(file.parent != class_folder for file in found):
+            what = "it is no class but holds class folders, and no folder beside it holds test images of these classes"
+            raise data_error(class_folder, f"{what}: give this folder, {class_folder}")
         others += sorted(set(files) - set(found))
         paths += found
         labels += [classes.index(in_one_spelling(class_folder.name))] * len(found)
     if not paths:
         raise data_error(folder, f"no images in its class folders (looked for {' '.join(IMAGE_SUFFIXES)})")
     return LabelledFiles(paths, labels, classes, others)
+
+
+def refuse_outer_folder(folder: Path) -> None:
+    """Refuses a folder that holds nothing but another one, which holds the classes or the splits.
+
+    Raises:
+        UserError: it does.
+    """
+    folders, _ = listing(folder)
+    if len(folders) == 1:
+        inner, files = listing(folders[0])
+        if len(inner) > 1 and not image_files(files):
+            held = f"its only folder holds {len(inner)} folders, {inner[0].name}/ for one"
+            raise data_error(folder, f"{held}: give {folders[0]}")
 
 
 def refuse_splits(folder: Path) -> None:

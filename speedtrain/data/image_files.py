@@ -77,6 +77,7 @@ class Photographs:
         images: uint8 [N, side, side, 3], of the files that could be read, in their order.
         readable: bool, one per file named: whether it could be read.
         resized: how many images had another size.
+        oblong: how many images were not square.
         problems: file that cannot be read → why.
         notes: one-line messages for the user.
     """
@@ -84,6 +85,7 @@ class Photographs:
     images: np.ndarray
     readable: np.ndarray
     resized: int
+    oblong: int
     problems: Mapping[Path, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -129,10 +131,12 @@ def read_photographs(paths: Sequence[Path], reading: Reading) -> Photographs:
             pool.shutdown(cancel_futures=True)
             raise
     readable = np.array([path not in problems for path in paths], dtype=bool)
-    resized = sum(size != (side, side) for size, good in zip(sizes, readable, strict=True) if good)
+    found = [size for size, good in zip(sizes, readable, strict=True) if good]
+    resized = sum(size != (side, side) for size in found)
+    oblong = sum(size is not None and size[0] != size[1] for size in found)
     notes = (f"decoded images could not be kept for the next run ({cache.problem})",) if cache.problem else ()
     images = images if readable.all() else take(images, readable)
-    return Photographs(images, readable, resized, problems, (*on_side, *notes))
+    return Photographs(images, readable, resized, oblong, problems, (*on_side, *notes))
 
 
 def labelled_photographs(
@@ -163,7 +167,7 @@ def labelled_photographs(
     if not len(read.images):
         raise unreadable_images(read.problems, "no image is left; mend them")
     count, side = len(read.images), read.images.shape[1]
-    said = [note_on_fit(read.resized, count, side, reading.fit)] if read.resized else []
+    said = [note_on_fit(read.resized, read.oblong, count, side, reading.fit)] if read.resized else []
     if read.problems:
         first, why = next(iter(read.problems.items()))
         said.append(f"{len(read.problems)} files that cannot be read were left out, {first.name} for one ({why})")
@@ -181,9 +185,12 @@ def labelled_photographs(
     )
 
 
-def note_on_fit(resized: int, count: int, side: int, fit: Fit) -> str:
-    """What was done to images of another size."""
-    return f"{resized} of {count} images were {FITTED[fit]} {side}×{side}"
+def note_on_fit(resized: int, oblong: int, count: int, side: int, fit: Fit) -> str:
+    """What was done to images of another size, some of which were not square."""
+    if not oblong:
+        return f"{resized} of {count} images were resized to {side}×{side}"
+    others = f", and {resized - oblong} square ones resized" if resized > oblong else ""
+    return f"{oblong} of {count} images were {FITTED[fit]} {side}×{side}{others}"
 
 
 def unreadable_images(problems: Mapping[Path, str] | Mapping[str, str], advice: str) -> UserError:

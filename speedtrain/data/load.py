@@ -31,6 +31,7 @@ from speedtrain.data.folder import (
     is_folder,
     listing,
     read_folder,
+    refuse_outer_folder,
     refuse_splits,
 )
 from speedtrain.data.image_files import Progress, Reading, read_photographs, unreadable_images
@@ -184,7 +185,8 @@ def load_data(
         )
     # built-in sets are what they are; an image in both is told of already
     if not shared and not (isinstance(data, str) and data in DATA_SETS):
-        notes += notes_on_near_copies(train, held)
+        hint = "; a table's group column keeps such images together" if is_holdout and train.groups is None else ""
+        notes += [f"{note}{hint}" for note in notes_on_near_copies(train, held)]
     return Data(train, held, is_holdout, tuple(dict.fromkeys(notes)), root, skipped, annotators, labels)
 
 
@@ -337,7 +339,10 @@ def _open_named(
             what = "a single image file cannot be trained on, nor tested on"
             raise data_error(path, f"{what}: give a folder with a sub-folder per class")
         raise data_error(path, f"neither an .npz nor a table ({' or '.join(SUFFIXES)}): {TO_TRAIN_ON}")
-    folders = find_splits(path) or {TRAIN: path}
+    folders = find_splits(path)
+    if not folders:
+        refuse_outer_folder(path)
+        folders = {TRAIN: path}
     there = {split: f"{folder.name}/" for split, folder in folders.items()}
     return read_chosen(
         there, name, str(path), lambda split, reading: read_folder(folders[split], name, reading), reading, choice

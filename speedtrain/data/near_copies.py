@@ -58,7 +58,7 @@ def notes_on_near_copies(train: Images, test: Images) -> list[str]:
     )
     return [
         f"{count} of {len(seen)} test images look almost the same as a training image ({pair} for one): "
-        "the accuracy will look better than it is; a table's group column keeps such images together"
+        "the accuracy may look better than it is"
     ]
 
 

@@ -282,9 +282,9 @@ def _in_rgb(pixels: Image.Image, file: Image.Image) -> Image.Image:
     colour = pixels.info.get("transparency")
     if pixels.mode.startswith(("I", "F")):  # Pillow's own conversion clips these at 255: white all over
         values = np.asarray(pixels)
-        if pixels.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("32-bit pixels")
         bits = getattr(file, "tag_v2", {}).get(258, (16,))[0]
+        if pixels.mode == "F" or bits > 16 or values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("32-bit pixels")
         grey = (values >> (4 if bits == 12 else 8)).astype(np.uint8)
         if isinstance(colour, int):
             grey[values == colour] = 255

@@ -47,18 +47,19 @@ def read_indexable(dataset: Any, name: str, reading: Reading, *, in_parallel: bo
         side, on_side = reading.decide_side((_item(dataset, place, name)[0].size for place in sample), count)
         images = empty_images(count, side)
 
-        def read(place: int) -> tuple[int | str, bool, bool]:
+        def read(place: int) -> tuple[int | str, bool, bool, bool]:
             image, label = _item(dataset, place, name)
             try:
                 images[place], size = read_image(image, side, reading.fit)
             except Exception as error:  # of a file that is read only now
                 raise data_error(name, f"image {place} cannot be read ({error}): mend or remove it") from error
-            return label, size != (side, side), image.mode == "RGB"
+            return label, size != (side, side), size[0] != size[1], image.mode == "RGB"
 
         items = list(_with_progress(each(read, range(count)), count, reading))
-    labels, resized, colour = (list(column) for column in zip(*items, strict=True))
+    labels, resized, oblong, colour = (list(column) for column in zip(*items, strict=True))
     numbers, classes = _classes(labels, dataset, name)
-    notes = [*on_side, *([note_on_fit(sum(resized), count, side, reading.fit)] if any(resized) else [])]
+    fitted = note_on_fit(sum(resized), sum(oblong), count, side, reading.fit)
+    notes = [*on_side, *([fitted] if any(resized) else [])]
     return Source(
         name=name,
         where=name,

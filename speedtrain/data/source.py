@@ -1,6 +1,7 @@
 """Labelled images: as read from one source, and as a run uses them."""
 
 import hashlib
+import math
 import os
 import re
 import unicodedata
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from speedtrain.data.annotators import Agreement
 
 Arrays = tuple[np.ndarray, np.ndarray]
+
+GAPS = ("NAType", "NaTType")
+"""Types of what stands in a column of pandas where there is nothing, beside None and NaN."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,14 @@ class Source:
     default_per_class: int | None = None
     root: str | None = None
     problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_gap(value: object) -> bool:
+    """Whether a cell of a table, or an item of several, is what stands where there is nothing."""
+    if isinstance(value, str):
+        return not value.strip()
+    nan = isinstance(value, float | np.floating) and math.isnan(value)
+    return value is None or nan or type(value).__name__ in GAPS
 
 
 def uneven(counts: Sequence[int] | np.ndarray) -> bool:

@@ -14,11 +14,19 @@ from speedtrain.data.source import Images, Source, class_numbers, data_error
 TRAIN = "train"
 TEST_SPLITS = ("test", "val", "valid", "validation")
 """Names of splits other than `TRAIN`. The first that is there is for testing."""
+ALSO_CALLED = {"training": TRAIN, "testing": "test"}
+"""Other names of splits, in folders and tables."""
 
 NO_VALIDATION = "--with-validation, but it has no validation images beside its test images"
 
 Sources = tuple[Source, Source | None]
 """Training images, and test images where there are any."""
+
+
+def split_called(name: str) -> str | None:
+    """The split that a folder, or a cell of a table, names in any case; None where it names none."""
+    split = ALSO_CALLED.get(name.lower(), name.lower())
+    return split if split in (TRAIN, *TEST_SPLITS) else None
 
 
 @dataclass(frozen=True)
@@ -160,8 +168,11 @@ def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[s
     if source.by_name and set(names) <= set(train.classes):
         source = _renumbered(source, train.classes)
     elif named and names != train.classes:
-        odd = sorted(set(names) ^ set(train.classes))
-        what = f"{odd[0]!r} is in only one of them" if odd else "they are in another order"
+        if unknown := sorted(set(names) - set(train.classes)):
+            what = f"{unknown[0]!r} is no class of the training images"
+            raise data_error(source.where, f"{what}: add training images of it, or leave it out")
+        absent = sorted(set(train.classes) - set(names))
+        what = f"{absent[0]!r} is missing" if absent else "they are in another order"
         raise data_error(source.where, f"not the classes of the training images ({what}): name and number both alike")
     elif named == (source.classes is None) and names != _numbers(len(names)):
         notes.append(

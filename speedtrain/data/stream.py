@@ -4,7 +4,6 @@ A path, several paths, a folder, an `.npz`, PIL images, arrays, a column of a da
 but one part, so that any number of images takes the same memory.
 """
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from speedtrain.data.image_files import Reading, read_photographs
 from speedtrain.data.npz import NO_IMAGES, is_npz, read_npz
 from speedtrain.data.photograph import is_image_file, large_images_allowed, read_image
 from speedtrain.data.python_datasets import as_image, refuse_undecoded
-from speedtrain.data.source import NOT_FROM_THE_WEB, data_error, is_address
+from speedtrain.data.source import NOT_FROM_THE_WEB, data_error, is_address, is_gap
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
 
@@ -31,8 +30,6 @@ PART = 1024
 """Images of a part."""
 FEW = 4
 """PIL images and arrays, for each core, that are held before they are brought to their side."""
-GAPS = ("NAType", "NaTType")
-"""Types of what stands in a column of pandas where there is nothing, beside None and NaN."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ def _part(
     problems: dict[int, str] = {}
     count = 0
     for count, item in enumerate(islice(iterator, PART), 1):
-        if _is_gap(item):
+        if is_gap(item):
             problems[count - 1] = "no file is named"
         elif isinstance(item, str | Path):
             files[count - 1] = Path(item)
@@ -185,14 +182,6 @@ def _part(
     images = np.stack([rows[place] for place in sorted(rows)]) if rows else empty
     names = [_name(files[place], folder) if place in files else None for place in range(count)]
     return Part(images, readable, names, problems)
-
-
-def _is_gap(item: Any) -> bool:
-    """Whether it is what stands in a column where there is nothing."""
-    if isinstance(item, str):
-        return not item.strip()
-    nan = isinstance(item, float | np.floating) and math.isnan(item)
-    return item is None or nan or type(item).__name__ in GAPS
 
 
 def _reduced(items: Mapping[int, Any], first: int, reading: Reading, pool: ThreadPoolExecutor) -> dict[int, np.ndarray]:

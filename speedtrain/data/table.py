@@ -1,7 +1,6 @@
 """Tables of image files: a CSV file, or a data frame of pandas or polars."""
 
 import csv
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,8 @@ import numpy as np
 
 from speedtrain.data.annotators import NO_LABEL, check_votes, majority
 from speedtrain.data.image_files import Reading, labelled_photographs
-from speedtrain.data.source import Source, class_numbers, data_error, unreadable
-from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen
+from speedtrain.data.source import Source, class_numbers, data_error, is_gap, unreadable
+from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen, split_called
 from speedtrain.errors import UserError
 
 SUFFIXES = (".csv", ".tsv")
@@ -50,7 +49,7 @@ def read_table(table: Any, name: str, reading: Reading, choice: SplitChoice, col
     """
     is_file = isinstance(table, Path)
     where = str(table) if is_file else name
-    there = _read_csv(table) if is_file else {str(column): list(table[column]) for column in table.columns}
+    there = _read_csv(table) if is_file else _columns_of(table, where)
     chosen = _choose(there, columns, where)
     annotators = _choose_labels(there, columns, where)
     rows = {role: [_text(value) for value in there[column]] for role, column in chosen.items()}
@@ -63,7 +62,7 @@ def read_table(table: Any, name: str, reading: Reading, choice: SplitChoice, col
             row = texts.index("") + 1
             raise data_error(where, f"row {row} has nothing in column {column}: fill it, or remove the row")
     folder = table.parent if is_file else Path()
-    _check_named_once(rows, where)
+    _check_named_once(rows, folder, where)
     _check_there(rows["image"], folder, chosen["image"], where, reading)
     split_of = np.array(_splits(rows, where), dtype=object)
     sources = {role: repr(column) for role, column in chosen.items()} | {"label": in_words}
@@ -96,6 +95,18 @@ def is_table(data: Any) -> bool:
     return hasattr(data, "columns") and hasattr(data, "__getitem__")
 
 
+def _columns_of(table: Any, where: str) -> Columns:
+    """The columns of a data frame."""
+    _check_names([str(column) for column in table.columns], where)
+    return {str(column): list(table[column]) for column in table.columns}
+
+
+def _check_names(names: Sequence[str], where: object) -> None:
+    if len(set(names)) < len(names):
+        twice = next(column for column in names if names.count(column) > 1)
+        raise data_error(where, f"two columns are called {twice!r}: give each its own name")
+
+
 def _read_csv(path: Path) -> Columns:
     """The columns of a CSV file by the names in its first line; its separator is a comma, a semicolon or a tab."""
     try:
@@ -115,9 +126,7 @@ def _read_csv(path: Path) -> Columns:
         raise data_error(path, "it is empty: the first line names the columns, and a line for each image follows")
     (_, header), *rest = lines
     names = [field.strip() for field in header]
-    if len(set(names)) < len(names):
-        twice = next(column for column in names if names.count(column) > 1)
-        raise data_error(path, f"two columns are called {twice!r}: give each its own name")
+    _check_names(names, path)
     for number, line in rest:
         if len(line) != len(names):
             raise data_error(path, f"line {number} has {len(line)} fields, not {len(names)} as the first line: mend it")
@@ -187,17 +196,17 @@ def _votes(names: Sequence[Sequence[str]]) -> tuple[np.ndarray, tuple[str, ...]]
 
 def _text(value: Any) -> str:
     """A cell as text; empty where there is nothing in it. Whole numbers lose the point that a data frame gives them."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if is_gap(value):
         return ""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value).strip()
 
 
-def _check_named_once(rows: Mapping[str, Sequence[str]], where: str) -> None:
+def _check_named_once(rows: Mapping[str, Sequence[str]], folder: Path, where: str) -> None:
     first: dict[str, int] = {}
     for row, file in enumerate(rows["image"], 1):
-        if (before := first.setdefault(os.path.normpath(file), row)) != row:
+        if (before := first.setdefault(os.path.abspath(folder / file), row)) != row:
             raise data_error(where, f"{file!r} is in row {before} and in row {row}: an image has one row")
 
 
@@ -213,11 +222,12 @@ def _splits(rows: Mapping[str, Sequence[str]], where: str) -> list[str]:
     """The split of each row."""
     if "split" not in rows:
         return [TRAIN] * len(rows["image"])
-    splits = [text.lower() for text in rows["split"]]
-    for row, split in enumerate(splits, 1):
-        if split not in (TRAIN, *TEST_SPLITS):
+    splits = []
+    for row, text in enumerate(rows["split"], 1):
+        if (split := split_called(text)) is None:
             known = ", ".join((TRAIN, *TEST_SPLITS))
-            raise data_error(where, f"row {row} has the split {rows['split'][row - 1]!r}: give one of {known}")
+            raise data_error(where, f"row {row} has the split {text!r}: give one of {known}")
+        splits.append(split)
     if TRAIN not in splits:
         raise data_error(where, "no row has the split train: mark the images to train on")
     return splits

@@ -120,6 +120,8 @@ def corrupt(
 
 def _read(data: Path) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` without splits: of one with splits it would not be clear which is meant."""
+    if data.is_dir():
+        raise UserError(f"--data {data}: a folder; write its images to an .npz as `images` and `labels`")
     arrays = read_npz(data, required=("images", "labels"))
     with np.load(data, allow_pickle=False) as archive:
         if "images" not in archive.files:

@@ -146,7 +146,9 @@ def spoilt(row: object, column: object, value: int) -> np.ndarray:
         (some_votes()[:50], None, "50 rows of labels for 60 images"),
         (np.where(some_votes() < 0, np.nan, some_votes()), None, "labels hold NaN"),
         (spoilt(3, 1, 2**40), None, "is the majority's label of no image"),
-        (np.eye(2, dtype=int)[np.arange(60) % 2], None, "one class per image; images of several classes at once"),
+        (np.eye(2, dtype=int)[np.arange(60) % 2], None, "labels are one-hot, of shape (60, 2): give labels.argmax(1)"),
+        (np.eye(3)[np.arange(60) % 3], None, "labels are one-hot, of shape (60, 3): give labels.argmax(1)"),
+        (1 - np.eye(3, dtype=int)[np.arange(60) % 3], None, "one class per image; images of several classes at once"),
         (spoilt(4, slice(None), -1), None, "image 4 has no label from any annotator"),
         (spoilt(0, 0, -2), None, "label -2 is negative"),
         (some_votes(), 7, "--labels 7: a.npz has 3 annotators: give a number from 1 to 3"),
@@ -154,7 +156,7 @@ def spoilt(row: object, column: object, value: int) -> np.ndarray:
         (some_votes()[:, 0], "em", "--labels: a.npz has one label an image"),
         (some_votes()[:, :, None], None, "labels have shape (60, 3, 1)"),
         (some_votes() + 0.5, None, "labels are float64, not whole numbers"),
-        (np.eye(3, dtype=int)[np.arange(60) % 3], None, "If these 0 and 1 are from annotators, choose by --labels"),
+        (np.eye(3, dtype=int)[np.arange(60) % 3], None, "if these 0 and 1 are from annotators, choose by --labels"),
     ],
 )
 def test_bad_labels(tmp_path: Path, labels: np.ndarray, way: str | int | None, words: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled_images import GOOD, LABELS, error_of, save_folder, save_npz
+from labelled_images import GOOD, LABELS, error_of, save_folder, save_npz, some_images
 from PIL import Image
 
 from speedtrain.data import load_data, load_images
@@ -153,7 +153,7 @@ def test_paths_out_of_reach(tmp_path: Path, load: Callable[..., object]) -> None
     [
         (load_images, "give an image file, a folder of images or an .npz"),
         (partial(load_images, need_labels=True), "give an .npz with labels, or a folder with a sub-folder per class"),
-        (load_data, "give an .npz, a folder, cifar10 or digits"),
+        (load_data, "give a folder, a CSV file, an .npz, torchvision:NAME, cifar10 or digits"),
     ],
 )
 def test_what_to_give_instead(
@@ -242,9 +242,53 @@ def test_a_level_too_high(tmp_path: Path) -> None:
     save_folder(tmp_path / "x" / "Train", {"a": GOOD[:2], "b": GOOD[2:4]})
     save_folder(tmp_path / "y", {"test": GOOD[:2]})
     save_folder(tmp_path / "y" / "train", {"a": GOOD[:2], "b": GOOD[2:4]})
-    for train in (tmp_path / "x" / "Train", tmp_path / "y" / "train"):
-        assert f"{train}: it is no class but holds class folders" in error_of(load_data, train.parent)
+    alone, beside = tmp_path / "x" / "Train", tmp_path / "y" / "train"
+    assert (
+        error_of(load_data, alone.parent)
+        == f"{alone.parent}: its only folder holds 2 folders, a/ for one: give {alone}"
+    )
+    message = error_of(load_data, beside.parent)
+    assert message.startswith(f"{beside}: it is no class but holds class folders")
+    assert message.endswith(f"give this folder, {beside}")
+    for train in (alone, beside):
         assert load_data(train).train.classes == ("a", "b")
+
+
+def test_a_set_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """As an archive is often unpacked; one class of images in sub-folders is another thing."""
+    for split in ("train", "test"):
+        save_folder(tmp_path / "outer" / "set" / split, {"a": GOOD[:2], "b": GOOD[2:4]})
+    message = error_of(load_data, tmp_path / "outer")
+    assert message.endswith(f"its only folder holds 2 folders, test/ for one: give {tmp_path / 'outer' / 'set'}")
+    assert load_data(tmp_path / "outer" / "set").train.classes == ("a", "b")
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("TRAIN", "testing"), ("training", "Valid")])
+def test_splits_by_other_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    for split, number in zip(names, (4, 2), strict=True):
+        save_folder(tmp_path / split, {"a": GOOD[:number], "b": GOOD[6 : 6 + number]})
+    data = load_data(tmp_path)
+    assert data.train.classes == ("a", "b")
+    assert (len(data.train.images), len(data.test.images)) == (8, 4)
+    if names[1] != "testing":
+        assert any(f"testing on {names[1]}/" in note for note in data.notes)
+    (tmp_path / names[1]).rename(tmp_path / "elsewhere")
+    assert f"{tmp_path / names[0]}: it is no class but holds class folders" in error_of(load_data, tmp_path)
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
+    for split in ("train", "Test", "testing"):
+        save_folder(tmp_path / split, {"a": GOOD[:2], "b": GOOD[2:4]})
+    assert "holds Test/ and testing/, and only one of them can be used" in error_of(load_data, tmp_path)
+
+
+def test_what_became_of_other_sizes_is_said_of_those_that_it_happened_to(tmp_path: Path) -> None:
+    for fit, words in (("crop", "cut to their centred square and resized to"), ("squash", "squashed to")):
+        folder = save_folder(tmp_path / fit, {"a": some_images(3, 40, 40, 3), "b": GOOD[:3]})
+        assert f"{fit}: 3 of 6 images were resized to 32×32" in load_data(folder, fit=fit, holdout=False).notes
+        Image.fromarray(some_images(1, 40, 50, 3)[0]).save(folder / "b" / "more.png")
+        said = f"{fit}: 1 of 7 images were {words} 32×32, and 3 square ones resized"
+        assert said in load_data(folder, fit=fit, holdout=False).notes
 
 
 BAD_IMAGES: dict[str, Callable[[Path], object]] = {
@@ -253,6 +297,7 @@ BAD_IMAGES: dict[str, Callable[[Path], object]] = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-200]),
     "damaged": lambda path: path.write_bytes(path.read_bytes()[:600] + b"\0" * 2000),
     "32-bit float": lambda path: Image.fromarray(np.ones((32, 32), np.float32)).save(path, format="TIFF"),
+    "dark 32-bit integer": lambda path: Image.fromarray(np.full((32, 32), 99, np.int32)).save(path, format="TIFF"),
     "32-bit integer": lambda path: Image.fromarray(np.full((32, 32), 10**6, np.int32)).save(path, format="TIFF"),
 }
 

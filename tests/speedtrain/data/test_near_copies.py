@@ -43,6 +43,17 @@ def notes_on(train: np.ndarray, test: np.ndarray) -> list[str]:
     return [note for note in data.notes if "look almost the same" in note]
 
 
+def test_what_helps_is_said_where_it_helps() -> None:
+    train = np.repeat(scenes(20), 6, axis=0)
+    labels = np.arange(len(train)) % 2
+    train[::2] = [CHANGES["brighter"](image) for image in train[::2]]
+    train += np.arange(len(train), dtype=np.uint8)[:, None, None, None] % 6  # near-copies, not copies
+    (note,) = (note for note in load_data((train, labels), side=64).notes if "look almost the same" in note)
+    assert note.endswith("better than it is; a table's group column keeps such images together")
+    (note,) = notes_on(train, train[:20] // 2)
+    assert note.endswith("the accuracy may look better than it is")
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_near_copies_are_counted_and_shown(change: Callable[[np.ndarray], np.ndarray]) -> None:
     train, test = scenes(60), scenes(30, first=1000)

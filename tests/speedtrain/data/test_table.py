@@ -220,3 +220,34 @@ def test_validation_to_join_must_be_there(photos: Path) -> None:
         assert "no validation images beside its test images" in error_of(load_data, data, with_validation=True)
     joined = load_data(validation_is_the_test, (IMAGES[:3], np.arange(3)), with_validation=True)
     assert numbers_of(joined.train.files) == list(range(24))
+
+
+@pytest.mark.parametrize("column", ["image", "label", "group"])
+@pytest.mark.parametrize("gap", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, " "], ids=repr)
+def test_whatever_stands_for_nothing_is_a_gap(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, column: str, gap: object
+) -> None:
+    monkeypatch.chdir(photos)
+    table = pd.DataFrame(rows("g"), columns=["image", "label", "group"]).astype(object)
+    table.loc[2, column] = gap
+    assert f"row 3 has nothing in column '{column}'" in error_of(load_data, table)
+    numbers = pd.DataFrame({"image": table["image"], "label": pd.array([*range(12)] * 2, dtype="Int64")})
+    numbers.loc[5, "label"] = pd.NA
+    if column != "image":
+        assert "row 6 has nothing in column 'label'" in error_of(load_data, numbers)
+
+
+def test_a_file_by_its_absolute_and_its_relative_path_is_one_file(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [*rows(), [str(photos / "photos/03.png"), "x"]]
+    words = "is in row 4 and in row 25: an image has one row"
+    assert words in error_of(load_data, save_csv(photos / "a.csv", "image,label", lines))
+    monkeypatch.chdir(photos)
+    assert words in error_of(load_data, Path("a.csv"))
+    assert words in error_of(load_data, pd.DataFrame(lines, columns=["image", "label"]))
+
+
+def test_columns_of_a_data_frame_have_names_of_their_own(photos: Path) -> None:
+    table = pd.DataFrame(rows("x"), columns=["image", "label", "label"])
+    assert "two columns are called 'label': give each its own name" in error_of(load_data, table)
