@@ -91,17 +91,19 @@ def find_splits(folder: Path) -> dict[str, Path]:
     Raises:
         UserError: two folders are the same split.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for path in listing(folder)[0]:
         split = split_called(path.name)
-        if split is None or not listing(path)[0]:
-            continue
-        if split in found:
-            both = f"{found[split].name}/ and {path.name}/"
+        if split is not None and listing(path)[0]:
+            found.setdefault(split, []).append(path)
+    if TRAIN not in found:
+        return {}
+    for paths in found.values():
+        if len(paths) > 1:
+            both = f"{paths[0].name}/ and {paths[1].name}/"
             raise data_error(folder, f"holds {both}, and only one of them can be used: join or rename them")
-        found[split] = path
-    splits = {split: found[split] for split in (TRAIN, *TEST_SPLITS) if split in found}
-    return splits if TRAIN in splits and len(splits) > 1 else {}
+    splits = {split: found[split][0] for split in (TRAIN, *TEST_SPLITS) if split in found}
+    return splits if len(splits) > 1 else {}
 
 
 class LabelledFiles(NamedTuple):
