@@ -130,6 +130,8 @@ def load_data(
         from_annotators=labels is not None,
     )
     choice = SplitChoice(own_test=test is None, with_validation=with_validation)
+    if isinstance(data, str | Path) and data not in DATA_SETS and os.path.isdir(data):
+        refuse_outer_folder(Path(data))  # test images may be of one class
     source, test_source = _open(data, data_root, reading, choice, columns or {})
     if test is not None:
         reading = replace(reading.like(source), from_annotators=reading.from_annotators or source.votes is not None)
@@ -339,10 +341,7 @@ def _open_named(
             what = "a single image file cannot be trained on, nor tested on"
             raise data_error(path, f"{what}: give a folder with a sub-folder per class")
         raise data_error(path, f"neither an .npz nor a table ({' or '.join(SUFFIXES)}): {TO_TRAIN_ON}")
-    folders = find_splits(path)
-    if not folders:
-        refuse_outer_folder(path)
-        folders = {TRAIN: path}
+    folders = find_splits(path) or {TRAIN: path}
     there = {split: f"{folder.name}/" for split, folder in folders.items()}
     return read_chosen(
         there, name, str(path), lambda split, reading: read_folder(folders[split], name, reading), reading, choice

@@ -1,4 +1,4 @@
-"""Images that are too large for memory: in a file, of which memory holds what is in use.
+"""Images and arrays that are too large for memory: in a file, of which memory holds what is in use.
 
 An array that would take more than half of the free memory is mapped into a file (`numpy.memmap`). The file has no name,
 so that nothing is left of it after the process, whatever ends it. What is copied from such an array is mapped as well,

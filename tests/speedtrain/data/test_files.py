@@ -261,6 +261,10 @@ def test_a_set_in_a_folder_of_its_own(tmp_path: Path) -> None:
     message = error_of(load_data, tmp_path / "outer")
     assert message.endswith(f"its only folder holds 2 folders, test/ for one: give {tmp_path / 'outer' / 'set'}")
     assert load_data(tmp_path / "outer" / "set").train.classes == ("a", "b")
+    for part in ("x", "y"):
+        save_folder(tmp_path / "one" / "a", {part: GOOD[:2]})
+    data = load_data(tmp_path / "outer" / "set", tmp_path / "one")
+    assert data.test.labels.tolist() == [0] * 4
 
 
 @pytest.mark.parametrize("names", [("Training", "Testing"), ("TRAIN", "testing"), ("training", "Valid")])
