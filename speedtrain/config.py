@@ -309,12 +309,12 @@ def resolve(
         elif isinstance(chosen.get(trick), Mapping):
             chosen[trick] = {**chosen[trick], hyperparameter: value}
         else:
-            hint = nearest(trick, chosen) if chosen else ""
             if trick in _KEYS:
                 raise UserError(f"--set {key}: {trick} is set as a whole, as in --set {trick}=…")
-            state = "is not on"
             if trick in added_later:
                 state, hint = "is on in long runs alone, as in_long_runs of the recipe says", ""
+            else:
+                state, hint = "is not on", nearest(trick, chosen) if chosen else ""
             raise UserError(f"--set {key}: the trick {trick!r} {state} (add it by --with {trick}){hint}")
     config = Config(**_checked(keys))
     config.tricks = {name: checked_trick(name, values) for name, values in chosen.items()}

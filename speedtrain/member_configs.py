@@ -90,8 +90,8 @@ def _member(shared: Mapping[str, Any], member: Mapping[str, Any], number: int) -
     planned = member.get(PLANNED) or {}
     if not isinstance(planned, Mapping):
         raise UserError(f"members: number {number}: {PLANNED} must be a mapping, got {planned!r}")
-    settings = {**planned, **{key: value for key, value in member.items() if key not in (PLANNED, "without")}}
-    settings.pop("with", None)
+    own = {key: value for key, value in member.items() if key not in ("with", "without", PLANNED)}
+    settings = {**{key: value for key, value in planned.items() if key != "with"}, **own}
     for key in settings:
         if "." not in str(key) and key not in OWN_KEYS:
             raise UserError(f"members: number {number} has {key!r}{nearest(str(key), ('with', 'without', *OWN_KEYS))}")

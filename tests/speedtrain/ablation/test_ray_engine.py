@@ -104,19 +104,7 @@ def test_a_node_that_dies_costs_only_the_trials_on_it(
 
     # a finished sweep is read again, here on this machine, by the other metric, without training
     written = (out / "trials/000-reference/seed-0/done.json").stat().st_mtime
-    command = [
-        "ablate",
-        "--budget",
-        str(SWEEP["budget"]),
-        "--data",
-        "digits",
-        "--tricks",
-        "flip",
-        "--seeds",
-        "1",
-        "--threads",
-        "1",
-    ]
+    command = f"ablate --budget {SWEEP['budget']} --data digits --tricks flip --seeds 1 --threads 1".split()
     command += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
     assert main([*command, "--out", str(out), "--resume", "--metric", "balanced_accuracy"]) == 0
     assert "too few seeds to conclude" in capsys.readouterr().out
