@@ -14,6 +14,7 @@ from speedtrain.config import Config
 from speedtrain.network.classifier import Classifier, build_classifier, make_tricks
 from speedtrain.network.precision import autocast
 from speedtrain.training.loss_scale import LossScale
+from speedtrain.training.sgd import SGD
 from tricks import Batch, Compute, Loss, State, Trick
 
 
@@ -87,7 +88,7 @@ class Training(L.LightningModule):
             {"params": [p for p in parameters if p.ndim > 1]},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, **self._sgd)
+        optimizer: torch.optim.Optimizer = SGD(groups, **self._sgd)
         for trick in self.tricks:
             optimizer = trick.step(optimizer, self.classifier)
         return optimizer

@@ -161,5 +161,5 @@ def test_no_cluster(data: SimpleNamespace, tmp_path: Path, capsys: pytest.Captur
     ):
         assert main(command(data, tmp_path / "board", zipped, more=(*MORE, *words))) == 2
         assert message in capsys.readouterr().err
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 120
     assert not (tmp_path / "board").exists()

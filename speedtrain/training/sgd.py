@@ -1,0 +1,20 @@
+"""Stochastic gradient descent that does without torch's compiler."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+plain_step = inspect.unwrap(torch.optim.SGD.step)
+
+
+class SGD(torch.optim.SGD):
+    """`torch.optim.SGD` without `differentiable`.
+
+    A step of torch's own imports the compiler, to tell it where gradients are off: two seconds of a budget.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        return plain_step(self, closure)
