@@ -181,9 +181,10 @@ def test_copies_are_made_block_by_block(scratch: Path, free: Callable[[int], Non
 
 
 PROGRAM = """
-import os, resource, sys
+import os, resource, sys, threading
 from pathlib import Path
-os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # one thread decodes: each has a stack
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # one thread decodes
+threading.stack_size(1 << 18)  # eight megabytes otherwise, which count
 from speedtrain.data import cache, load_data, mapped
 folder, side, free, room = sys.argv[1], *map(int, sys.argv[2:])
 cache.SETTLED = 0.0
