@@ -131,6 +131,7 @@ class _Probe:
         self.config, self.images, self.labels, self.num_classes = config, images, labels, num_classes
         self.probed = config  # with what a long run adds, from where that is decided on
         self.rate_with_added: float | None = None
+        self.decided_gain: dict[int, float] = {}  # of the plan's width, from where it is decided on
         self.law = law_for(images.shape[1])
         self.seconds = seconds
         self.begun = time.monotonic()
@@ -309,6 +310,7 @@ class _Probe:
         """
         assert plan.width is not None
         epochs = self._epochs(plan.width, self.rate_of_plan(plan), self._left())
+        self.decided_gain[plan.width] = gain_of_long_runs(self.config, plan.width, epochs)
         if is_long(self.config, plan.width, epochs):
             self.probed = as_long_run(self.config)
             try:
@@ -321,6 +323,7 @@ class _Probe:
                 gc.collect()
                 torch.cuda.empty_cache()
                 self.config = self.probed = replace(self.config, in_long_runs=None)
+                self.decided_gain.clear()
                 plan.reasons.append("no tricks of a long run: the GPU's memory is too short for a step with them")
                 return
             plan.added = added_in_long_runs(self.config)
@@ -363,7 +366,8 @@ class _Probe:
         """The predicted error of a network that trains at `rate` images per second, with the tricks of a long run."""
         epochs = self._epochs(width, rate, left)
         error = self.law.error(width, epochs, len(self.images), self.num_classes)
-        return error - gain_of_long_runs(self.config, width, epochs)
+        gain = self.decided_gain.get(width)
+        return error - (gain_of_long_runs(self.config, width, epochs) if gain is None else gain)
 
 
 def _untimed(tricks: Sequence[Trick]) -> LowRank | None:

@@ -54,6 +54,23 @@ def test_they_count_in_the_choice_of_the_width(monkeypatch: pytest.MonkeyPatch) 
     assert accuracies[24] == without[24]
 
 
+def test_the_prediction_keeps_to_the_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds pass between the two, and by then there are fewer epochs than the recipe asks for."""
+    monkeypatch.setattr("speedtrain.training.planner._Probe._rate", lambda *rest: 100.0)
+    monkeypatch.setattr("speedtrain.training.planner._Probe._left", lambda probe: next(left, 90.0))
+    monkeypatch.setattr("speedtrain.training.planner.WIDTHS", (16,))
+    images, labels = torch.zeros(5000, 32, 32, 3, dtype=torch.uint8), torch.arange(5000) % 10
+    accuracy = {}
+    for gain in (0.1, 0.2):
+        left = iter([100.0] * 2)  # for the choice of the width, and of this decision
+        long = {"width_times_epochs": 32, "gain": gain, "tricks": LONG["tricks"]}
+        plan = make_plan(configured(settings={"in_long_runs": long}), images, labels, 10, 600.0)
+        assert plan.added == ADDED
+        assert plan.epochs < 2
+        accuracy[gain] = plan.accuracy
+    assert accuracy[0.2] == pytest.approx(accuracy[0.1] + 0.1)
+
+
 def test_training_goes_on_for_longer_where_they_are_added() -> None:
     config = resolve(budget=600)
     assert epoch_limit(config, 5000) == 150
