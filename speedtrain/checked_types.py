@@ -3,20 +3,23 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from functools import cache
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from speedtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 
 def checked_types(kind: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`values` with the defaults of the dataclass `kind` filled in, converted to its types or refused."""
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
     typed: dict[str, Any] = {}
-    for entry in fields(kind):  # one at a time: the error then names the right one in few words
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(kind, None, skip={other.name for other in fields(kind) if other is not entry})
+    for entry in fields(kind):
+        parser = _parser_of(kind, entry.name)
         try:
             given = {entry.name: values[entry.name]} if entry.name in values else {}
             if given == {entry.name: None}:  # jsonargparse takes a null for a value not given, whatever the type
@@ -30,6 +33,16 @@ def checked_types(kind: type, values: Mapping[str, Any], prefix: str = "") -> di
                 f"{prefix}{entry.name} must be {_in_words(entry.type)}, got {values.get(entry.name)!r}"
             ) from None
     return typed
+
+
+@cache  # to make one takes several times as long as to use it
+def _parser_of(kind: type, name: str) -> "ArgumentParser":
+    """A parser of one field: its error then names the right one in few words."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, None, skip={other.name for other in fields(kind) if other.name != name})
+    return parser
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
