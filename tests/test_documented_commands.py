@@ -66,8 +66,8 @@ and for sweeps, whose trials are copies."""
 
 ON_ONE_CORE = ("train", "plan", "suspects", "ablate", "curve", "tune", "bench")
 
-COLD = 24
-"""Seconds of a budget that includes four or more of imports: a submission starts in a sandbox."""
+COLD = 18
+"""Seconds of a budget that includes three or more of imports: a submission starts in a sandbox."""
 
 RUNTIME = os.environ.get("ONNXRUNTIME_WEB")
 """Folder of the npm package onnxruntime-web."""
