@@ -50,9 +50,9 @@ def make_plan(
     """Decides what the configuration leaves to `auto`.
 
     The rule: the fastest precision; then the width of ResNet-9 with the highest accuracy that the scaling law
-    predicts from the measured images per second. The search starts at a middle width, or a narrower one in a short
-    budget, or on a GPU at the widest, and goes up, or else down, for as long as the predicted accuracy rises. Ranks that are to be timed come last: the width
-    is the one for a network without `low_rank`.
+    predicts from the measured images per second. The search starts at a middle width, on a CPU in a short budget at a
+    narrower one, on a GPU at the widest. It goes up, or else down, for as long as the predicted accuracy rises. Ranks
+    that are to be timed come last: the width is the one for a network without `low_rank`.
 
     Args:
         images: uint8 [N, H, W, 3], on the device that trains; labels: int64 [N].

@@ -57,12 +57,11 @@ def test_they_count_in_the_choice_of_the_width(monkeypatch: pytest.MonkeyPatch) 
 def test_the_prediction_keeps_to_the_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds pass between the two, and by then there are fewer epochs than the recipe asks for."""
     monkeypatch.setattr("speedtrain.training.planner._Probe._rate", lambda *rest: 100.0)
-    monkeypatch.setattr("speedtrain.training.planner._Probe._left", lambda probe: next(left, 90.0))
+    monkeypatch.setattr("speedtrain.training.planner._Probe._left", lambda probe: 90.0 if probe.decided_gain else 100.0)
     monkeypatch.setattr("speedtrain.training.planner.WIDTHS", (16,))
     images, labels = torch.zeros(5000, 32, 32, 3, dtype=torch.uint8), torch.arange(5000) % 10
     accuracy = {}
     for gain in (0.1, 0.2):
-        left = iter([100.0] * 2)  # for the choice of the width, and of this decision
         long = {"width_times_epochs": 32, "gain": gain, "tricks": LONG["tricks"]}
         plan = make_plan(configured(settings={"in_long_runs": long}), images, labels, 10, 600.0)
         assert plan.added == ADDED
