@@ -97,7 +97,7 @@ def make_plan(
     if low_rank is not None:  # after that, which halves a batch that a GPU has no memory for
         plan.ranks = probe.fastest_ranks(plan, low_rank.margin)
     if measured is not None:
-        plan.seconds_left = probe.add_predictions()
+        plan.seconds_left = probe.add_predictions(plan)
         plan.images_per_second = probe.rate_of_plan(plan)
         most_epochs = epoch_limit(probe.probed, len(images))
         plan.epochs = round(min(most_epochs, plan.images_per_second * plan.seconds_left / len(images)), 1)
@@ -131,7 +131,6 @@ class _Probe:
         self.config, self.images, self.labels, self.num_classes = config, images, labels, num_classes
         self.probed = config  # with what a long run adds, from where that is decided on
         self.rate_with_added: float | None = None
-        self.decided_gain: dict[int, float] = {}  # of the plan's width, from where it is decided on
         self.law = law_for(images.shape[1])
         self.seconds = seconds
         self.begun = time.monotonic()
@@ -238,18 +237,26 @@ class _Probe:
                 taken.append(seconds)
         return round(batch_size * len(taken) / sum(taken), 1)
 
-    def add_predictions(self) -> float:
+    def add_predictions(self, plan: Plan) -> float:
         """Adds to every measurement the epochs to come and their predicted accuracy. Called when measuring is over.
+
+        Whether the plan's network is in a long run is decided by then, and stays.
 
         Returns:
             Seconds that are left for training.
         """
-        left = self._left()
+        left, num_images = self._left(), len(self.images)
         for row in self.measured:
             width, rate = row["width"], row["images_per_second"]
-            row["epochs"] = round(self._epochs(width, rate, left), 1)
-            known = width is not None and self.config.from_random
-            row["accuracy"] = round(max(1 / self.num_classes, 1 - self._error(width, rate, left)), 4) if known else None
+            epochs = self._epochs(width, rate, left)
+            gain = 0.0 if width is None else gain_of_long_runs(self.config, width, epochs)
+            if (width, row["precision"]) == (plan.width, plan.precision):
+                epochs = min(rate * left / num_images, epoch_limit(self.probed, num_images))
+                gain = (self.config.in_long_runs or {})["gain"] if plan.added else 0.0
+            row["epochs"], row["accuracy"] = round(epochs, 1), None
+            if width is not None and self.config.from_random:
+                error = self.law.error(width, epochs, num_images, self.num_classes) - gain
+                row["accuracy"] = round(max(1 / self.num_classes, 1 - error), 4)
         return round(left, 1)
 
     def fastest_precision(self, plan: Plan) -> Precision:
@@ -270,8 +277,8 @@ class _Probe:
     def best_width(self, plan: Plan) -> int:
         """The width of `WIDTHS` with the highest predicted accuracy, searched upwards or downwards from the plan's.
 
-        On a CPU a network of half the width is at least twice as fast. Where that is enough to make a narrower one the
-        best, in a short budget, the search begins there: each network that is measured costs up to a second.
+        On a CPU a network of half the width is taken to be twice as fast. Where that makes a narrower one the best, in
+        a short budget, the search begins there: each network that is measured costs up to a second.
         """
 
         def is_better(position: int, other: int) -> bool:
@@ -289,7 +296,7 @@ class _Probe:
         work = plan.width * self.measure(plan.width, plan.precision)["images_per_second"]
         if not self.images.is_cuda:
             left = self._left()
-            # of equal ones, as with no time left, the widest, which is measured
+            # of equal ones the widest, which is measured: with no time left, the error of all is infinite
             position = min(range(position, -1, -1), key=lambda at: self._error(WIDTHS[at], work / WIDTHS[at], left))
         for direction in (1, -1):
             best = position
@@ -298,14 +305,17 @@ class _Probe:
                     break
                 best += direction
             if best != position:
-                position = best
                 break
-        width, rate = WIDTHS[position], self.measure(WIDTHS[position], plan.precision)["images_per_second"]
+        # measuring began at the plan's width, which the search may not have met
+        for other in [WIDTHS.index(row["width"]) for row in self.measured if row["precision"] == plan.precision]:
+            if is_better(other, best):
+                best = other
+        width, rate = WIDTHS[best], self.measure(WIDTHS[best], plan.precision)["images_per_second"]
         epochs = self._epochs(width, rate, self._left())
         plan.reasons.append(
-            f"width {WIDTHS[position]}: the highest predicted accuracy of the widths measured, with {epochs:.0f} epochs"
+            f"width {width}: the highest predicted accuracy of the widths measured, with {epochs:.0f} epochs"
         )
-        return WIDTHS[position]
+        return width
 
     def rate_of_plan(self, plan: Plan) -> float:
         """Images per second of the planned network, with what a long run adds."""
@@ -319,7 +329,6 @@ class _Probe:
         """
         assert plan.width is not None
         epochs = self._epochs(plan.width, self.rate_of_plan(plan), self._left())
-        self.decided_gain[plan.width] = gain_of_long_runs(self.config, plan.width, epochs)
         if is_long(self.config, plan.width, epochs):
             self.probed = as_long_run(self.config)
             try:
@@ -332,7 +341,6 @@ class _Probe:
                 gc.collect()
                 torch.cuda.empty_cache()
                 self.config = self.probed = replace(self.config, in_long_runs=None)
-                self.decided_gain.clear()
                 plan.reasons.append("no tricks of a long run: the GPU's memory is too short for a step with them")
                 return
             plan.added = added_in_long_runs(self.config)
@@ -375,8 +383,7 @@ class _Probe:
         """The predicted error of a network that trains at `rate` images per second, with the tricks of a long run."""
         epochs = self._epochs(width, rate, left)
         error = self.law.error(width, epochs, len(self.images), self.num_classes)
-        gain = self.decided_gain.get(width)
-        return error - (gain_of_long_runs(self.config, width, epochs) if gain is None else gain)
+        return error - gain_of_long_runs(self.config, width, epochs)
 
 
 def _untimed(tricks: Sequence[Trick]) -> LowRank | None:

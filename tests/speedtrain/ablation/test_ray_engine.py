@@ -16,8 +16,8 @@ from speedtrain.config import resolve
 
 ray = pytest.importorskip("ray")
 
-SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
-SWEEP = {"budget": 20, "data": "digits", "tricks": ["flip"], "seeds": 1, "settings": SETTINGS}
+SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64, "max_epochs": 8}
+SWEEP = {"budget": 60, "data": "digits", "tricks": ["flip"], "seeds": 1, "settings": SETTINGS}
 
 
 def training() -> set[int]:

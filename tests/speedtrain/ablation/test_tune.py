@@ -25,7 +25,7 @@ from speedtrain.data import load_data
 
 from .conftest import kill, start, wait_until
 
-SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64}
+SETTINGS = {"width": 8, "precision": "fp32", "batch_size": 64, "max_epochs": 8}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
     wrong = (digits.target[1200:] + 1) % 10  # a search that looked at these would go for the worst
     np.savez(tmp_path / "test.npz", images=images[1200:], labels=wrong)
     out = tmp_path / "tuning"
-    command = ["tune", "--budget", "6", "--trials", "2", "--confirm", "1", "--search", "lr=0.00001,0.2"]
+    command = ["tune", "--budget", "60", "--trials", "2", "--confirm", "1", "--search", "lr=0.00001,0.2"]
     command += ["--data", str(tmp_path / "train.npz"), "--test", str(tmp_path / "test.npz"), "--out", str(out)]
     command += ["--without", "muon", "--workers", "2", "--metric", "balanced_accuracy"]
     command += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
@@ -167,6 +167,6 @@ def test_a_killed_search_goes_on_and_never_looks_at_the_test_images(
     ):
         with pytest.raises(UserError, match=f"{different} is not what it was"):
             tune(
-                6, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": where}, metric=metric, workers=2,
+                60, tmp_path / "train.npz", tmp_path / "test.npz", search={"lr": where}, metric=metric, workers=2,
                 out=out, resume=True, without=["muon"], settings=SETTINGS,
             )  # fmt: skip

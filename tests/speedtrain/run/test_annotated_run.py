@@ -47,7 +47,7 @@ def test_votes_from_the_file_to_the_replay(
 
     monkeypatch.setattr(Job, "write", watched)
     run = tmp_path / "run"
-    assert main(["--data", str(voted), "--budget", "8", *PINNED, "--out", str(run)]) == 0
+    assert main(["--data", str(voted), "--budget", "60", *PINNED, "--set", "max_epochs=4", "--out", str(run)]) == 0
     said = capsys.readouterr()
     data = load_data(voted)
     np.testing.assert_array_equal(handed[0], data.train.targets)

@@ -33,6 +33,8 @@ from speedtrain.run import execute
 from tricks import TRICKS
 
 SMALL = ["--data", "digits", "--set", "width=8", "--set", "precision=fp32", "--set", "batch_size=64"]
+FEW_EPOCHS = ["--set", "max_epochs=2"]
+"""Where a test is not about the clock: the budget is then what a busy machine needs at most."""
 
 
 def start(out: Path, budget: float, *more: str, warm_python: str | None = None) -> subprocess.Popen:
@@ -220,7 +222,8 @@ def test_predict_goes_on_without_unreadable_files(
 
 @pytest.mark.usefixtures("warm_processes")
 def test_the_saved_configuration_runs_again(finished: Path, tmp_path: Path) -> None:
-    assert main(["--recipe", str(finished / "config.yaml"), "--budget", "9", "--out", str(tmp_path / "run")]) == 0
+    command = ["--recipe", str(finished / "config.yaml"), "--budget", "60", "--set", "max_epochs=2"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
     first, second = result_of(finished), result_of(tmp_path / "run")
     assert second["tricks"] == first["tricks"]
     assert second["plan"]["width"] == first["plan"]["width"]
@@ -406,7 +409,7 @@ def test_all_tricks_together(tmp_path: Path) -> None:
     # but for those that keep something per image, and cannot be where batches are halved, and low_rank, which refuses
     # the kernels that mirror_equivariance and harmonic build
     together = [name for name in TRICKS if name not in ("early_learning_regularization", "saf", "low_rank")]
-    assert run_here(tmp_path / "run", 6, "--tricks", ",".join(together)) == 0
+    assert run_here(tmp_path / "run", 60, *FEW_EPOCHS, "--tricks", ",".join(together)) == 0
     result = result_of(tmp_path / "run")
     assert list(result["tricks"]) == together
     assert_sound(tmp_path / "run", result)
@@ -463,7 +466,8 @@ def test_photographs_are_seen_alike_in_training_scoring_prediction_and_replay(
                 pixels = chance.integers(0, 160, (90, 150, 3), np.uint8)
                 pixels[..., colour] |= 64
                 Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.jpg")
-    command = ["--data", str(tmp_path / "photos"), "--budget", "9", "--set", "width=8", "--set", "batch_size=16"]
+    command = ["--data", str(tmp_path / "photos"), "--budget", "60", "--set", "width=8", "--set", "batch_size=16"]
+    command += FEW_EPOCHS
     assert main([*command, "--side", "48", "--set", "fit=squash", "--out", str(tmp_path / "run")]) == 0
     result = result_of(tmp_path / "run")
     assert result["plan"]["side"] == 48
@@ -496,7 +500,7 @@ def test_a_score_that_fails_costs_neither_weights_nor_result(
         raise RuntimeError("out of memory:\ntried to allocate 2 GiB")
 
     monkeypatch.setattr(execute, "score", fail)
-    assert run_here(tmp_path / "run", 4) == 1
+    assert run_here(tmp_path / "run", 60, *FEW_EPOCHS) == 1
     result = result_of(tmp_path / "run")
     assert (result["status"], result["accuracy"]) == ("finished", None)
     assert "could not be scored (RuntimeError: out of memory: tried to allocate 2 GiB)" in result["error"]
@@ -508,7 +512,7 @@ def test_a_score_that_fails_costs_neither_weights_nor_result(
 def test_a_timm_model_trains_too(tmp_path: Path) -> None:
     command = ["--data", "digits", "--per-class", "20", "--model", "timm:resnet10t.c3_in1k"]
     command += ["--set", "batch_size=16", "--set", "precision=fp32"]
-    assert main([*command, "--budget", "9", "--out", str(tmp_path / "run")]) == 0
+    assert main([*command, *FEW_EPOCHS, "--budget", "60", "--out", str(tmp_path / "run")]) == 0
     result = result_of(tmp_path / "run")
     assert result["plan"]["model"] == "timm:resnet10t.c3_in1k"
     assert any("c3_in1k names pretrained weights, which are not used" in event for event in result["events"])

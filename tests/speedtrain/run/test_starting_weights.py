@@ -296,10 +296,10 @@ def test_a_sweep_leaves_the_network_and_the_recipe_as_they_are(weights: Path) ->
 
 @pytest.mark.usefixtures("warm_processes")
 def test_a_run_that_starts_from_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = train(3, "digits", settings={**SMALL, "width": 8}, out=tmp_path / "first")
+    first = train(60, "digits", settings={**SMALL, "width": 8, "max_epochs": 2}, out=tmp_path / "first")
     assert first["started_from"] is None
-    still = {**SMALL, "lr": 1e-9, "muon.lr": 1e-9}  # so that it ends with what it started from
-    second = train(3, "digits", start_from=tmp_path / "first", settings=still, out=tmp_path / "second", quiet=False)
+    still = {**SMALL, "lr": 1e-9, "muon.lr": 1e-9, "max_epochs": 2}  # so that it ends with what it started from
+    second = train(60, "digits", start_from=tmp_path / "first", settings=still, out=tmp_path / "second", quiet=False)
     before, after = (load_weights(tmp_path / run / "weights.safetensors")[0] for run in ("first", "second"))
     assert before.keys() == after.keys()
     for name in before:

@@ -30,7 +30,18 @@ def test_planted_wrong_labels_are_found(tmp_path: Path, capsys: pytest.CaptureFi
     wrong = wrong[wrong > 1]
     path = save_npz(tmp_path / "digits.npz", images=digits.images, labels=labels)
     out = tmp_path / "found"
-    arguments = ["--data", str(path), "--budget", "15", *PINNED, "--out", str(out), "--quiet"]
+    arguments = [
+        "--data",
+        str(path),
+        "--budget",
+        "120",
+        *PINNED,
+        "--set",
+        "max_epochs=12",
+        "--out",
+        str(out),
+        "--quiet",
+    ]
     assert main(["suspects", *arguments]) == 0
     said = capsys.readouterr()
     assert "2 images of classes with too few to divide are not judged, of '10' for one" in said.err

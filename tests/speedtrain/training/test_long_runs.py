@@ -12,7 +12,8 @@ from speedtrain.errors import UserError
 from speedtrain.member_configs import PLANNED, member_configs
 from speedtrain.training.epoch_limit import epoch_limit, limited_epochs
 from speedtrain.training.long_runs import added_in_long_runs, as_long_run, gain_of_long_runs, is_long
-from speedtrain.training.planner import make_plan
+from speedtrain.training.plan import Plan
+from speedtrain.training.planner import _Probe, make_plan
 
 LONG = {"width_times_epochs": 320, "gain": 0.5, "tricks": {"trivial_augment": {"strength": 0.5}}}
 ADDED = {"trivial_augment": {"strength": 0.5}}
@@ -56,18 +57,26 @@ def test_they_count_in_the_choice_of_the_width(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_prediction_keeps_to_the_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds pass between the two, and by then there are fewer epochs than the recipe asks for."""
-    monkeypatch.setattr("speedtrain.training.planner._Probe._rate", lambda *rest: 100.0)
-    monkeypatch.setattr("speedtrain.training.planner._Probe._left", lambda probe: 90.0 if probe.decided_gain else 100.0)
+    decide, left = _Probe.decide_long, [201.0]
+
+    def decide_and_wait(probe: _Probe, plan: Plan) -> None:
+        decide(probe, plan)
+        left[0] = 199.0
+
+    monkeypatch.setattr(_Probe, "decide_long", decide_and_wait)
+    monkeypatch.setattr(_Probe, "_rate", lambda *rest: 5000.0)
+    monkeypatch.setattr(_Probe, "_left", lambda probe: left[0])
     monkeypatch.setattr("speedtrain.training.planner.WIDTHS", (16,))
     images, labels = torch.zeros(5000, 32, 32, 3, dtype=torch.uint8), torch.arange(5000) % 10
     accuracy = {}
-    for gain in (0.1, 0.2):
-        long = {"width_times_epochs": 32, "gain": gain, "tricks": LONG["tricks"]}
+    for gain in (0.05, 0.1):
+        left[0] = 201.0
+        long = {"width_times_epochs": 3200, "gain": gain, "tricks": LONG["tricks"]}
         plan = make_plan(configured(settings={"in_long_runs": long}), images, labels, 10, 600.0)
         assert plan.added == ADDED
-        assert plan.epochs < 2
+        assert plan.epochs == plan.alternatives[0]["epochs"] == 199  # without them, training would end after 150
         accuracy[gain] = plan.accuracy
-    assert accuracy[0.2] == pytest.approx(accuracy[0.1] + 0.1)
+    assert accuracy[0.1] == pytest.approx(accuracy[0.05] + 0.05)
 
 
 def test_training_goes_on_for_longer_where_they_are_added() -> None:
