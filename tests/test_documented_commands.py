@@ -66,7 +66,7 @@ and for sweeps, whose trials are copies."""
 
 ON_ONE_CORE = ("train", "plan", "suspects", "ablate", "curve", "tune", "bench")
 
-COLD = 18
+COLD = 20
 """Seconds of a budget that includes three or more of imports: a submission starts in a sandbox."""
 
 RUNTIME = os.environ.get("ONNXRUNTIME_WEB")

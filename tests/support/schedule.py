@@ -13,9 +13,10 @@ def progress_of(clock: Path) -> list[float]:
 
 
 def ends_late(progress: Sequence[float]) -> bool:
-    """Whether the last step began in the last tenth, or later than three of the longest steps before the end.
+    """Whether the last step began in the last tenth, or less than three of the longest steps of late from the end.
 
-    A step is refused if one as long as the slowest of the last would not fit. Where steps are long, so is what is left.
+    A step is refused if one as long as the slowest of the last few would not fit. Where these are long, so is what is
+    left.
     """
-    longest = max(later - earlier for earlier, later in pairwise(progress))
-    return 1 - progress[-1] <= max(0.1, 3 * longest)
+    steps = [later - earlier for earlier, later in pairwise(progress)]
+    return 1 - progress[-1] <= max(0.1, 3 * max(steps[-8:]))

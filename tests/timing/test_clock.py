@@ -4,11 +4,9 @@ import contextlib
 import subprocess
 import sys
 import time
-from itertools import pairwise
-from statistics import median
+from collections.abc import Callable
 
 import pytest
-from schedule import ends_late
 
 from timing import Budget, Ledger, Pacer, RecordedPacer, process_start
 
@@ -68,33 +66,38 @@ def test_a_phase_ended_by_an_error_is_counted() -> None:
     assert 0.02 <= ledger.phases()["train"] < 0.02 + ledger.phases()["other"] + 0.02
 
 
-def pace(pacer: Pacer, step: float, slow_after: int = 10**9, slow: float = 0.0) -> list[float]:
-    progress = []
-    while (now := pacer.next()) is not None:
-        progress.append(now)
-        time.sleep(slow if len(progress) > slow_after else step)
-    return progress
+class Clock:
+    """Stands still but for the steps that a test takes."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        patch.setattr(time, "monotonic", lambda: self.now)
+
+    def pace(self, pacer: Pacer, seconds: Callable[[int], float]) -> list[float]:
+        """Takes steps until the pacer grants no more; returns the progress of each."""
+        progress: list[float] = []
+        while (granted := pacer.next()) is not None:
+            progress.append(granted)
+            self.now += seconds(len(progress))
+        return progress
 
 
-def test_progress_runs_from_0_to_1_in_time_whatever_the_speed() -> None:
-    budget = Budget(2.2, time.monotonic())
-    progress = pace(Pacer(budget, reserve=0.2), 0.01, slow_after=40, slow=0.04)
-    over = budget.remaining()
+def test_progress_runs_from_0_to_1_in_time_whatever_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    budget = Budget(1.2, clock.now)
+    progress = clock.pace(Pacer(budget, reserve=0.2), lambda step: 0.01 if step <= 40 else 0.04)
     assert progress[0] == 0.0
     assert progress == sorted(progress)
-    assert ends_late(progress)
-    assert over > 0  # of the reserve of 0.2 s, a step's jitter may be used
-    steps = [later - earlier for earlier, later in pairwise(progress)]
-    assert median(steps[41:]) > 2 * median(steps[:40])  # a slow machine's steps are worth more progress each
+    assert progress[-1] > 0.9  # the last step begins where one more would not fit
+    assert 0.2 <= budget.remaining() < 0.2 + 0.04
+    assert progress[-1] - progress[-2] == pytest.approx(4 * (progress[2] - progress[1]))  # each is worth its time
 
 
-def test_one_hiccup_does_not_end_a_run_early() -> None:
-    pacer, progress = Pacer(Budget(4.0, time.monotonic()), reserve=0.2), []
-    while (now := pacer.next()) is not None:
-        progress.append(now)
-        time.sleep(1.6 if len(progress) == 40 else 0.01)  # of about 3.4 s that are left by then
-    assert len(progress) > 45
-    assert ends_late(progress)
+def test_one_hiccup_does_not_end_a_run_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    pacer = Pacer(Budget(4.0, clock.now), reserve=0.2)
+    progress = clock.pace(pacer, lambda step: 1.6 if step == 100 else 0.01)
+    assert progress[-1] > 0.99
 
 
 def test_no_step_is_granted_after_the_end() -> None:

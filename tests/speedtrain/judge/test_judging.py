@@ -409,6 +409,6 @@ def test_without_a_sandbox_it_warns_and_still_keeps_the_time(
     assert main(command(data, tmp_path / "board", endless, more=more)) == 0
     assert "warning: --sandbox none" in capsys.readouterr().err
     (run,) = board_of(tmp_path / "board")["by_name"]["endless"]["runs"]
-    assert 2 <= run["training_seconds"] < 60
+    assert 2 <= run["training_seconds"] < 8
     assert run["accuracy"] > 0.9
     assert "Judged without a sandbox" in (tmp_path / "board" / "index.html").read_text()

@@ -125,7 +125,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_ends_in_time_and_writes_everything(finished: Path) -> None:
     result = result_of(finished)
     assert result["status"] == "finished"
-    assert 0.75 * result["budget_seconds"] < result["wall_seconds"] <= result["budget_seconds"]
+    assert result["budget_seconds"] - 2.5 < result["wall_seconds"] <= result["budget_seconds"]
     assert sum(result["phases"].values()) == pytest.approx(result["wall_seconds"], rel=0.01)
     assert not result["all_epochs"]
     assert_sound(finished, result)
@@ -274,7 +274,7 @@ def test_a_signal_to_the_worker_at_any_instant(number: signal.Signals, tmp_path:
     assert code == (143 if number == signal.SIGTERM else 0)
     assert sum(result["phases"].values()) == pytest.approx(result["wall_seconds"], rel=0.01)
     if number == signal.SIGSTOP:
-        assert budget <= result["wall_seconds"] < 3 * budget
+        assert budget <= result["wall_seconds"] < budget + 6
     assert workers_of(out) == []
 
 
@@ -360,22 +360,6 @@ def test_a_busy_machine_ends_on_time_and_anneals(
     if (os.cpu_count() or 1) > 1 and Path("/proc/self/schedstat").exists():
         assert int(rows[-1]["threads"]) < (os.cpu_count() or 1)  # it made room, and the record says so
     assert main(["replay", "--run", str(out), "--out", str(tmp_path / "again")]) == 0
-
-
-def test_the_process_that_trains_imports_no_more_than_it_needs() -> None:
-    """And what it hid from Lightning is there again afterwards."""
-    heavy = ("torchvision", "scipy", "matplotlib", "pandas")
-    code = f"""
-import sys
-from speedtrain.training.imports import import_lightning
-import_lightning()
-import speedtrain.training.checkpoint, speedtrain.training.planner
-print([name for name in {heavy} if name in sys.modules])
-import importlib.metadata, torchvision, scipy.signal, matplotlib
-print(importlib.metadata.version("scipy") == scipy.__version__)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split("\n")[:2] == ["[]", "True"], done.stderr
 
 
 @pytest.mark.usefixtures("warm_processes")

@@ -51,37 +51,77 @@ def test_a_package_that_cannot_do_without_gets_what_it_needs() -> None:
     assert importlib.metadata.version is version
 
 
-def test_training_takes_steps_without_the_compiler() -> None:
-    """With torch's optimizer, and with one of its own that wraps it. The compiler can be used afterwards."""
+def printed_by(code: str, *arguments: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_whole_training_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    """By the default recipe, and by one without tricks. What was hidden from Lightning is there again afterwards."""
     code = """
 import sys
-from speedtrain.training.imports import import_lightning
-import_lightning()
-import torch
-from torch import Tensor
+from pathlib import Path
+import numpy as np
 from speedtrain.config import resolve
-from speedtrain.training.lightning_module import build_training
-images, labels = torch.randint(256, (16, 32, 32, 3), dtype=torch.uint8), torch.arange(16) % 10
-for tricks in ({}, {"muon": {}, "sam": {}}):
-    config = resolve(budget=60, tricks=list(tricks))
-    training = build_training(config, images, labels, 10, width=8, precision="fp32")
-    training.differentiate = Tensor.backward
-    optimizer = training.configure_optimizers()
-    training.step(torch.arange(16), optimizer)
-    optimizer.load_state_dict(optimizer.state_dict())
-    optimizer.zero_grad()
-print([name for name in sys.modules if name.startswith("torch._dynamo")])
-print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)))
+from speedtrain.training.worker import train
+from timing import Ledger
+images, labels = np.zeros((64, 32, 32, 3), np.uint8), np.arange(64) % 10
+for recipe in ("auto", {}):
+    config = resolve(recipe=recipe, budget=600, device="cpu", settings={"width": 8, "batch_size": 16})
+    train(config, images, labels, [*map(str, range(10))], Path(sys.argv[1]), ledger=Ledger(), max_steps=3)
+heavy = ("torch._dynamo", "torchvision", "scipy", "matplotlib", "pandas")
+print([name for name in sys.modules if name.startswith(heavy)])
+import importlib.metadata, torchvision, scipy.signal, matplotlib
+print(importlib.metadata.version("scipy") == scipy.__version__)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["[]", "tensor([2., 2.])"], done.stderr
+    assert printed_by(code, str(tmp_path))[-2:] == ["[]", "True"]
+    assert (tmp_path / "weights.safetensors").stat().st_size > 1000
+
+
+def test_the_compiler_is_there_for_who_wants_it() -> None:
+    """A compiled module is one to Lightning, and what torch marks as not to be compiled is not."""
+    code = """
+from speedtrain.training.imports import import_lightning
+L = import_lightning()
+import torch
+from lightning.pytorch.utilities.compile import from_compiled
+from torch._dynamo.utils import counters
+print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)))
+print(type(from_compiled(torch.compile(L.LightningModule(), backend="eager"))).__name__)
+optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+counters.clear()
+
+@torch.compile(backend="eager")
+def work(x):
+    y = x + 1
+    optimizer.zero_grad()
+    return y * 2
+
+print(work(torch.ones(2)), sum(counters["graph_break"].values()) > 0)
+"""
+    assert printed_by(code) == ["tensor([2., 2.])", "LightningModule", "tensor([4., 4.]) True"]
+
+
+def test_who_asks_for_more_while_lightning_is_imported_gets_it() -> None:
+    code = """
+import torch
+from speedtrain.training.imports import COMPILER, CompilerStandIn, replace_modules
+with replace_modules({COMPILER: CompilerStandIn(COMPILER)}):
+    import torch._dynamo as compiler
+    print(hasattr(compiler, "__file__"), isinstance(torch.nn.Linear(1, 1), compiler.OptimizedModule))
+    print(compiler.graph_break.__module__)
+import torch._dynamo
+print(torch._dynamo is not compiler, isinstance(torch.compile(torch.nn.Linear(1, 1)), compiler.OptimizedModule))
+"""
+    assert printed_by(code) == ["False False", "torch._dynamo.decorators", "True True"]
 
 
 def three_steps(kind: type[torch.optim.SGD]) -> torch.Tensor:
     """The weights that they lead to."""
     weights = [torch.nn.Parameter(torch.arange(6.0).view(2, 3)), torch.nn.Parameter(torch.ones(3))]
     groups = [{"params": weights[:1]}, {"params": weights[1:], "weight_decay": 0.0}]
-    optimizer = kind(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    optimizer = kind(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)  # type: ignore[arg-type]
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
