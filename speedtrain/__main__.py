@@ -1,5 +1,6 @@
 """`python -m speedtrain`."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -8,6 +9,11 @@ from pathlib import Path
 
 def main() -> int:
     """The command; see `speedtrain.cli`."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        print("speedtrain: the current folder was deleted; change to another one", file=sys.stderr)
+        return 2
     try:
         from speedtrain.cli import main
 
@@ -24,6 +30,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     # -m puts the current folder first in the path: a timing.py that a person keeps there is not ours
-    if sys.path[0] == os.getcwd() and Path(__file__).absolute().parent.parent != Path(sys.path[0]):
-        del sys.path[0]
+    with contextlib.suppress(FileNotFoundError):  # of a folder that was deleted: told by `main`
+        if sys.path[0] == os.getcwd() and Path(__file__).absolute().parent.parent != Path(sys.path[0]):
+            del sys.path[0]
     sys.exit(main())

@@ -213,6 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if implied and behind and behind[1] in VERBS:
                 raise UserError(f"the command comes first: python -m speedtrain {behind[1]} [options]") from None
             raise
+        for name, value in options[options.verb].items():
+            if value == "":  # as of "$UNSET", which would mean the current folder
+                raise UserError(f"--{name.replace('_', '-')} is empty; give a name or a path")
         if options[options.verb].get("no_cache"):
             from speedtrain.data.cache import VARIABLE
 

@@ -72,6 +72,15 @@ def find_trained_run(start_from: str | Path | None) -> TrainedRun | None:
     run = read_trained_run(weights_file(start_from))
     if run is None and os.path.isdir(start_from):
         raise UserError(f"--from {start_from}: its {WEIGHTS} cannot be read as the weights of a run")
+    if run is None and str(start_from).endswith(".safetensors"):
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(start_from, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"--from {start_from}: not a readable weights file ({reason}); copy it again") from None
     return run
 
 

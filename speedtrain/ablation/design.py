@@ -84,7 +84,9 @@ def make_design(
     options = {**options, "recipe": options.get("recipe") or default_recipe(**options)}
     start = find_trained_run(base.start_from)  # its network keeps the tricks that shaped it
     changeable = [name for name in base.tricks if start is None or name not in start.tricks()]
-    varied = changeable if tricks is None else list(dict.fromkeys(tricks))
+    varied = changeable if tricks is None else list(tricks)
+    if len(set(varied)) < len(varied):
+        raise UserError(f"--tricks: {max(varied, key=varied.count)} is given twice")
     values = _check_values(vary or {})
     trials = KINDS[kind].count(len(varied)) * prod(map(len, values.values())) * seeds
     if trials > MANY and not many:

@@ -81,6 +81,8 @@ def parse_search(texts: Sequence[str]) -> dict[str, str]:
         key, equals, where = text.partition("=")
         if not equals or not key or not where:
             raise UserError(f"--search {text}: must be KEY=WHERE, as in --search sam.rho=log:0.01..0.5")
+        if key.strip() in search:
+            raise UserError(f"--search {key.strip()}: given twice")
         search[key.strip()] = where.strip()
     return search
 
@@ -99,6 +101,8 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
             raise UserError(f"--vary {text}: must be KEY=a,b,c, as in --vary sam.rho=0.02,0.05")
         if key.strip() in varied:
             raise UserError(f"--vary {key.strip()}: given twice")
+        if twice := _given_twice(parsed):
+            raise UserError(f"--vary {text}: {twice[0]} is given twice")
         varied[key.strip()] = parsed
     return varied
 
@@ -112,7 +116,13 @@ def parse_budgets(text: str) -> list[Any]:
     budgets = _values(text)
     if not budgets:
         raise UserError(f"--budgets {text}: must be seconds, as in --budgets 15,30,60")
+    if twice := _given_twice(budgets):
+        raise UserError(f"--budgets {text}: {twice[0]} is given twice")
     return budgets
+
+
+def _given_twice(values: Sequence[Any]) -> list[Any]:
+    return [value for place, value in enumerate(values) if value in values[:place]]
 
 
 def whole_number(option: str, text: str) -> int:

@@ -9,11 +9,8 @@ from speedtrain.config import IN_MEMORY
 from speedtrain.data.annotators import check_votes, look_like_classes, majority
 from speedtrain.data.image_files import Reading
 from speedtrain.data.mapped import empty_images
-from speedtrain.data.photograph import FITTED, SIDE, fit
+from speedtrain.data.photograph import FITTED, SIDE, fit, white_of
 from speedtrain.data.source import Arrays, Source, data_error
-
-DEPTHS = (8, 10, 12, 14, 16)
-"""Bits a pixel of cameras and scanners. Integers wider than uint8 hold one of these."""
 
 
 class Standard(NamedTuple):
@@ -192,10 +189,10 @@ def _pixel_max(images: np.ndarray, where: str, reading: Reading) -> int:
     if low < 0:
         raise data_error(where, f"images are {images.dtype} from {low} to {high}: give values from 0")
     if reading.pixel_max is None:
-        depth = next((depth for depth in DEPTHS if high < 2**depth), None)
-        if depth is None:
+        white = white_of(high)
+        if white is None:
             raise data_error(where, f"images are {images.dtype} up to {high}: give at most 16 bits, 0 to 65535")
-        return 2**depth - 1
+        return white
     if high > reading.pixel_max:
         what = f"images go up to {high}, and {reading.pixel_max} is white, by pixel_max or by the training images"
         raise data_error(where, f"{what}: scale them alike, or train with a larger pixel_max")
@@ -209,4 +206,6 @@ def _white_of_floats(images: np.ndarray, where: str) -> int:
         raise data_error(where, "images hold NaN or infinity: give uint8, 0 to 255")
     if low < 0 or high > 255:
         raise data_error(where, f"images run from {low:g} to {high:g}, neither 0 to 1 nor 0 to 255: give uint8")
+    if 1 < high < 2:
+        raise data_error(where, f"images go up to {high:g}, just above 1: clip them, as by images.clip(0, 1)")
     return 1 if high <= 1 else 255

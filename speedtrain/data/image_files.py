@@ -9,7 +9,18 @@ import numpy as np
 
 from speedtrain.data.cache import ImageCache, cache_folder, image_key
 from speedtrain.data.mapped import empty_images, take
-from speedtrain.data.photograph import FITTED, SIDE, Fit, large_images_allowed, natural_side, read_photograph, size_of
+from speedtrain.data.photograph import (
+    FITTED,
+    SIDE,
+    WHITE,
+    Facts,
+    Fit,
+    facts_of,
+    large_images_allowed,
+    natural_side,
+    read_photograph,
+    white_of,
+)
 from speedtrain.data.source import Source, data_error
 from speedtrain.errors import UserError
 from speedtrain.machine import available_cores
@@ -79,6 +90,7 @@ class Photographs:
         resized: how many images had another size.
         oblong: how many images were not square.
         problems: file that cannot be read → why.
+        pixel_max: the integer that stands for white in grey images of more than 8 bits; None without such.
         notes: one-line messages for the user.
     """
 
@@ -87,6 +99,7 @@ class Photographs:
     resized: int
     oblong: int
     problems: Mapping[Path, str] = field(default_factory=dict)
+    pixel_max: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -101,20 +114,30 @@ def read_photographs(paths: Sequence[Path], reading: Reading) -> Photographs:
     problems: dict[Path, str] = {}
     with large_images_allowed(), ThreadPoolExecutor(available_cores()) as pool:
         try:
-            sizes = list(pool.map(_size, paths))
-            side, on_side = reading.decide_side([size for size in sizes if size] or [(SIDE, SIDE)], len(paths))
+            facts = list(pool.map(_facts, paths))
+            sizes = [known.size for known in facts if known]
+            side, on_side = reading.decide_side(sizes or [(SIDE, SIDE)], len(paths))
+            white, on_depth = white_in([known.highest if known else 0 for known in facts], reading)
+            if upper := sum(known.upper_bits for known in facts if known):
+                on_depth += [f"{upper} of {len(paths)} images have 16 bits a colour, of which the upper 8 were taken"]
             images = empty_images(len(paths), side)
             cache = ImageCache(cache_folder(), side)
-            keys = [image_key(path, side, reading.fit) for path in paths]
+
+            def key_of(place: int) -> bytes | None:
+                known = facts[place]
+                how = f"{reading.fit} {white}" if known and known.highest else reading.fit
+                return image_key(paths[place], side, how)
+
+            keys = [key_of(place) for place in range(len(paths))]
             missing = np.flatnonzero(~cache.read(keys, images)).tolist()
 
             def decode(place: int) -> str | None:
                 try:
-                    images[place], _ = read_photograph(paths[place], side, reading.fit)
+                    images[place], _ = read_photograph(paths[place], side, reading.fit, white or WHITE)
                 except Exception as error:
                     return str(error)
                 # a file that was changed while it was read is not kept
-                if keys[place] != image_key(paths[place], side, reading.fit):
+                if keys[place] != key_of(place):
                     keys[place] = None
                 return None
 
@@ -131,12 +154,12 @@ def read_photographs(paths: Sequence[Path], reading: Reading) -> Photographs:
             pool.shutdown(cancel_futures=True)
             raise
     readable = np.array([path not in problems for path in paths], dtype=bool)
-    found = [size for size, good in zip(sizes, readable, strict=True) if good]
+    found = [known.size for known, good in zip(facts, readable, strict=True) if known and good]
     resized = sum(size != (side, side) for size in found)
-    oblong = sum(size is not None and size[0] != size[1] for size in found)
+    oblong = sum(size[0] != size[1] for size in found)
     notes = (f"decoded images could not be kept for the next run ({cache.problem})",) if cache.problem else ()
     images = images if readable.all() else take(images, readable)
-    return Photographs(images, readable, resized, oblong, problems, (*on_side, *notes))
+    return Photographs(images, readable, resized, oblong, problems, white, (*on_side, *on_depth, *notes))
 
 
 def labelled_photographs(
@@ -180,6 +203,7 @@ def labelled_photographs(
         notes=(*(f"{name}: {note}" for note in [*read.notes, *said]), *notes),
         by_name=True,
         native=side == SIDE and not read.resized and any(map(_in_colour, read.images)),
+        pixel_max=read.pixel_max,
         files=tuple(named for path, named in files.items() if path not in read.problems),
         problems={files[path]: why for path, why in read.problems.items()},
     )
@@ -209,9 +233,27 @@ def _in_colour(image: np.ndarray) -> bool:
     return bool((image[..., 0] != image[..., 1]).any())
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height, None where the header cannot be read."""
+def _facts(path: Path) -> Facts | None:
+    """None where the file cannot be read."""
     try:
-        return size_of(path)
+        return facts_of(path)
     except Exception:
         return None
+
+
+def white_in(highest: Sequence[int], reading: Reading) -> tuple[int | None, list[str]]:
+    """What stands for white in grey images of more than 8 bits, and what is to be said of it.
+
+    Args:
+        highest: `highest_value` of each image.
+        reading: how they are read.
+
+    Returns:
+        None where no image has more than 8 bits.
+    """
+    wide = sum(value > 0 for value in highest)
+    if not wide:
+        return None, []
+    white = reading.pixel_max or white_of(max(highest)) or WHITE  # those of 32 bits are refused one by one
+    depth = f"{wide} of {len(highest)} images have more than 8 bits, from 0 to {white}"
+    return white, [f"{depth}, converted to 8 (--set pixel_max=N changes it)"]

@@ -49,6 +49,7 @@ from speedtrain.data.splits import (
     groups_in_both,
     hold_out,
     limit_per_class,
+    notes_on_names,
     read_chosen,
     test_set,
     training_set,
@@ -139,7 +140,7 @@ def load_data(
         test_source = own_test or given
 
     train = training_set(source)
-    notes = list(source.notes)
+    notes = [*source.notes, *notes_on_names(train)]
     several = train.votes is not None or (test_source is not None and test_source.votes is not None)
     if labels is not None and not several:
         raise data_error("--labels", f"{train.name} has one label an image: leave it out")

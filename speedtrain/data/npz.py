@@ -12,12 +12,15 @@ import numpy as np
 from speedtrain.data.arrays import check_arrays
 from speedtrain.data.image_files import Reading
 from speedtrain.data.mapped import is_large, read_mapped
+from speedtrain.data.photograph import IMAGE_SUFFIXES
 from speedtrain.data.source import Source, data_error, unreadable
 from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen
 from speedtrain.errors import UserError
 
 NO_IMAGES = "neither an image that can be read, nor an .npz"
 """What is wrong with another file where images of either kind are wanted."""
+NAMED = 5
+"""Entries of a file that an error names."""
 OURS = {TRAIN: ("images", "labels")}
 LAYOUTS = (
     ("{}_images", "{}_labels"),  # MedMNIST's
@@ -123,8 +126,11 @@ def _read(path: Path, required: tuple[str, ...]) -> tuple[dict[str, Arrays], Arr
                 layout = _layout(names)
                 missing = [key for key in required if layout is OURS and key not in archive]
                 if missing:
-                    there = ", ".join(archive.files) or "nothing"
-                    raise data_error(path, f"no {missing[0]!r} in it (it holds {there}): {advice}")
+                    there = ", ".join(archive.files[:NAMED]) or "nothing"
+                    more = f" and {len(archive.files) - NAMED} more" if len(archive.files) > NAMED else ""
+                    if any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in archive.files):
+                        advice = "unpack it, and give the folder"
+                    raise data_error(path, f"no {missing[0]!r} in it (it holds {there}{more}): {advice}")
                 splits = {
                     split: {
                         name: _array(archive, key, path)

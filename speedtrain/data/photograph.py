@@ -10,7 +10,8 @@ import stat
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,11 @@ IMAGE_SUFFIXES = (
 )
 # Pillow goes by the content, not by the suffix, and some of its other readers start programs (Ghostscript).
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "TIFF", "AVIF", "JPEG2000", "HEIF")
+
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits a pixel of cameras and scanners. Integers wider than uint8 hold one of these."""
+WHITE = 2**16 - 1
+"""In a grey image of more than 8 bits, where nothing else is said."""
 
 LARGEST = 2**28
 """Pixels of the largest image that is read: 1 GiB while it is decoded."""
@@ -91,22 +97,63 @@ def natural_side(sizes: Sequence[tuple[int, int]]) -> int:
     return max((side for side in SIDES if side <= median), default=SIDE)
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """Width and height of the image in the file, by its header: not turned upright, since Pillow decodes the whole of a
-    PNG to look for its orientation.
+@dataclass(frozen=True)
+class Facts:
+    """What must be known of image files before they are read.
+
+    Attributes:
+        size: width and height, by the header: not turned upright, since Pillow decodes the whole of a PNG to look for
+            its orientation.
+        highest: the largest value of a grey image of more than 8 bits; 0 for all others.
+        upper_bits: whether it is in colour with 16 bits a channel, of which Pillow reads the upper 8.
+    """
+
+    size: tuple[int, int]
+    highest: int = 0
+    upper_bits: bool = False
+
+
+def facts_of(path: Path) -> Facts:
+    """What must be known of an image file. Call it inside `large_images_allowed`.
 
     Raises:
         Exception: as for `read_photograph`.
     """
     with _opened(path) as image:
         _check_size(image)
-        return image.size
+        tiles = getattr(image, "tile", None)
+        upper_bits = image.mode in ("RGB", "RGBA") and ";16" in str(tiles and tiles[0][3])
+        return Facts(image.size, highest_value(image), upper_bits)
 
 
-def read_photograph(path: Path, side: int = SIDE, how: Fit = "crop") -> tuple[np.ndarray, tuple[int, int]]:
+def highest_value(image: Image.Image) -> int:
+    """The largest value of a grey image of more than 8 bits, or where the file says that it has 12, at least theirs.
+
+    0 for all others.
+    """
+    if not image.mode.startswith("I"):
+        return 0
+    with _ONE_LARGE if image.width * image.height >= LARGE else nullcontext():
+        return max(int(np.asarray(image).max()), 2**12 - 1 if _bits(image) == 12 else 0)
+
+
+def white_of(highest: int) -> int | None:
+    """The largest integer of the smallest of DEPTHS that holds this one; None if none does."""
+    return next((2**depth - 1 for depth in DEPTHS if highest < 2**depth), None)
+
+
+def read_photograph(
+    path: Path, side: int = SIDE, how: Fit = "crop", white: int = WHITE
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Reads an image file; of an animation, the first frame.
 
     Call it inside `large_images_allowed`.
+
+    Args:
+        path: of the file.
+        side: of the result, in pixels. Default: 32.
+        how: what becomes of an image that is not square. Default: its centred square.
+        white: what stands for it in grey images of more than 8 bits. Default: 65535.
 
     Returns:
         uint8 [side, side, 3], and the width and height of the image in the file.
@@ -123,11 +170,11 @@ def read_photograph(path: Path, side: int = SIDE, how: Fit = "crop") -> tuple[np
             if drafted := image.draft(None, (int(size[0] / scale), int(size[1] / scale))):
                 factor = round(size[0] / drafted[1][2])
         if image.width * image.height < LARGE:
-            pixels = _flat(image)
+            pixels = _flat(image, white)
         else:
             with _ONE_LARGE:
                 more = max(1, min(image.size) // (GAP * side))
-                pixels, factor = _reduced(image, more), factor * more
+                pixels, factor = _reduced(image, more, white), factor * more
         turn = _TURNS.get(_orientation(image))
     if factor > 1:  # turned at the end: what a whole factor leaves of the last row and column is at their end
         fitted = _fit_reduced(pixels, size, factor, side, how)
@@ -135,7 +182,9 @@ def read_photograph(path: Path, side: int = SIDE, how: Fit = "crop") -> tuple[np
     return fit(pixels if turn is None else pixels.transpose(turn), side, how), size
 
 
-def read_image(image: Image.Image, side: int = SIDE, how: Fit = "crop") -> tuple[np.ndarray, tuple[int, int]]:
+def read_image(
+    image: Image.Image, side: int = SIDE, how: Fit = "crop", white: int = WHITE
+) -> tuple[np.ndarray, tuple[int, int]]:
     """An image in memory, as `read_photograph` reads a file; the image itself is not changed.
 
     Raises:
@@ -144,7 +193,7 @@ def read_image(image: Image.Image, side: int = SIDE, how: Fit = "crop") -> tuple
     _check_size(image)
     image = image.copy()
     turn = _TURNS.get(_orientation(image))
-    pixels = _flat(image)
+    pixels = _flat(image, white)
     return fit(pixels if turn is None else pixels.transpose(turn), side, how), image.size
 
 
@@ -247,7 +296,13 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _reduced(image: Image.Image, factor: int) -> Image.Image:
+def _bits(image: Image.Image) -> int:
+    """Of a value, as a TIFF says; 16 where nothing does."""
+    bits: int = getattr(image, "tag_v2", {}).get(258, (16,))[0]
+    return bits
+
+
+def _reduced(image: Image.Image, factor: int, white: int) -> Image.Image:
     """The image in RGB, each side shortened by a whole factor; never the whole of it in another mode."""
     _scale_transparency(image)
     image.load()
@@ -255,15 +310,15 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
     rows = max(1, LARGE // (image.width * factor))
     for top in range(0, small.height, rows):
         strip = image.crop((0, top * factor, image.width, min(image.height, (top + rows) * factor)))
-        small.paste(_in_rgb(strip, image).reduce(factor), (0, top))
+        small.paste(_in_rgb(strip, image, white).reduce(factor), (0, top))
     return small
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def _flat(image: Image.Image, white: int) -> Image.Image:
     """The image in RGB."""
     _scale_transparency(image)
     image.load()
-    return _in_rgb(image, image)
+    return _in_rgb(image, image, white)
 
 
 def _scale_transparency(image: Image.Image) -> None:
@@ -277,15 +332,17 @@ def _scale_transparency(image: Image.Image) -> None:
         image.info["transparency"] = colour * {"1": 255, "L;2": 85, "L;4": 17}[str(depth)]
 
 
-def _in_rgb(pixels: Image.Image, file: Image.Image) -> Image.Image:
+def _in_rgb(pixels: Image.Image, file: Image.Image, white: int) -> Image.Image:
     """Pixels of a file in RGB, 8 bits a channel, on white where they are transparent."""
     colour = pixels.info.get("transparency")
     if pixels.mode.startswith(("I", "F")):  # Pillow's own conversion clips these at 255: white all over
         values = np.asarray(pixels)
-        bits = getattr(file, "tag_v2", {}).get(258, (16,))[0]
-        if pixels.mode == "F" or bits > 16 or values.min() < 0 or values.max() > 0xFFFF:
+        highest = int(values.max())
+        if pixels.mode == "F" or _bits(file) > 16 or values.min() < 0 or highest > WHITE:
             raise ValueError("32-bit pixels")
-        grey = (values >> (4 if bits == 12 else 8)).astype(np.uint8)
+        if highest > white:
+            raise ValueError(f"values up to {highest}, and {white} is white, by pixel_max or by the training images")
+        grey = np.rint(values * (255 / white)).astype(np.uint8)
         if isinstance(colour, int):
             grey[values == colour] = 255
         return Image.fromarray(grey).convert("RGB")
@@ -297,6 +354,6 @@ def _in_rgb(pixels: Image.Image, file: Image.Image) -> Image.Image:
         pixels = pixels.convert("L")
         pixels.info["transparency"] = colour
     layer = pixels.convert("RGBA")
-    white = Image.new("RGB", layer.size, "white")
-    white.paste(layer, mask=layer.getchannel("A"))
-    return white
+    paper = Image.new("RGB", layer.size, "white")
+    paper.paste(layer, mask=layer.getchannel("A"))
+    return paper

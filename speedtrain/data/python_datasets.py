@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from speedtrain.data.image_files import Reading, note_on_fit
+from speedtrain.data.image_files import Reading, note_on_fit, white_in
 from speedtrain.data.mapped import empty_images
-from speedtrain.data.photograph import SIDE, large_images_allowed, read_image
+from speedtrain.data.photograph import SIDE, WHITE, highest_value, large_images_allowed, read_image
 from speedtrain.data.source import Source, class_numbers, data_error
 from speedtrain.machine import available_cores
 
@@ -44,13 +44,18 @@ def read_indexable(dataset: Any, name: str, reading: Reading, *, in_parallel: bo
     sample = range(0, count, max(1, count // SAMPLE))
     with large_images_allowed(), ThreadPoolExecutor(available_cores()) if in_parallel else nullcontext() as pool:
         each = pool.map if pool else map
-        side, on_side = reading.decide_side((_item(dataset, place, name)[0].size for place in sample), count)
+        looked_at = [(image.size, image.mode) for image, _ in (_item(dataset, place, name) for place in sample)]
+        side, on_side = reading.decide_side((size for size, _ in looked_at), count)
+        white, on_depth = white_in([], reading)
+        if any(mode.startswith("I") for _, mode in looked_at):
+            highest = list(each(lambda place: highest_value(_item(dataset, place, name)[0]), range(count)))
+            white, on_depth = white_in(highest, reading)
         images = empty_images(count, side)
 
         def read(place: int) -> tuple[int | str, bool, bool, bool]:
             image, label = _item(dataset, place, name)
             try:
-                images[place], size = read_image(image, side, reading.fit)
+                images[place], size = read_image(image, side, reading.fit, white or WHITE)
             except Exception as error:  # of a file that is read only now
                 raise data_error(name, f"image {place} cannot be read ({error}): mend or remove it") from error
             return label, size != (side, side), size[0] != size[1], image.mode == "RGB"
@@ -59,7 +64,7 @@ def read_indexable(dataset: Any, name: str, reading: Reading, *, in_parallel: bo
     labels, resized, oblong, colour = (list(column) for column in zip(*items, strict=True))
     numbers, classes = _classes(labels, dataset, name)
     fitted = note_on_fit(sum(resized), sum(oblong), count, side, reading.fit)
-    notes = [*on_side, *([fitted] if any(resized) else [])]
+    notes = [*on_side, *on_depth, *([fitted] if any(resized) else [])]
     return Source(
         name=name,
         where=name,
@@ -69,6 +74,7 @@ def read_indexable(dataset: Any, name: str, reading: Reading, *, in_parallel: bo
         notes=tuple(f"{name}: {note}" for note in notes),
         by_name=isinstance(labels[0], str),
         native=side == SIDE and all(colour) and not any(resized),
+        pixel_max=white,
     )
 
 

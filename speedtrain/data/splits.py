@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -147,9 +148,23 @@ def training_set(source: Source) -> Images:
         name = source.classes[missing] if source.classes else str(missing)
         if source.votes is not None:
             raise data_error(source.where, f"class {name!r} is the majority's label of no image: mend or remove it")
-        raise data_error(source.where, f"class {name!r} has no training image: add some, or number without gaps from 0")
+        advice = "remove it" if source.by_name else "number without gaps from 0"
+        raise data_error(source.where, f"class {name!r} has no training image: add some, or {advice}")
     classes = source.classes or _numbers(num_classes)
     return _images(source, classes)
+
+
+def notes_on_names(train: Images) -> list[str]:
+    """What is to be said of classes whose names differ only in upper and lower case, or in how a number is written."""
+    first: dict[str, str] = {}
+    notes = []
+    for name in train.classes:
+        alike = name.strip().casefold()
+        with suppress(ValueError):
+            alike = repr(float(alike))
+        if (other := first.setdefault(alike, name)) != name:
+            notes.append(f"{train.name}: {other!r} and {name!r} are taken for two classes")
+    return notes
 
 
 def test_set(source: Source, train: Images, named: bool) -> tuple[Images, list[str]]:

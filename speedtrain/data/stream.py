@@ -20,7 +20,7 @@ from speedtrain.data.arrays import standard_images
 from speedtrain.data.folder import TO_PREDICT, files_to_predict, is_folder
 from speedtrain.data.image_files import Reading, read_photographs
 from speedtrain.data.npz import NO_IMAGES, is_npz, read_npz
-from speedtrain.data.photograph import is_image_file, large_images_allowed, read_image
+from speedtrain.data.photograph import WHITE, is_image_file, large_images_allowed, read_image
 from speedtrain.data.python_datasets import as_image, refuse_undecoded
 from speedtrain.data.source import NOT_FROM_THE_WEB, data_error, is_address, is_gap
 from speedtrain.errors import UserError
@@ -190,7 +190,8 @@ def _reduced(items: Mapping[int, Any], first: int, reading: Reading, pool: Threa
     def read(place: int) -> np.ndarray:
         assert reading.side is not None
         try:
-            return read_image(as_image(items[place], f"image {first + place}", IN_MEMORY), reading.side, reading.fit)[0]
+            image = as_image(items[place], f"image {first + place}", IN_MEMORY)
+            return read_image(image, reading.side, reading.fit, reading.pixel_max or WHITE)[0]
         except UserError:
             raise
         except Exception as error:  # of a PIL image whose file is read only now

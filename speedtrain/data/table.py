@@ -12,7 +12,7 @@ import numpy as np
 
 from speedtrain.data.annotators import NO_LABEL, check_votes, majority
 from speedtrain.data.image_files import Reading, labelled_photographs
-from speedtrain.data.source import Source, class_numbers, data_error, is_gap, unreadable
+from speedtrain.data.source import NOT_FROM_THE_WEB, Source, class_numbers, data_error, is_gap, unreadable
 from speedtrain.data.splits import TEST_SPLITS, TRAIN, Sources, SplitChoice, read_chosen, split_called
 from speedtrain.errors import UserError
 
@@ -213,8 +213,12 @@ def _check_named_once(rows: Mapping[str, Sequence[str]], folder: Path, where: st
 def _check_there(files: Sequence[str], folder: Path, column: str, where: str, reading: Reading) -> None:
     missing = [file for file in files if not (folder / file).is_file()]
     if missing and not (reading.skip_unreadable and len(missing) < len(files)):
-        what = f"{len(missing)} of {len(files)} files in column {column!r} are not there, {missing[0]!r} for one"
+        what = f"{len(missing)} of {len(files)} files in column {column!r} are not there, '{missing[0]}' for one"
         hint = "" if len(missing) == len(files) else ", or leave them out by --skip-unreadable"
+        if "://" in missing[0]:
+            raise data_error(where, f"{what}: {NOT_FROM_THE_WEB}")
+        if "\\" in missing[0] and os.sep == "/":
+            raise data_error(where, f"{what}: write / in place of \\{hint}")
         raise data_error(where, f"{what}: give paths relative to {folder.absolute()}{hint}")
 
 

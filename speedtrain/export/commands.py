@@ -1,5 +1,7 @@
 """The command `export`: its options, and from them to a call and its exit code. Light to import."""
 
+import signal
+
 from jsonargparse import ArgumentParser, Namespace
 
 
@@ -19,6 +21,10 @@ def export_command(options: Namespace) -> int:
     from speedtrain.export.export import export
     from speedtrain.run.progress import Display
 
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)  # which removes what was begun
+
+    signal.signal(signal.SIGTERM, interrupt)
     path, proof = export(
         options.run,
         options.format,

@@ -4,6 +4,7 @@ All paths become absolute here, since programs that run in other folders read th
 """
 
 import math
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -365,7 +366,8 @@ def _competition(options: Namespace) -> int:
     if options.action == "new":
         from speedtrain.judge.competition_template import write_template
 
-        print(f"{write_template(path)}: name your images in it, then: python -m speedtrain competition check {path}")
+        check = f"python -m speedtrain competition check {shlex.quote(str(path))}"
+        print(f"{write_template(path)}: name your images in it, then: {check}")
         return 0
     from speedtrain.judge.competition_check import check_competition, load_competition
 

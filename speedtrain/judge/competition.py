@@ -224,6 +224,8 @@ def _competition(given: Mapping[str, Any], folder: Path, sandbox: Kind) -> Compe
             whole[name].encode()
         except UnicodeEncodeError:
             raise UserError(f"{name} holds characters that no file can hold") from None
+    if not whole["name"].strip():
+        raise UserError("name is empty: give the name of the competition")
     if whole["side"] != "auto":
         _between(whole["side"], "side", 7, 1024)
     dates = sections["dates"]

@@ -71,9 +71,15 @@ def refuse_other_rules(journal: Journal, rules: Mapping[str, Any], out: Path) ->
         "fit": journal.header.get("fit", rules["fit"]),
         "name": journal.header.get("name", rules["name"]),
     }
+    remedy = f"when {out} was begun: give it as it was, or judge into a new folder"
+    for key, value in rules["settings"].items():
+        if value != (before := begun["settings"].get(key)):
+            raise UserError(f"{key} is {value}, and was {before} {remedy}")
+    if begun["regimes"] != rules["regimes"]:
+        raise UserError(f"the images, or the labels of the training images, are not what they were {remedy}")
     for key, value in begun.items():
         if value != rules[key]:
-            raise UserError(f"{key} is not what it was when {out} was begun; judge into a new folder")
+            raise UserError(f"{key} is not what it was {remedy}")
 
 
 def refuse_other_submissions(journal: Journal, submissions: Mapping[str, Submission], out: Path) -> None:
@@ -121,3 +127,8 @@ def _labels(out: Path, test: Path, regime: Mapping[str, Any], fit: Fit) -> np.nd
     if labels.max() >= len(classes):
         raise UserError(f"{test}: label {labels.max()}, but there are {len(classes)} classes")
     return labels
+
+
+def labels_sha256(regimes: Mapping[str, Data]) -> dict[str, str]:
+    """Hex digest of the labels of each regime's test images."""
+    return {name: hashlib.sha256(data.test.labels.tobytes()).hexdigest() for name, data in regimes.items()}

@@ -23,7 +23,13 @@ from speedtrain.judge.board_folder import (
     write_training_images,
 )
 from speedtrain.judge.cluster import Cluster
-from speedtrain.judge.contest_rules import facts_of, refuse_other_rules, refuse_other_submissions, rules_of
+from speedtrain.judge.contest_rules import (
+    facts_of,
+    labels_sha256,
+    refuse_other_rules,
+    refuse_other_submissions,
+    rules_of,
+)
 from speedtrain.judge.journal import Journal
 from speedtrain.judge.late_entries import add_late, stored_submissions
 from speedtrain.judge.settings import Settings
@@ -87,9 +93,12 @@ def judge(
             began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             header = {**rules, "submissions": facts_of(submissions)}
             header |= {"began": began, "speed": ready.speed, "seed": secrets.randbelow(1 << 31)}
+            header["test_labels"] = labels_sha256(regimes)
             journal = Journal(private / "journal.jsonl", header)
         try:
             refuse_other_rules(journal, rules, out)
+            if journal.header.get("test_labels", labels_sha256(regimes)) != labels_sha256(regimes):
+                report("the labels of the test images are not those when the board was begun: all are scored by these")
             if late:
                 run = add_late(journal, private, submissions, settings, report)
             else:

@@ -19,8 +19,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[st
 
 
 def _cell(text: str) -> str:
-    """Text without a bare pipe, which would end the cell; a pipe that is escaped already stays as it is."""
-    return re.sub(r"(?<!\\)((?:\\\\)*)\|", r"\1\\|", text)
+    """Text without a bare pipe or an end of a line, which would end the cell; an escaped pipe stays as it is."""
+    return re.sub(r"(?<!\\)((?:\\\\)*)\|", r"\1\\|", " ".join(text.splitlines()))
 
 
 def escape(text: str) -> str:

@@ -107,6 +107,29 @@ def test_bad_input_gets_one_clear_line(
     assert not Path("runs").exists()  # nothing had begun
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--budget", "9", "--data", ""],
+        ["predict", "--run", "r", "--out", "p.csv", "--images", ""],
+        ["suspects", "--budget", "9", "--recipe", ""],
+        ["competition", "check", ""],
+    ],
+)
+def test_an_empty_text_is_not_the_current_folder(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(words, capsys)
+    assert " is empty; give a name or a path" in said
+    assert ("images" in said) == ("--images" in words)
+
+
+def test_a_current_folder_that_was_deleted(tmp_path: Path) -> None:
+    command = f"mkdir gone && cd gone && rmdir ../gone && exec {sys.executable} -m speedtrain"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "speedtrain: the current folder was deleted; change to another one"
+    assert "Traceback" not in done.stderr
+
+
 def test_a_network_that_fails_here_gets_one_clear_line(
     images: str,
     warm_processes: None,

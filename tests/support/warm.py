@@ -1,4 +1,4 @@
-"""A Python that has imported already: what a test starts through it need not wait four seconds for torch and Lightning.
+"""A Python that has imported already: what a test starts through it need not wait seconds for torch and Lightning.
 
     python warm.py serve SOCKET                        imports, then forks a process for every request
     python warm.py run SOCKET PROGRAM [ARGUMENT ...]   asks for a module or a .py file, and stands in for its process

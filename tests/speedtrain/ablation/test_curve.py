@@ -50,6 +50,7 @@ def test_the_interval_is_student_s() -> None:
     ("arguments", "message"),
     [
         (["--budgets", "a,b"], "budget must be"),
+        (["--budgets", "15,30,15"], "15 is given twice"),
         (["--budgets", "9", "--budget", "9"], "--budgets"),
         (["--budgets", "9", "--recipes", "outo"], "did you mean 'auto'"),
         (["--budgets", "9", "--seeds", "0"], "--seeds"),

@@ -91,6 +91,8 @@ def test_a_design_of_very_many_trials_needs_to_be_meant() -> None:
         (["--vary", "width"], "KEY=a,b,c"),
         (["--vary", "widht=8,16"], "no such key"),
         (["--vary", "width=eight,16"], "width must be"),
+        (["--vary", "width=8,16,8"], "8 is given twice"),
+        (["--tricks", "flip,flip"], "flip is given twice"),
         (["--vary", "sam.rho=0.1,0.2"], "'sam' is not on"),
         (["--vary", "seed=1,2"], "--seeds"),
         (["--seeds", "0"], "--seeds"),

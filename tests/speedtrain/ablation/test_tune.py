@@ -48,6 +48,7 @@ def test_ranges_and_choices(text: object, expected: Dimension) -> None:
         ([], "--search"),
         (["--search", "lr"], "KEY=WHERE"),
         (["--search", "lr=5"], "LOW..HIGH"),
+        (["--search", "lr=0.1..0.2", "--search", "lr=0.3..0.4"], "--search lr: given twice"),
         (["--search", "lr=0.5..0.1"], "LOW must be below HIGH"),
         (["--search", "lr=log:0..1"], "above 0"),
         (["--search", "lr=a..b"], "LOW..HIGH"),

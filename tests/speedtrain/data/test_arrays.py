@@ -37,6 +37,7 @@ BAD_ARRAYS = {
     "inf": (with_value(FLOATS, np.inf), LABELS, "infinity"),
     "minus inf": (with_value(FLOATS, -np.inf), LABELS, "infinity"),
     "negative float": (with_value(FLOATS, -0.5), LABELS, "from -0.5 to"),
+    "float just above 1": (with_value(FLOATS, 1.0004), LABELS, "up to 1.0004, just above 1: clip them"),
     "large float": (with_value(FLOATS, 256), LABELS, "to 256"),
     "float labels": (GOOD, LABELS.astype(float), "labels.astype(int)"),
     "bool labels": (GOOD, LABELS > 1, "labels are bool"),
@@ -51,7 +52,7 @@ BAD_ARRAYS = {
     "one label": (GOOD, np.array(1), "shape ()"),
     "one class": (GOOD, LABELS * 0, "one class"),
     "a single image": (GOOD[:1], LABELS[:1], "one class"),
-    "counted from 1": (GOOD, LABELS + 1, "class '0' has no training image"),
+    "counted from 1": (GOOD, LABELS + 1, "class '0' has no training image: add some, or number without gaps"),
     "a gap": (GOOD, LABELS * 2, "class '1' has no training image"),
 }
 

@@ -63,6 +63,12 @@ def truncated_member(path: Path) -> None:
     zip_of(path, images_npy=npy_bytes(GOOD)[:-1000], labels_npy=npy_bytes(LABELS))
 
 
+def zip_of_photographs(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(30):
+            archive.writestr(f"hat/{number}.jpg", b"")
+
+
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.touch(), "the file is empty"),
     "text": (lambda path: path.write_text("images, labels\n"), "not an .npz"),
@@ -73,6 +79,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no labels": (lambda path: save_npz(path, images=GOOD, y=LABELS), "no 'labels' in it (it holds images, y)"),
     "no images": (lambda path: save_npz(path, X=GOOD, labels=LABELS), "no 'images' in it (it holds X, labels)"),
     "another zip": (lambda path: zip_of(path, readme=b"hello"), "(it holds readme)"),
+    "photographs": (zip_of_photographs, "hat/4.jpg and 25 more): unpack it, and give the folder"),
     "raw members": (lambda path: zip_of(path, images=b"1", labels=b"2"), "'images' in it is not an array"),
     "not an npy inside": (lambda path: zip_of(path, images_npy=b"\x93NUMPY\1\0", labels_npy=b""), "damaged"),
     "truncated member": (truncated_member, "damaged"),
@@ -230,7 +237,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     assert "one class" in error_of(load_data, folder)
     (folder / "c").mkdir()
     Image.fromarray(GOOD[0]).save(folder / "c" / "0.png")
-    assert "class 'b' has no training image" in error_of(load_data, folder)
+    assert "class 'b' has no training image: add some, or remove it" in error_of(load_data, folder)
     (folder / "b").rmdir()
     assert load_data(folder).train.classes == ("a", "c")
     Image.fromarray(GOOD[0]).save(folder / "loose.png")

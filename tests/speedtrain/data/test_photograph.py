@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
 from speedtrain.data import image_files, load_data, load_images
-from speedtrain.data.photograph import FITS, Fit, large_images_allowed, natural_side, read_image, size_of
+from speedtrain.data.photograph import FITS, Fit, facts_of, large_images_allowed, natural_side, read_image
 
 RED, GREEN, BLUE, GREY = (200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128, 128)
 QUARTERS = Image.new("RGB", (60, 40))
@@ -71,7 +71,7 @@ def test_the_size_of_a_png_is_read_without_its_pixels(tmp_path: Path, monkeypatc
     monkeypatch.setattr(PngImageFile, "load", lambda image: decoded.append(image.size))
     Image.new("1", (17000, 16000)).save(tmp_path / "bomb.png")
     Image.new("1", (300, 200)).save(tmp_path / "small.png")
-    assert size_of(tmp_path / "small.png") == (300, 200)
+    assert facts_of(tmp_path / "small.png").size == (300, 200)
     assert "17000×16000 pixels, more than 268 million" in error_of(load_images, tmp_path / "bomb.png")
     with large_images_allowed():
         image = Image.open(tmp_path / "bomb.png")
@@ -245,3 +245,41 @@ def test_a_short_budget_keeps_photographs_at_32_pixels_and_says_so(
     data = load_data(tmp_path / "set", side=side, core_seconds=core_seconds)
     assert data.side == expected
     assert any("core-seconds are short for 10 images" in note for note in data.notes) == (expected == 32)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+@pytest.mark.parametrize("depth", [8, 10, 12, 16])
+def test_grey_files_of_more_than_8_bits_are_read_as_arrays_are(tmp_path: Path, suffix: str, depth: int) -> None:
+    """By the largest value of all; test images by what was white in training; `predict` too."""
+    values = np.random.default_rng(0).integers(0, 2**depth, (12, 32, 32)).astype(np.uint16)
+    values[0, 0, 0] = 2**depth - 1
+    values[1] >>= 2  # one that is dark by itself
+    for place, pixels in enumerate(values):
+        (tmp_path / "set" / "ab"[place % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "set" / "ab"[place % 2] / f"{place:02}.{suffix}")
+    labels = np.arange(12) % 2
+    files = load_data(tmp_path / "set", holdout=False, side=32)
+    arrays = load_data((values, labels), holdout=False, side=32)
+    order = np.argsort(labels, kind="stable")
+    np.testing.assert_array_equal(files.train.images, arrays.train.images[order])
+    assert files.train.pixel_max == arrays.train.pixel_max == 2**depth - 1
+    note = f"12 of 12 images have more than 8 bits, from 0 to {2**depth - 1}, converted to 8"
+    assert any(note in each for each in files.notes)
+    items = [(Image.fromarray(pixels), int(label)) for pixels, label in zip(values, labels, strict=True)]
+    np.testing.assert_array_equal(load_data(items, holdout=False, side=32).train.images, arrays.train.images)
+
+    pinned = load_data(tmp_path / "set", holdout=False, side=32, pixel_max=65535)
+    np.testing.assert_array_equal(pinned.train.images, np.rint(values[order, ..., None] * (255 / 65535)).repeat(3, -1))
+    if depth > 8:
+        message = error_of(load_data, tmp_path / "set", side=32, pixel_max=255)
+        assert f"values up to {2**depth - 1}, and 255 is white" in message
+    (dark,) = load_images(tmp_path / "set" / "b" / f"01.{suffix}", side=32, pixel_max=2**depth - 1)[0]
+    np.testing.assert_array_equal(dark, arrays.train.images[1])
+
+
+def test_colour_of_16_bits_is_told(tmp_path: Path) -> None:
+    for place in range(4):
+        (tmp_path / "ab"[place % 2]).mkdir(exist_ok=True)
+        png(tmp_path / "ab"[place % 2] / f"{place}.png", 16, 2, b"\x55\0" * 96, b"\0\0" * 3)
+    notes = load_data(tmp_path, holdout=False, side=32).notes
+    assert any("4 of 4 images have 16 bits a colour, of which the upper 8 were taken" in note for note in notes)

@@ -122,3 +122,11 @@ def test_empty_class_folder_of_the_test_split(tmp_path: Path) -> None:
     save_folder(tmp_path / "train", {"a": GOOD[:2], "b": GOOD[2:4]})
     save_folder(tmp_path / "test", {"a": GOOD[:2], "b": GOOD[:0]})
     assert any("'b' for one" in note for note in load_data(tmp_path).notes)
+
+
+def test_names_that_differ_little_are_said(tmp_path: Path) -> None:
+    names = ["hat", "Hat", "1", "1.0", "bag"]
+    save_folder(tmp_path, {name: some_images(2, seed=place) for place, name in enumerate(names)})
+    notes = load_data(tmp_path, holdout=False).notes
+    said = sorted(note.partition(": ")[2] for note in notes if "two classes" in note)
+    assert said == ["'1' and '1.0' are taken for two classes", "'Hat' and 'hat' are taken for two classes"]

@@ -169,6 +169,19 @@ def test_unreadable_and_missing_files_can_be_left_out(photos: Path) -> None:
     assert data.train.groups.tolist() == list(data.train.files or ())
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("https://x.org/a.png", "'https://x.org/a.png' for one: addresses of the web are not read"),
+        ("photos\\03.png", "'photos\\03.png' for one: write / in place of \\"),
+        ("nowhere.png", "'nowhere.png' for one: give paths relative to"),
+    ],
+)
+def test_files_that_are_not_there(photos: Path, file: str, said: str) -> None:
+    path = save_csv(photos / "a.csv", "file,label", [[file, "a"], *rows()])
+    assert said in error_of(load_data, path)
+
+
 BAD = {
     "no image column": ("a,label", rows(), {}, "no column called image or file"),
     "no label column": ("file,b", rows(), {}, "no column called label or class (it has 'file', 'b')"),

@@ -199,7 +199,7 @@ def test_a_board_is_not_judged_over_nor_resumed_with_other_rules(
         return message
 
     assert "--resume" in refused(judged.zips)
-    assert "settings is not what it was" in refused(judged.zips, "--resume", "--disk", "65M")
+    assert f"disk is {65 << 20}, and was {64 << 20} when" in refused(judged.zips, "--resume", "--disk", "65M")
     assert "submissions is not what it was" in refused(judged.zips[:2], "--resume")
 
 
@@ -210,6 +210,10 @@ def test_a_board_is_scored_again_with_corrected_labels(
     with np.load(data.test) as stored:
         images, labels = stored["images"], stored["labels"]
     np.savez(tmp_path / "corrected.npz", images=images, labels=(labels + 1) % 4)
+    corrected = SimpleNamespace(**{**vars(data), "test": tmp_path / "corrected.npz"})
+    capsys.readouterr()
+    assert main(command(corrected, judged.out, *judged.zips, more=(*judged.more, "--resume"))) == 0
+    assert "labels of the test images are not those when the board was begun" in capsys.readouterr().err
     assert main(["board", "--out", str(judged.out), "--test", str(tmp_path / "corrected.npz")]) == 0
     assert board_of(judged.out)["by_name"]["Ångström & sons"]["accuracy"] < 0.1
     assert main(["board", "--out", str(judged.out), "--test", str(data.test)]) == 0

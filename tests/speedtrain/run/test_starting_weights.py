@@ -104,6 +104,7 @@ def test_what_cannot_be_started_from_is_told_in_one_line(tmp_path: Path) -> None
     damaged.mkdir()
     (damaged / "weights.safetensors").write_bytes(b"half of a file")
     assert "cannot be read as the weights of a run" in error_of(starting, start_from=damaged)
+    assert "not a readable weights file" in error_of(starting, start_from=damaged / "weights.safetensors")
     save_weights(tmp_path / "odd.safetensors", {}, {"classes": ["a"], "network": {"model": "resnet9"}})
     assert "not the weights of a run" in error_of(starting, start_from=tmp_path / "odd.safetensors")
     tagged = starting(start_from=tmp_path / "text.txt", model=f"{TIMM}.nonsense")
