@@ -114,6 +114,7 @@ BAD = {
     "regimes: [{name: a, train: train.npz}]": "give data (one training set) or regimes (several): both are given",
     "side: none": "side must be a whole number or auto",
     "name: null": "name must be text, got None",
+    "name: ' '": "name is empty",
     ": [": "not YAML",
     "- a": "must hold keys and values",
 }
