@@ -59,9 +59,15 @@ class _Parser(ArgumentParser):
         super().__init__(**options, formatter_class=_Help)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        # jsonargparse calls the options of a verb verb.option
-        words = re.sub(rf"\b(?:{'|'.join(VERBS)})\.(\w+)", lambda found: f"--{found[1].replace('_', '-')}", message)
-        raise UserError(f"{' '.join(words.split())}; see python -m speedtrain --help")
+        verb = ""
+
+        def as_typed(found: re.Match[str]) -> str:  # jsonargparse calls the options of a verb verb.option
+            nonlocal verb
+            verb = f"{found[1]} "
+            return judging.POSITIONAL.get(found[0], f"--{found[2].replace('_', '-')}")
+
+        words = re.sub(rf"\b({'|'.join(VERBS)})\.(\w+)", as_typed, message)
+        raise UserError(f"{' '.join(words.split())}; see python -m speedtrain {verb}--help")
 
 
 def build_parser() -> ArgumentParser:

@@ -24,16 +24,19 @@ def export_command(options: Namespace) -> int:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt(number)  # which removes what was begun
 
-    signal.signal(signal.SIGTERM, interrupt)
-    path, proof = export(
-        options.run,
-        options.format,
-        options.out,
-        augmented=options.augmented,
-        images=options.images,
-        runtime=options.runtime,
-        progress=Display().reading,
-    )
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        path, proof = export(
+            options.run,
+            options.format,
+            options.out,
+            augmented=options.augmented,
+            images=options.images,
+            runtime=options.runtime,
+            progress=Display().reading,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(
         f"{path}: {path.stat().st_size / 2**20:.1f} MiB; on {proof.images} images the same classes as the model, "
         f"probabilities within {proof.difference:.1e}"

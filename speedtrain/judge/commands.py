@@ -151,6 +151,8 @@ def _refuse(options: Namespace, names: tuple[str, ...], why: str) -> None:
             raise UserError(f"--{name.replace('_', '-')}: {why}")
 
 
+POSITIONAL = {"competition.action": "|".join(ACTIONS), "competition.path": "DIR|FILE"}
+"""Arguments without a name → how --help shows them."""
 IN_THE_FILE = ("train", "test", "data", "runs", "drift", "test_budget", "memory", "disk", "cpus", "processes")
 """Options that a competition's file takes the place of."""
 

@@ -89,7 +89,8 @@ BAD = {
     "--quiet replay --run nowhere": "the command comes first: python -m speedtrain replay",
     "tain --budget 9": "did you mean 'train'",
     "predict --run nowhere --images x --out y.npz": "not a run directory",
-    "predict --run nowhere": "required: --images, --out",
+    "predict --run nowhere": "required: --images, --out; see python -m speedtrain predict --help",
+    "competition": "required: new|check|kit, DIR|FILE; see python -m speedtrain competition --help",
     "predict --run nowhere --images x --out y.csv": "not a run directory",
     "replay --run nowhere": "not a run directory",
 }
@@ -101,7 +102,7 @@ def test_bad_input_gets_one_clear_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = arguments.split()
-    if words and words[0] not in ("tain", "predict", "replay") and "--data" not in words:
+    if words and words[0] not in ("tain", "predict", "replay", "competition") and "--data" not in words:
         words += ["--data", images]
     assert BAD[arguments] in refused(words, capsys)
     assert not Path("runs").exists()  # nothing had begun

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -187,6 +189,17 @@ def test_a_file_that_answers_otherwise_is_not_written(
     assert "not written, since it does not answer as the model does" in error
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_export_that_is_stopped_leaves_nothing(
+    weights: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(exporting, "write_torch", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    command = ["export", "--run", str(weights), "--format", "torch", "--images", str(images)]
+    assert main([*command, "--out", str(tmp_path / "m.pt2")]) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_network_that_cannot_be_exported_gets_one_line(
