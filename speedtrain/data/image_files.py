@@ -254,6 +254,6 @@ def white_in(highest: Sequence[int], reading: Reading) -> tuple[int | None, list
     wide = sum(value > 0 for value in highest)
     if not wide:
         return None, []
-    white = reading.pixel_max or white_of(max(highest)) or WHITE  # those of 32 bits are refused one by one
+    white = reading.pixel_max or white_of(max(highest)) or WHITE
     depth = f"{wide} of {len(highest)} images have more than 8 bits, from 0 to {white}"
     return white, [f"{depth}, converted to 8 (--set pixel_max=N changes it)"]

@@ -129,12 +129,13 @@ def facts_of(path: Path) -> Facts:
 def highest_value(image: Image.Image) -> int:
     """The largest value of a grey image of more than 8 bits, or where the file says that it has 12, at least theirs.
 
-    0 for all others.
+    0 for all others, and for those of 32 bits, which are refused when they are read.
     """
-    if not image.mode.startswith("I"):
+    if not image.mode.startswith("I") or _bits(image) > 16:
         return 0
     with _ONE_LARGE if image.width * image.height >= LARGE else nullcontext():
-        return max(int(np.asarray(image).max()), 2**12 - 1 if _bits(image) == 12 else 0)
+        highest = int(np.asarray(image).max())
+    return 0 if highest > WHITE else max(highest, 2**12 - 1 if _bits(image) == 12 else 0)
 
 
 def white_of(highest: int) -> int | None:
