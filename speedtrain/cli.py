@@ -209,6 +209,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError("speedtrain runs on Linux and macOS; on Windows, run it in WSL")
         if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
             raise UserError(f"no command {arguments[0]!r}{nearest(arguments[0], VERBS)}")
+        for before, word in zip(["", *arguments], arguments, strict=False):
+            if word == "" or (word.startswith("--") and word.endswith("=")):  # of "$UNSET": not the current folder
+                named = word or before
+                name = named.rstrip("=") if named.startswith("--") else "an argument"
+                raise UserError(f"{name} is empty; give a name or a path")
         implied = arguments[:1] not in (["-h"], ["--help"]) and arguments[:1] not in [[verb] for verb in VERBS]
         if implied:
             arguments.insert(0, "train")
@@ -219,9 +224,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             if implied and behind and behind[1] in VERBS:
                 raise UserError(f"the command comes first: python -m speedtrain {behind[1]} [options]") from None
             raise
-        for name, value in options[options.verb].items():
-            if value == "":  # as of "$UNSET", which would mean the current folder
-                raise UserError(f"--{name.replace('_', '-')} is empty; give a name or a path")
         if options[options.verb].get("no_cache"):
             from speedtrain.data.cache import VARIABLE
 

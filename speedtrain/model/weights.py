@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
@@ -28,14 +27,17 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     Raises:
         UserError: no such file, or not a whole safetensors file.
     """
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118 (not a dict)
+    with _told(path):
+        content = path.read_bytes()  # at once: `safe_open` opens it again for torch, and a run may replace it meanwhile
+        state = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return state, _facts(header.get("__metadata__"))
 
 
 def load_facts(path: Path) -> dict[str, object]:
     """The facts alone, from the file's header; raises as `load_weights`."""
-    with _opened(path) as file:
-        return _facts(file)
+    with _told(path), safe_open(path, framework="numpy") as file:
+        return _facts(file.metadata())
 
 
 def split_by_member(state: Mapping[str, Tensor], members: int) -> list[dict[str, Tensor]]:
@@ -50,19 +52,19 @@ def split_by_member(state: Mapping[str, Tensor], members: int) -> list[dict[str,
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _told(path: Path) -> Iterator[None]:
+    """Turns the errors of reading a weights file into words."""
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
+        yield
     except (OSError, SafetensorError) as error:
         # the library says of a file that may not be read that it is not there
         forbidden = path.exists() and not os.access(path, os.R_OK)
-        reason = "no permission to read it" if forbidden else error
+        reason = "no permission to read it" if forbidden else getattr(error, "strerror", None) or error
         raise UserError(f"{path}: not a readable weights file ({reason})") from error
 
 
-def _facts(file: Any) -> dict[str, object]:
-    return {name: _fact(value) for name, value in (file.metadata() or {}).items() if name != "format"}
+def _facts(metadata: Mapping[str, str] | None) -> dict[str, object]:
+    return {name: _fact(value) for name, value in (metadata or {}).items() if name != "format"}
 
 
 def _fact(text: str) -> object:

@@ -145,7 +145,7 @@ def test_verify_finds_the_example_of_a_plain_script_in_order(
     with zipfile.ZipFile(tmp_path / "plain.zip", "w") as archive:
         for path in sorted(example.iterdir()):
             archive.write(path, path.name)
-    assert main(["verify", str(tmp_path / "plain.zip"), "--budget", "10", "--memory", "2G"]) == 0, capsys.readouterr()
+    assert main(["verify", str(tmp_path / "plain.zip"), "--budget", "20", "--memory", "2G"]) == 0, capsys.readouterr()
     output = capsys.readouterr().out
     assert "BROKEN" not in output
     assert "every rule is kept" in output
