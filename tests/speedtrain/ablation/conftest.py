@@ -14,9 +14,11 @@ import warm
 
 from speedtrain import UserError, curve
 from speedtrain.cli import main
+from speedtrain.config import resolve
+from speedtrain.data import load_data
 from speedtrain.machine import available_cores
 
-TOO_SHORT, LONG_ENOUGH = 0.1, 6
+TOO_SHORT, LONG_ENOUGH = 0.1, 12
 RECIPE = "width: 8\nbatch_size: 64\nprecision: fp32\n"
 
 
@@ -90,6 +92,7 @@ def killed_and_resumed(warm_python: str, tmp_path_factory: pytest.TempPathFactor
     arguments: dict[str, Any] = {"budgets": [TOO_SHORT, LONG_ENOUGH], "data": "digits", "recipes": [plain, bare]}
     arguments |= {"seeds": 1, "workers": workers, "out": out}
 
+    resolve(budget=9), load_data("digits")  # imports now, for what must happen while a trial runs
     sweep = start(command, warm_python)
     cut_short = out / f"trials/002-plain-{LONG_ENOUGH}-s/seed-0"
     wait_until((cut_short / "run" / "config.yaml").exists, sweep)

